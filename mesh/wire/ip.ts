@@ -1,0 +1,109 @@
+import ipaddr from 'ipaddr.js';
+import type { Brand } from './brand.ts';
+import { WireError } from './wire-error.ts';
+
+/** An IP address in canonical text (RFC 5952); an IPv4 address mapped into IPv6 is the IPv4 address. */
+export type IpAddress = Brand<string, 'IpAddress'>;
+/** A network as `address/length` with the host bits cleared. */
+export type IpPrefix = Brand<string, 'IpPrefix'>;
+
+const IPV4_TEXT = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/;
+
+/** Parses an address without zone or mask. Throws WireError `bad-value`. */
+export function parseIpAddress(text: unknown): IpAddress {
+  if (typeof text === 'string') {
+    const fast = parseIpv4(text);
+    if (fast !== undefined) return fast;
+    if (text.includes(':') && !text.includes('%') && ipaddr.IPv6.isValid(text)) {
+      return canonical(ipaddr.IPv6.parse(text));
+    }
+  }
+  throw new WireError('bad-value', `cannot parse ${describe(text)}: expected an IPv4 or IPv6 address`);
+}
+
+/** Parses `address/length`; a bare address is a network of its whole length. Throws WireError `bad-value`. */
+export function parseIpPrefix(text: unknown): IpPrefix {
+  if (typeof text !== 'string') {
+    throw new WireError('bad-value', `cannot parse ${describe(text)}: expected a prefix such as 10.1.0.0/16`);
+  }
+  const slash = text.indexOf('/');
+  if (slash === -1) {
+    const address = parseIpAddress(text);
+    return makePrefix(address, ipFamily(address) === 4 ? 32 : 128);
+  }
+  const length = text.slice(slash + 1);
+  if (!/^(0|[1-9]\d{0,2})$/.test(length)) {
+    throw new WireError('bad-value', `cannot parse ${describe(text)}: expected a prefix length behind "/"`);
+  }
+  return makePrefix(parseIpAddress(text.slice(0, slash)), Number(length));
+}
+
+/** Whether an address or prefix is IPv4 or IPv6. */
+export function ipFamily(ip: IpAddress | IpPrefix): 4 | 6 {
+  return ip.includes(':') ? 6 : 4;
+}
+
+/** The 4 or 16 bytes of an address, in network order. */
+export function ipToBytes(ip: IpAddress): Uint8Array {
+  if (ipFamily(ip) === 4) return Uint8Array.from(ip.split('.'), Number);
+  return Uint8Array.from(ipaddr.IPv6.parse(ip).toByteArray());
+}
+
+/** Address of 4 or 16 bytes in network order. Throws WireError `bad-value` for any other length. */
+export function ipFromBytes(bytes: Uint8Array): IpAddress {
+  if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}` as IpAddress;
+  if (bytes.length === 16) return canonical(new ipaddr.IPv6([...bytes]));
+  throw new WireError('bad-value', `cannot make an address of ${bytes.length} bytes: expected 4 or 16`);
+}
+
+/** Address and length of a prefix. */
+export function splitPrefix(prefix: IpPrefix): { address: IpAddress; length: number } {
+  const slash = prefix.indexOf('/');
+  return { address: prefix.slice(0, slash) as IpAddress, length: Number(prefix.slice(slash + 1)) };
+}
+
+/** Prefix of `length` bits around an address; bits behind it are cleared. Throws WireError `bad-value`. */
+export function makePrefix(address: IpAddress, length: number): IpPrefix {
+  const bits = ipFamily(address) === 4 ? 32 : 128;
+  if (!Number.isInteger(length) || length < 0 || length > bits) {
+    throw new WireError('bad-value', `cannot make prefix ${address}/${length}: expected a length of 0 to ${bits}`);
+  }
+  if (length === bits) return `${address}/${length}` as IpPrefix;
+  const bytes = ipToBytes(address);
+  for (let index = 0; index < bytes.length; index += 1) {
+    const keep = Math.max(0, Math.min(8, length - index * 8));
+    bytes[index] = (bytes[index] ?? 0) & (0xff00 >> keep) & 0xff;
+  }
+  return `${bytesToText(bytes)}/${length}` as IpPrefix;
+}
+
+/** Whether `address` lies in `prefix`. Different families never do. */
+export function prefixContains(prefix: IpPrefix, address: IpAddress): boolean {
+  if (ipFamily(prefix) !== ipFamily(address)) return false;
+  return makePrefix(address, splitPrefix(prefix).length) === prefix;
+}
+
+function parseIpv4(text: string): IpAddress | undefined {
+  const parts = IPV4_TEXT.exec(text);
+  if (parts === null) return undefined;
+  for (let index = 1; index <= 4; index += 1) {
+    const part = parts[index] ?? '';
+    // Leading zeros are refused, as Go does: elsewhere they mean octal.
+    if (Number(part) > 255 || (part.length > 1 && part.startsWith('0'))) return undefined;
+  }
+  return text as IpAddress;
+}
+
+function canonical(address: ipaddr.IPv6): IpAddress {
+  if (address.isIPv4MappedAddress()) return address.toIPv4Address().toString() as IpAddress;
+  return address.toRFC5952String() as IpAddress;
+}
+
+/** Unlike `ipFromBytes`, keeps sixteen bytes an IPv6 address, so that a cleared mapped prefix does not change family. */
+function bytesToText(bytes: Uint8Array): string {
+  return bytes.length === 4 ? ipFromBytes(bytes) : new ipaddr.IPv6([...bytes]).toRFC5952String();
+}
+
+function describe(value: unknown): string {
+  return value === '' ? 'an empty string' : (JSON.stringify(value)?.slice(0, 60) ?? String(value));
+}

@@ -1,0 +1,166 @@
+/**
+ * Reading and writing JSON as Go's encoding/json does: readers match field names without regard to case, writers escape
+ * `<`, `>` and `&` and sort the keys of maps.
+ */
+import { WireError } from './wire-error.ts';
+
+/** A parsed JSON object whose fields are still to be checked. */
+export interface JsonObject {
+  readonly [field: string]: unknown;
+}
+
+/** Where a value was found, for messages. */
+export interface FieldPath {
+  readonly key: string;
+  readonly field: string;
+}
+
+/** Largest value accepted for kinds that etcd's own default limit bounds, in bytes. */
+export const MAX_VALUE_BYTES = 1_572_864;
+
+/** Parses a value that must be a JSON object. Throws WireError `too-large` or `bad-value`. */
+export function parseJsonObject(value: Buffer | string, key: string, maxBytes = MAX_VALUE_BYTES): JsonObject {
+  if (value.length > maxBytes) {
+    throw new WireError('too-large', `cannot parse ${key}: ${value.length} bytes, at most ${maxBytes} are accepted`, { key });
+  }
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(typeof value === 'string' ? value : value.toString('utf8'));
+  } catch (cause) {
+    throw new WireError('bad-value', `cannot parse ${key}: not JSON (${messageOf(cause)})`, { key, cause });
+  }
+  if (!isObject(parsed)) {
+    throw new WireError('bad-value', `cannot parse ${key}: ${typeName(parsed)}, expected a JSON object`, { key });
+  }
+  return parsed;
+}
+
+/** Value of a field; Go also accepts a name that differs in case, so the exact name wins and any other comes second. */
+export function fieldOf(object: JsonObject, name: string): unknown {
+  if (Object.hasOwn(object, name)) return object[name];
+  const lower = name.toLowerCase();
+  for (const candidate of Object.keys(object)) {
+    if (candidate.length === name.length && candidate.toLowerCase() === lower) return object[candidate];
+  }
+  return undefined;
+}
+
+/** Throws the WireError of a field that is not what was expected. */
+export function failField(at: FieldPath, found: unknown, expected: string): never {
+  throw new WireError(
+    'bad-field',
+    `cannot parse ${at.key}: field ${at.field} is ${excerpt(found)}, expected ${expected}`,
+    { key: at.key, field: at.field },
+  );
+}
+
+/** Runs a parser of a field's value; what it refuses names the field. */
+export function parseField<T>(at: FieldPath, found: unknown, parse: (value: unknown) => T): T {
+  try {
+    return parse(found);
+  } catch (cause) {
+    throw new WireError('bad-field', `cannot parse ${at.key}: field ${at.field}: ${messageOf(cause)}`, {
+      key: at.key,
+      field: at.field,
+      cause,
+    });
+  }
+}
+
+/** A string; absent and null are the empty string, as in Go. */
+export function readString(at: FieldPath, found: unknown): string {
+  if (found === undefined || found === null) return '';
+  if (typeof found !== 'string') failField(at, found, 'a string');
+  return found;
+}
+
+/** A string that may be left out. */
+export function readOptionalString(at: FieldPath, found: unknown): string | undefined {
+  const text = readString(at, found);
+  return text === '' ? undefined : text;
+}
+
+/** A boolean; absent and null are false. */
+export function readBoolean(at: FieldPath, found: unknown): boolean {
+  if (found === undefined || found === null) return false;
+  if (typeof found !== 'boolean') failField(at, found, 'true or false');
+  return found;
+}
+
+/** A whole number of 0 to `max`; absent and null are 0. */
+export function readUint(at: FieldPath, found: unknown, max: number): number {
+  if (found === undefined || found === null) return 0;
+  if (typeof found !== 'number' || !Number.isInteger(found) || found < 0 || found > max) {
+    failField(at, found, `a whole number of 0 to ${max}`);
+  }
+  return found;
+}
+
+/** An object; absent and null are undefined. */
+export function readObject(at: FieldPath, found: unknown): JsonObject | undefined {
+  if (found === undefined || found === null) return undefined;
+  if (!isObject(found)) failField(at, found, 'an object');
+  return found;
+}
+
+/** A list; absent and null are undefined. */
+export function readArray(at: FieldPath, found: unknown): readonly unknown[] | undefined {
+  if (found === undefined || found === null) return undefined;
+  if (!Array.isArray(found)) failField(at, found, 'a list');
+  return found;
+}
+
+/** A map of strings to strings; absent and null are null, which Go writes for a map that was never made. */
+export function readStringMap(at: FieldPath, found: unknown): Readonly<Record<string, string>> | null {
+  const object = readObject(at, found);
+  if (object === undefined) return null;
+  const map: Record<string, string> = {};
+  for (const [name, value] of Object.entries(object)) {
+    setOwn(map, name, readString({ key: at.key, field: `${at.field}[${JSON.stringify(name)}]` }, value));
+  }
+  return map;
+}
+
+/** JSON text with the keys of every plain object in the order they have, and Go's escapes. */
+export function encodeGoJson(value: unknown): string {
+  return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, escapeAsGo);
+}
+
+/** The same entries with their names in the order of their bytes, which is how Go writes maps. */
+export function sortedRecord<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
+  const record: Record<string, T> = {};
+  for (const [name, value] of [...entries].sort(([a], [b]) => compareBytes(a, b))) setOwn(record, name, value);
+  return record;
+}
+
+/** Sets a property even where its name is one that objects give a meaning to, such as `__proto__`. */
+export function setOwn<T>(record: Record<string, T>, name: string, value: T): void {
+  Object.defineProperty(record, name, { value, enumerable: true, configurable: true, writable: true });
+}
+
+/** Order of two strings by their UTF-8 bytes, as Go compares them. */
+export function compareBytes(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}
+
+function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function escapeAsGo(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+}
+
+function excerpt(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
+}
+
+function typeName(value: unknown): string {
+  if (value === null) return 'null';
+  return Array.isArray(value) ? 'a list' : `a ${typeof value}`;
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

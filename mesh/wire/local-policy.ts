@@ -1,0 +1,40 @@
+/** A policy of the own cluster on its way to the own agents, as its author wrote it: agents compile it. */
+import { encodeGoJson, type FieldPath, failField, parseJsonObject, readObject, readString, readUint } from './json.ts';
+import { readSchema } from './schema.ts';
+
+export const POLICY_KINDS = ['NetworkPolicy', 'CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'] as const;
+export type PolicyKind = (typeof POLICY_KINDS)[number];
+
+export interface LocalPolicy {
+  readonly kind: PolicyKind;
+  /** Empty for a clusterwide policy. */
+  readonly namespace: string;
+  readonly name: string;
+  /** The object's `metadata.generation`, 0 where it has none. */
+  readonly generation: number;
+  /** The object itself, checked by whoever compiles it. */
+  readonly manifest: unknown;
+}
+
+const SCHEMA = 1;
+
+/** Encodes a policy for the own cluster's agents. */
+export function encodeLocalPolicy(policy: LocalPolicy): string {
+  return encodeGoJson({ schema: SCHEMA, ...policy });
+}
+
+/** Decodes one. Throws WireError naming key and field, and for a schema that is not known. */
+export function decodeLocalPolicy(value: Buffer | string, key: string): LocalPolicy {
+  const object = parseJsonObject(value, key);
+  readSchema(key, object, SCHEMA);
+  const at = (field: string): FieldPath => ({ key, field });
+  const kind = POLICY_KINDS.find((candidate) => candidate === object.kind);
+  if (kind === undefined) failField(at('kind'), object.kind, POLICY_KINDS.join(', '));
+  return {
+    kind,
+    namespace: readString(at('namespace'), object.namespace),
+    name: readString(at('name'), object.name),
+    generation: readUint(at('generation'), object.generation, Number.MAX_SAFE_INTEGER),
+    manifest: readObject(at('manifest'), object.manifest) ?? failField(at('manifest'), object.manifest, 'the object'),
+  };
+}

@@ -1,0 +1,137 @@
+/** A node as Cilium publishes it (`pkg/node/types.Node`): every field is always written. */
+import { encodeCidr, readOptionalCidr, readOptionalIp } from './cidr-json.ts';
+import { type ClusterName, parseClusterName } from './ids.ts';
+import { type IpAddress, type IpPrefix, parseIpAddress } from './ip.ts';
+import {
+  encodeGoJson,
+  type FieldPath,
+  failField,
+  fieldOf,
+  parseField,
+  parseJsonObject,
+  readArray,
+  readObject,
+  readString,
+  readStringMap,
+  readUint,
+  sortedRecord,
+} from './json.ts';
+
+export const NODE_ADDRESS_TYPES = [
+  'InternalIP',
+  'ExternalIP',
+  'CiliumInternalIP',
+  'Hostname',
+  'InternalDNS',
+  'ExternalDNS',
+] as const;
+export type NodeAddressType = (typeof NODE_ADDRESS_TYPES)[number];
+
+export interface NodeAddress {
+  readonly type: NodeAddressType;
+  readonly ip: IpAddress;
+}
+
+/** A node. `null` is what Go writes for an absent network, list or map, and is kept apart from an empty one. */
+export interface Node {
+  readonly name: string;
+  readonly cluster: ClusterName;
+  /** 0 is allowed: a cluster outside a mesh. */
+  readonly clusterId: number;
+  readonly addresses: readonly NodeAddress[];
+  readonly ipv4AllocCidr: IpPrefix | null;
+  readonly ipv6AllocCidr: IpPrefix | null;
+  readonly ipv4SecondaryAllocCidrs: readonly IpPrefix[] | null;
+  readonly ipv6SecondaryAllocCidrs: readonly IpPrefix[] | null;
+  readonly ipv4HealthIp: IpAddress | null;
+  readonly ipv6HealthIp: IpAddress | null;
+  readonly ipv4IngressIp: IpAddress | null;
+  readonly ipv6IngressIp: IpAddress | null;
+  /** Where the writer had it from; readers overwrite it. */
+  readonly source: string;
+  /** IPsec key index 1 to 15, 255 for WireGuard, 0 for none. */
+  readonly encryptionKey: number;
+  readonly labels: Readonly<Record<string, string>> | null;
+  readonly annotations: Readonly<Record<string, string>> | null;
+  readonly wireguardPubKey: string;
+  readonly bootId: string;
+}
+
+/** Encodes a node; networks in the object form, because versions up to 1.20 read no other. */
+export function encodeNode(node: Node): string {
+  return encodeGoJson({
+    Name: node.name,
+    Cluster: node.cluster,
+    IPAddresses: node.addresses.map(({ type, ip }) => ({ Type: type, IP: ip })),
+    IPv4AllocCIDR: node.ipv4AllocCidr === null ? null : encodeCidr(node.ipv4AllocCidr),
+    IPv4SecondaryAllocCIDRs: node.ipv4SecondaryAllocCidrs?.map(encodeCidr) ?? null,
+    IPv6AllocCIDR: node.ipv6AllocCidr === null ? null : encodeCidr(node.ipv6AllocCidr),
+    IPv6SecondaryAllocCIDRs: node.ipv6SecondaryAllocCidrs?.map(encodeCidr) ?? null,
+    IPv4HealthIP: node.ipv4HealthIp ?? '',
+    IPv6HealthIP: node.ipv6HealthIp ?? '',
+    IPv4IngressIP: node.ipv4IngressIp ?? '',
+    IPv6IngressIP: node.ipv6IngressIp ?? '',
+    ClusterID: node.clusterId,
+    Source: node.source,
+    EncryptionKey: node.encryptionKey,
+    Labels: node.labels === null ? null : sortedRecord(Object.entries(node.labels)),
+    Annotations: node.annotations === null ? null : sortedRecord(Object.entries(node.annotations)),
+    WireguardPubKey: node.wireguardPubKey,
+    BootID: node.bootId,
+  });
+}
+
+/** Decodes a node; both forms of networks are read. Throws WireError naming key and field. */
+export function decodeNode(value: Buffer | string, key: string): Node {
+  const object = parseJsonObject(value, key);
+  const at = (field: string): FieldPath => ({ key, field });
+  const read = <T>(field: string, reader: (at: FieldPath, found: unknown) => T): T =>
+    reader(at(field), fieldOf(object, field));
+  const name = read('Name', readString);
+  if (name === '') failField(at('Name'), name, 'the name of the node');
+  return {
+    name,
+    cluster: parseField(at('Cluster'), fieldOf(object, 'Cluster'), parseClusterName),
+    clusterId: readUint(at('ClusterID'), fieldOf(object, 'ClusterID'), 511),
+    addresses: read('IPAddresses', readAddresses),
+    ipv4AllocCidr: read('IPv4AllocCIDR', readOptionalCidr),
+    ipv6AllocCidr: read('IPv6AllocCIDR', readOptionalCidr),
+    ipv4SecondaryAllocCidrs: read('IPv4SecondaryAllocCIDRs', readCidrs),
+    ipv6SecondaryAllocCidrs: read('IPv6SecondaryAllocCIDRs', readCidrs),
+    ipv4HealthIp: read('IPv4HealthIP', readOptionalIp),
+    ipv6HealthIp: read('IPv6HealthIP', readOptionalIp),
+    ipv4IngressIp: read('IPv4IngressIP', readOptionalIp),
+    ipv6IngressIp: read('IPv6IngressIP', readOptionalIp),
+    source: read('Source', readString),
+    encryptionKey: readUint(at('EncryptionKey'), fieldOf(object, 'EncryptionKey'), 255),
+    labels: read('Labels', readStringMap),
+    annotations: read('Annotations', readStringMap),
+    wireguardPubKey: read('WireguardPubKey', readString),
+    bootId: read('BootID', readString),
+  };
+}
+
+/** Names of hosts stand in the same list; they are no addresses, and a reader of addresses leaves them out. */
+function readAddresses(at: FieldPath, found: unknown): NodeAddress[] {
+  const addresses: NodeAddress[] = [];
+  for (const [index, entry] of (readArray(at, found) ?? []).entries()) {
+    const object = readObject({ key: at.key, field: `${at.field}[${index}]` }, entry) ?? {};
+    const typeField = { key: at.key, field: `${at.field}[${index}].Type` };
+    const text = readString(typeField, fieldOf(object, 'Type'));
+    const type = NODE_ADDRESS_TYPES.find((candidate) => candidate === text);
+    if (type === undefined) failField(typeField, text, `one of ${NODE_ADDRESS_TYPES.join(', ')}`);
+    const ipField = { key: at.key, field: `${at.field}[${index}].IP` };
+    const ip = readString(ipField, fieldOf(object, 'IP'));
+    if (ip !== '') addresses.push({ type, ip: parseField(ipField, ip, parseIpAddress) });
+  }
+  return addresses;
+}
+
+function readCidrs(at: FieldPath, found: unknown): IpPrefix[] | null {
+  const list = readArray(at, found);
+  if (list === undefined) return null;
+  return list.map((entry, index) => {
+    const field = { key: at.key, field: `${at.field}[${index}]` };
+    return readOptionalCidr(field, entry) ?? failField(field, entry, 'a network');
+  });
+}
