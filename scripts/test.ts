@@ -9,7 +9,12 @@ import { Parser, type Result } from 'tap-parser';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 
 /** Files that take longest start first, so that the two lanes end together. */
-const SLOW_FIRST = ['dist/e2e/', 'dist/agent/', 'dist/clustermesh-apiserver/', 'dist/mesh/kvstore/'];
+const SLOW_FIRST = [
+  'dist/e2e/',
+  'dist/agent/',
+  'dist/clustermesh-apiserver/',
+  'dist/mesh/kvstore/',
+];
 
 const RAW_OUTPUT = 'dist/test-results/all.tap';
 
@@ -26,7 +31,9 @@ process.exitCode = await main(process.argv.slice(2));
 async function main(selected: readonly string[]): Promise<number> {
   const files = await testFiles(selected);
   if (files.length === 0) {
-    console.error(`no test file matches ${selected.join(', ')}: give parts of paths, such as mesh/wire`);
+    console.error(
+      `no test file matches ${selected.join(', ')}: give parts of paths, such as mesh/wire`,
+    );
     return 2;
   }
   const results = await runTap(files);

@@ -92,7 +92,10 @@ export interface Datapath extends AsyncDisposable {
   readonly ipcache: DatapathTable<IpcacheEntry, Pick<IpcacheEntry, 'prefix'>>;
   readonly endpoints: DatapathTable<EndpointEntry, Pick<EndpointEntry, 'endpointId' | 'addresses'>>;
   readonly policy: DatapathTable<PolicyEntry, Omit<PolicyEntry, 'verdict'>>;
-  readonly services: DatapathTable<FrontendEntry, Pick<FrontendEntry, 'address' | 'port' | 'protocol'>>;
+  readonly services: DatapathTable<
+    FrontendEntry,
+    Pick<FrontendEntry, 'address' | 'port' | 'protocol'>
+  >;
   /** Attaches (or atomically replaces) the endpoint programs on the host side of a veth. Idempotent. */
   attachEndpoint(hostInterface: string): void;
   /** Detaches them; an interface that is already gone is no error. */

@@ -9,7 +9,11 @@ export interface Backoff {
 }
 
 /** Makes a back-off. The first delay lies in `[minMs / 2, minMs]`, later ones in `[ceiling / 2, ceiling]`. */
-export function createBackoff(options: { minMs: number; maxMs: number; random?: () => number }): Backoff {
+export function createBackoff(options: {
+  minMs: number;
+  maxMs: number;
+  random?: () => number;
+}): Backoff {
   const random = options.random ?? Math.random;
   let attempts = 0;
   return {

@@ -17,7 +17,9 @@ export function createLogger(
       level: options.level ?? 'info',
       base: { name },
       timestamp: pino.stdTimeFunctions.isoTime,
-      redact: { paths: redact.flatMap((field) => [`credentials.${field}`, `*.credentials.${field}`]) },
+      redact: {
+        paths: redact.flatMap((field) => [`credentials.${field}`, `*.credentials.${field}`]),
+      },
       formatters: { level: (label) => ({ level: label }) },
     },
     options.destination ?? pino.destination({ dest: 2, sync: true }),

@@ -1,5 +1,13 @@
 /** The forms in which Cilium writes addresses and networks inside JSON: `net.IP` as text, `net.IPMask` as base64. */
-import { type IpAddress, type IpPrefix, ipFamily, makePrefix, parseIpAddress, parseIpPrefix, splitPrefix } from './ip.ts';
+import {
+  type IpAddress,
+  type IpPrefix,
+  ipFamily,
+  makePrefix,
+  parseIpAddress,
+  parseIpPrefix,
+  splitPrefix,
+} from './ip.ts';
 import { type FieldPath, failField, fieldOf, parseField, readObject, readString } from './json.ts';
 
 /** A network as Go's `net.IPNet` in JSON. */
@@ -28,7 +36,11 @@ export function readOptionalCidr(at: FieldPath, found: unknown): IpPrefix | null
 }
 
 /** Number of leading ones of a base64 mask; undefined when there is none. The family is that of `address`. */
-export function readMaskLength(at: FieldPath, found: unknown, address: IpAddress): number | undefined {
+export function readMaskLength(
+  at: FieldPath,
+  found: unknown,
+  address: IpAddress,
+): number | undefined {
   const text = readString(at, found);
   if (text === '') return undefined;
   if (!/^[A-Za-z0-9+/]*={0,2}$/.test(text)) failField(at, found, 'a base64 mask');

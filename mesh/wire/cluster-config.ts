@@ -1,6 +1,15 @@
 /** What a cluster says of itself (`pkg/clustermesh/types.CiliumClusterConfig`); every field may be left out. */
 import { type MaxConnectedClusters, parseMaxConnectedClusters } from './ids.ts';
-import { encodeGoJson, fieldOf, parseField, parseJsonObject, readBoolean, readObject, readOptionalString, readUint } from './json.ts';
+import {
+  encodeGoJson,
+  fieldOf,
+  parseField,
+  parseJsonObject,
+  readBoolean,
+  readObject,
+  readOptionalString,
+  readUint,
+} from './json.ts';
 
 export interface ClusterConfig {
   /** 0 when absent, and then readers refuse the cluster. */
@@ -39,14 +48,20 @@ export function decodeClusterConfig(value: Buffer | string, key: string): Cluste
   const inner = readObject({ key, field: 'capabilities' }, fieldOf(object, 'capabilities')) ?? {};
   const at = (name: string) => ({ key, field: `capabilities.${name}` });
   const exportsEnabled = fieldOf(inner, 'serviceExportsEnabled');
-  const max = readUint(at('maxConnectedClusters'), fieldOf(inner, 'maxConnectedClusters'), 2 ** 32 - 1);
+  const max = readUint(
+    at('maxConnectedClusters'),
+    fieldOf(inner, 'maxConnectedClusters'),
+    2 ** 32 - 1,
+  );
   return {
     id: readUint({ key, field: 'id' }, fieldOf(object, 'id'), 2 ** 32 - 1),
     capabilities: {
       syncedCanaries: readBoolean(at('syncedCanaries'), fieldOf(inner, 'syncedCanaries')),
       cached: readBoolean(at('cached'), fieldOf(inner, 'cached')),
       maxConnectedClusters:
-        max === 0 ? undefined : parseField(at('maxConnectedClusters'), max, parseMaxConnectedClusters),
+        max === 0
+          ? undefined
+          : parseField(at('maxConnectedClusters'), max, parseMaxConnectedClusters),
       serviceExportsEnabled:
         exportsEnabled === undefined || exportsEnabled === null
           ? undefined

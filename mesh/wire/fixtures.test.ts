@@ -28,7 +28,15 @@ test('every value written by Cilium decodes and encodes back to the same', async
     t.equal(encoded, line.value, `${line.key}: same text`);
   }
   t.ok(lines.length >= 100, 'the fixture is there whole');
-  for (const kind of ['node', 'ip', 'identity', 'service', 'cluster-config', 'synced', 'heartbeat']) {
+  for (const kind of [
+    'node',
+    'ip',
+    'identity',
+    'service',
+    'cluster-config',
+    'synced',
+    'heartbeat',
+  ]) {
     t.ok(kinds.has(kind), `there are values of kind ${kind}`);
   }
 });

@@ -37,11 +37,17 @@ export function encodeLabels(labels: Labels): string {
 /** Decodes a label string. Throws WireError `bad-value` naming the label. */
 export function decodeLabels(value: Buffer | string, key: string): Labels {
   if (value.length > MAX_VALUE_BYTES) {
-    throw new WireError('too-large', `cannot parse ${key}: ${value.length} bytes, at most ${MAX_VALUE_BYTES} are accepted`, { key });
+    throw new WireError(
+      'too-large',
+      `cannot parse ${key}: ${value.length} bytes, at most ${MAX_VALUE_BYTES} are accepted`,
+      { key },
+    );
   }
   const parts = value.toString().split(';');
   if (parts.pop() !== '') {
-    throw new WireError('bad-value', `cannot parse ${key}: the label string does not end in ";"`, { key });
+    throw new WireError('bad-value', `cannot parse ${key}: the label string does not end in ";"`, {
+      key,
+    });
   }
   return sortLabels(parts.map((part) => parseLabel(part, key)));
 }

@@ -49,7 +49,10 @@ export function reservedIdentityName(id: number): ReservedIdentityName | undefin
 /** Parses a cluster id of 1 to `max`. Throws WireError `bad-value`. */
 export function parseClusterId(value: unknown, max: MaxConnectedClusters = 511): ClusterId {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > max) {
-    throw new WireError('bad-value', `cannot parse cluster id ${String(value)}: expected 1 to ${max}`);
+    throw new WireError(
+      'bad-value',
+      `cannot parse cluster id ${String(value)}: expected 1 to ${max}`,
+    );
   }
   return value as ClusterId;
 }
@@ -63,7 +66,10 @@ export function parseClusterName(value: unknown): ClusterName {
     );
   }
   if (value === 'default') {
-    throw new WireError('bad-value', 'cannot use cluster name "default": it is reserved, choose another');
+    throw new WireError(
+      'bad-value',
+      'cannot use cluster name "default": it is reserved, choose another',
+    );
   }
   return value as ClusterName;
 }
@@ -71,15 +77,26 @@ export function parseClusterName(value: unknown): ClusterName {
 /** Parses a mesh size. Throws WireError `bad-value` for anything but 255 and 511. */
 export function parseMaxConnectedClusters(value: unknown): MaxConnectedClusters {
   if (value !== 255 && value !== 511) {
-    throw new WireError('bad-value', `cannot parse max connected clusters ${String(value)}: expected 255 or 511`);
+    throw new WireError(
+      'bad-value',
+      `cannot parse max connected clusters ${String(value)}: expected 255 or 511`,
+    );
   }
   return value;
 }
 
 /** Parses a numeric identity of 24 bits. Throws WireError `bad-value`. */
 export function parseNumericIdentity(value: unknown): NumericIdentity {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value >= 2 ** IDENTITY_BITS) {
-    throw new WireError('bad-value', `cannot parse identity ${String(value)}: expected an integer below 2^24`);
+  if (
+    typeof value !== 'number' ||
+    !Number.isInteger(value) ||
+    value < 0 ||
+    value >= 2 ** IDENTITY_BITS
+  ) {
+    throw new WireError(
+      'bad-value',
+      `cannot parse identity ${String(value)}: expected an integer below 2^24`,
+    );
   }
   return value as NumericIdentity;
 }
@@ -97,7 +114,10 @@ export function makeIdentity(
 ): NumericIdentity {
   const bits = clusterLocalIdentityBits(max);
   if (!Number.isInteger(local) || local < 0 || local >= 2 ** bits) {
-    throw new WireError('bad-value', `cannot make identity: local part ${local} does not fit ${bits} bits`);
+    throw new WireError(
+      'bad-value',
+      `cannot make identity: local part ${local} does not fit ${bits} bits`,
+    );
   }
   return (cluster * 2 ** bits + local) as NumericIdentity;
 }

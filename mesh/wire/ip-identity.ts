@@ -1,7 +1,14 @@
 /** An address and the identity behind it (`pkg/identity.IPIdentityPair`). Read by the hundred thousand: no schema library here. */
 import { encodeMask, readMaskLength } from './cidr-json.ts';
 import { type NumericIdentity, parseNumericIdentity } from './ids.ts';
-import { type IpAddress, type IpPrefix, ipFamily, makePrefix, parseIpAddress, splitPrefix } from './ip.ts';
+import {
+  type IpAddress,
+  type IpPrefix,
+  ipFamily,
+  makePrefix,
+  parseIpAddress,
+  splitPrefix,
+} from './ip.ts';
 import {
   encodeGoJson,
   type FieldPath,
@@ -52,7 +59,11 @@ export function encodeIpIdentity(record: IpIdentity): string {
     K8sNamespace: record.namespace,
     K8sPodName: record.podName,
     K8sServiceAccount: record.serviceAccount,
-    NamedPorts: record.namedPorts?.map(({ name, port, protocol }) => ({ Name: name, Port: port, Protocol: protocol })),
+    NamedPorts: record.namedPorts?.map(({ name, port, protocol }) => ({
+      Name: name,
+      Port: port,
+      Protocol: protocol,
+    })),
   });
 }
 
@@ -62,7 +73,8 @@ export function decodeIpIdentity(value: Buffer | string, key: string): IpIdentit
   const at = (field: string): FieldPath => ({ key, field });
   const address = parseField(at('IP'), fieldOf(object, 'IP'), parseIpAddress);
   const mask = fieldOf(object, 'Mask');
-  const length = mask === null || mask === undefined ? undefined : readMaskLength(at('Mask'), mask, address);
+  const length =
+    mask === null || mask === undefined ? undefined : readMaskLength(at('Mask'), mask, address);
   const hostIp = readString(at('HostIP'), fieldOf(object, 'HostIP'));
   return {
     prefix: makePrefix(address, length ?? (ipFamily(address) === 4 ? 32 : 128)),
@@ -73,7 +85,10 @@ export function decodeIpIdentity(value: Buffer | string, key: string): IpIdentit
     metadata: readString(at('Metadata'), fieldOf(object, 'Metadata')),
     namespace: readOptionalString(at('K8sNamespace'), fieldOf(object, 'K8sNamespace')),
     podName: readOptionalString(at('K8sPodName'), fieldOf(object, 'K8sPodName')),
-    serviceAccount: readOptionalString(at('K8sServiceAccount'), fieldOf(object, 'K8sServiceAccount')),
+    serviceAccount: readOptionalString(
+      at('K8sServiceAccount'),
+      fieldOf(object, 'K8sServiceAccount'),
+    ),
     namedPorts: readNamedPorts(at('NamedPorts'), fieldOf(object, 'NamedPorts')),
   };
 }
@@ -83,7 +98,10 @@ function readNamedPorts(at: FieldPath, found: unknown): readonly NamedPort[] | u
   const list = readArray(at, found);
   if (list === undefined || list.length === 0) return undefined;
   return list.map((entry, index) => {
-    const field = (name: string): FieldPath => ({ key: at.key, field: `${at.field}[${index}]${name}` });
+    const field = (name: string): FieldPath => ({
+      key: at.key,
+      field: `${at.field}[${index}]${name}`,
+    });
     const object = readObject(field(''), entry) ?? failField(field(''), entry, 'an object');
     return {
       name: readString(field('.Name'), fieldOf(object, 'Name')),

@@ -18,13 +18,19 @@ export function parseIpAddress(text: unknown): IpAddress {
       return canonical(ipaddr.IPv6.parse(text));
     }
   }
-  throw new WireError('bad-value', `cannot parse ${describe(text)}: expected an IPv4 or IPv6 address`);
+  throw new WireError(
+    'bad-value',
+    `cannot parse ${describe(text)}: expected an IPv4 or IPv6 address`,
+  );
 }
 
 /** Parses `address/length`; a bare address is a network of its whole length. Throws WireError `bad-value`. */
 export function parseIpPrefix(text: unknown): IpPrefix {
   if (typeof text !== 'string') {
-    throw new WireError('bad-value', `cannot parse ${describe(text)}: expected a prefix such as 10.1.0.0/16`);
+    throw new WireError(
+      'bad-value',
+      `cannot parse ${describe(text)}: expected a prefix such as 10.1.0.0/16`,
+    );
   }
   const slash = text.indexOf('/');
   if (slash === -1) {
@@ -33,7 +39,10 @@ export function parseIpPrefix(text: unknown): IpPrefix {
   }
   const length = text.slice(slash + 1);
   if (!/^(0|[1-9]\d{0,2})$/.test(length)) {
-    throw new WireError('bad-value', `cannot parse ${describe(text)}: expected a prefix length behind "/"`);
+    throw new WireError(
+      'bad-value',
+      `cannot parse ${describe(text)}: expected a prefix length behind "/"`,
+    );
   }
   return makePrefix(parseIpAddress(text.slice(0, slash)), Number(length));
 }
@@ -53,7 +62,10 @@ export function ipToBytes(ip: IpAddress): Uint8Array {
 export function ipFromBytes(bytes: Uint8Array): IpAddress {
   if (bytes.length === 4) return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}` as IpAddress;
   if (bytes.length === 16) return canonical(new ipaddr.IPv6([...bytes]));
-  throw new WireError('bad-value', `cannot make an address of ${bytes.length} bytes: expected 4 or 16`);
+  throw new WireError(
+    'bad-value',
+    `cannot make an address of ${bytes.length} bytes: expected 4 or 16`,
+  );
 }
 
 /** Address and length of a prefix. */
@@ -66,7 +78,10 @@ export function splitPrefix(prefix: IpPrefix): { address: IpAddress; length: num
 export function makePrefix(address: IpAddress, length: number): IpPrefix {
   const bits = ipFamily(address) === 4 ? 32 : 128;
   if (!Number.isInteger(length) || length < 0 || length > bits) {
-    throw new WireError('bad-value', `cannot make prefix ${address}/${length}: expected a length of 0 to ${bits}`);
+    throw new WireError(
+      'bad-value',
+      `cannot make prefix ${address}/${length}: expected a length of 0 to ${bits}`,
+    );
   }
   if (length === bits) return `${address}/${length}` as IpPrefix;
   const bytes = ipToBytes(address);

@@ -19,18 +19,33 @@ export interface FieldPath {
 export const MAX_VALUE_BYTES = 1_572_864;
 
 /** Parses a value that must be a JSON object. Throws WireError `too-large` or `bad-value`. */
-export function parseJsonObject(value: Buffer | string, key: string, maxBytes = MAX_VALUE_BYTES): JsonObject {
+export function parseJsonObject(
+  value: Buffer | string,
+  key: string,
+  maxBytes = MAX_VALUE_BYTES,
+): JsonObject {
   if (value.length > maxBytes) {
-    throw new WireError('too-large', `cannot parse ${key}: ${value.length} bytes, at most ${maxBytes} are accepted`, { key });
+    throw new WireError(
+      'too-large',
+      `cannot parse ${key}: ${value.length} bytes, at most ${maxBytes} are accepted`,
+      { key },
+    );
   }
   let parsed: unknown;
   try {
     parsed = JSON.parse(typeof value === 'string' ? value : value.toString('utf8'));
   } catch (cause) {
-    throw new WireError('bad-value', `cannot parse ${key}: not JSON (${messageOf(cause)})`, { key, cause });
+    throw new WireError('bad-value', `cannot parse ${key}: not JSON (${messageOf(cause)})`, {
+      key,
+      cause,
+    });
   }
   if (!isObject(parsed)) {
-    throw new WireError('bad-value', `cannot parse ${key}: ${typeName(parsed)}, expected a JSON object`, { key });
+    throw new WireError(
+      'bad-value',
+      `cannot parse ${key}: ${typeName(parsed)}, expected a JSON object`,
+      { key },
+    );
   }
   return parsed;
 }
@@ -40,7 +55,8 @@ export function fieldOf(object: JsonObject, name: string): unknown {
   if (Object.hasOwn(object, name)) return object[name];
   const lower = name.toLowerCase();
   for (const candidate of Object.keys(object)) {
-    if (candidate.length === name.length && candidate.toLowerCase() === lower) return object[candidate];
+    if (candidate.length === name.length && candidate.toLowerCase() === lower)
+      return object[candidate];
   }
   return undefined;
 }
@@ -59,11 +75,15 @@ export function parseField<T>(at: FieldPath, found: unknown, parse: (value: unkn
   try {
     return parse(found);
   } catch (cause) {
-    throw new WireError('bad-field', `cannot parse ${at.key}: field ${at.field}: ${messageOf(cause)}`, {
-      key: at.key,
-      field: at.field,
-      cause,
-    });
+    throw new WireError(
+      'bad-field',
+      `cannot parse ${at.key}: field ${at.field}: ${messageOf(cause)}`,
+      {
+        key: at.key,
+        field: at.field,
+        cause,
+      },
+    );
   }
 }
 
@@ -111,12 +131,19 @@ export function readArray(at: FieldPath, found: unknown): readonly unknown[] | u
 }
 
 /** A map of strings to strings; absent and null are null, which Go writes for a map that was never made. */
-export function readStringMap(at: FieldPath, found: unknown): Readonly<Record<string, string>> | null {
+export function readStringMap(
+  at: FieldPath,
+  found: unknown,
+): Readonly<Record<string, string>> | null {
   const object = readObject(at, found);
   if (object === undefined) return null;
   const map: Record<string, string> = {};
   for (const [name, value] of Object.entries(object)) {
-    setOwn(map, name, readString({ key: at.key, field: `${at.field}[${JSON.stringify(name)}]` }, value));
+    setOwn(
+      map,
+      name,
+      readString({ key: at.key, field: `${at.field}[${JSON.stringify(name)}]` }, value),
+    );
   }
   return map;
 }
@@ -129,13 +156,19 @@ export function encodeGoJson(value: unknown): string {
 /** The same entries with their names in the order of their bytes, which is how Go writes maps. */
 export function sortedRecord<T>(entries: Iterable<readonly [string, T]>): Record<string, T> {
   const record: Record<string, T> = {};
-  for (const [name, value] of [...entries].sort(([a], [b]) => compareBytes(a, b))) setOwn(record, name, value);
+  for (const [name, value] of [...entries].sort(([a], [b]) => compareBytes(a, b)))
+    setOwn(record, name, value);
   return record;
 }
 
 /** Sets a property even where its name is one that objects give a meaning to, such as `__proto__`. */
 export function setOwn<T>(record: Record<string, T>, name: string, value: T): void {
-  Object.defineProperty(record, name, { value, enumerable: true, configurable: true, writable: true });
+  Object.defineProperty(record, name, {
+    value,
+    enumerable: true,
+    configurable: true,
+    writable: true,
+  });
 }
 
 /** Order of two strings by their UTF-8 bytes, as Go compares them. */

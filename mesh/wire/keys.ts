@@ -1,5 +1,10 @@
 /** Cilium's key layout in etcd (`pkg/kvstore`, `pkg/clustermesh/{store,types}`), and our own keys beside it. */
-import { type ClusterName, type NumericIdentity, parseClusterName, parseNumericIdentity } from './ids.ts';
+import {
+  type ClusterName,
+  type NumericIdentity,
+  parseClusterName,
+  parseNumericIdentity,
+} from './ids.ts';
 import { type IpAddress, type IpPrefix, parseIpPrefix, splitPrefix } from './ip.ts';
 import { WireError } from './wire-error.ts';
 
@@ -17,7 +22,13 @@ export const MESH_PREFIX = 'isthmus/mesh/';
 export const REGISTRY_PREFIX = 'isthmus/registry/';
 
 /** Kinds that a cluster publishes under a prefix with a synced marker. */
-export type PublishedKind = 'nodes' | 'ips' | 'identities' | 'services' | 'serviceexports' | 'endpointslices';
+export type PublishedKind =
+  | 'nodes'
+  | 'ips'
+  | 'identities'
+  | 'services'
+  | 'serviceexports'
+  | 'endpointslices';
 
 /** Name of a kind inside keys. */
 const KIND_SEGMENT: Readonly<Record<PublishedKind, string>> = {
@@ -108,9 +119,25 @@ export function localPolicyKey(kind: string, namespace: string, name: string): s
 
 /** A key taken apart. `cluster` is undefined where the key does not say it (addresses and identities at their source). */
 export type ParsedKey =
-  | { readonly kind: 'node'; readonly cluster: ClusterName; readonly name: string; readonly cached: boolean }
-  | { readonly kind: 'ip'; readonly cluster: ClusterName | undefined; readonly prefix: IpPrefix; readonly isCidr: boolean; readonly cached: boolean }
-  | { readonly kind: 'identity'; readonly cluster: ClusterName | undefined; readonly id: NumericIdentity; readonly cached: boolean }
+  | {
+      readonly kind: 'node';
+      readonly cluster: ClusterName;
+      readonly name: string;
+      readonly cached: boolean;
+    }
+  | {
+      readonly kind: 'ip';
+      readonly cluster: ClusterName | undefined;
+      readonly prefix: IpPrefix;
+      readonly isCidr: boolean;
+      readonly cached: boolean;
+    }
+  | {
+      readonly kind: 'identity';
+      readonly cluster: ClusterName | undefined;
+      readonly id: NumericIdentity;
+      readonly cached: boolean;
+    }
   | { readonly kind: 'identity-reference'; readonly labels: string; readonly suffix: string }
   | {
       readonly kind: 'service' | 'service-export' | 'endpoint-slice';
@@ -123,7 +150,12 @@ export type ParsedKey =
   | { readonly kind: 'synced'; readonly cluster: ClusterName; readonly prefix: string }
   | { readonly kind: 'heartbeat' }
   | { readonly kind: 'local-service'; readonly namespace: string; readonly name: string }
-  | { readonly kind: 'local-policy'; readonly policyKind: string; readonly namespace: string; readonly name: string }
+  | {
+      readonly kind: 'local-policy';
+      readonly policyKind: string;
+      readonly namespace: string;
+      readonly name: string;
+    }
   /** Locks, promises of old versions and the like: Cilium's, and nothing a reader needs. */
   | { readonly kind: 'internal' };
 
@@ -145,7 +177,8 @@ function parseCiliumKey(key: string, parts: readonly string[]): ParsedKey {
       expectParts(key, rest, 1);
       return { kind: 'cluster-config', cluster: clusterIn(key, rest[0]) };
     case 'synced':
-      if (rest.length < 2) throw badKey(key, `${parts.length} parts, expected cilium/synced/<cluster>/<prefix>`);
+      if (rest.length < 2)
+        throw badKey(key, `${parts.length} parts, expected cilium/synced/<cluster>/<prefix>`);
       return { kind: 'synced', cluster: clusterIn(key, rest[0]), prefix: rest.slice(1).join('/') };
     case 'state':
     case 'cache':
@@ -196,8 +229,10 @@ const OBJECT_KINDS = {
 
 function parseIpKey(key: string, parts: readonly string[], cached: boolean): ParsedKey {
   const [space = '', address = '', length] = parts;
-  if (parts.length < 2 || parts.length > 3) throw badKey(key, 'expected <cluster or default>/<address> or …/<length>');
-  if (!cached && space !== 'default') throw badKey(key, `address space ${JSON.stringify(space)}, expected default`);
+  if (parts.length < 2 || parts.length > 3)
+    throw badKey(key, 'expected <cluster or default>/<address> or …/<length>');
+  if (!cached && space !== 'default')
+    throw badKey(key, `address space ${JSON.stringify(space)}, expected default`);
   const cluster = cached ? clusterIn(key, space) : undefined;
   try {
     const prefix = parseIpPrefix(length === undefined ? address : `${address}/${length}`);
@@ -216,7 +251,8 @@ function parseIdentityKey(key: string, parts: readonly string[], cached: boolean
   if (branch === 'locks' && !cached) return { kind: 'internal' };
   const [id = ''] = rest;
   if (branch !== 'id' || rest.length !== 1) throw badKey(key, 'expected id/<number>');
-  if (!/^(0|[1-9]\d{0,8})$/.test(id)) throw badKey(key, `identity ${JSON.stringify(id)}, expected a decimal number`);
+  if (!/^(0|[1-9]\d{0,8})$/.test(id))
+    throw badKey(key, `identity ${JSON.stringify(id)}, expected a decimal number`);
   try {
     return { kind: 'identity', cluster, id: parseNumericIdentity(Number(id)), cached };
   } catch (cause) {
@@ -233,7 +269,12 @@ function parseLocalKey(key: string, parts: readonly string[]): ParsedKey {
   if (area === 'policies') {
     expectParts(key, rest, 3);
     const [policyKind = '', namespace = '', name = ''] = rest;
-    return { kind: 'local-policy', policyKind, namespace: namespace === '_' ? '' : namespace, name };
+    return {
+      kind: 'local-policy',
+      policyKind,
+      namespace: namespace === '_' ? '' : namespace,
+      name,
+    };
   }
   throw badKey(key, `unknown area ${JSON.stringify(area)}`);
 }
@@ -250,7 +291,8 @@ function clusterIn(key: string, part: string | undefined): ClusterName {
 function expectParts(key: string, rest: readonly string[], count: number): void {
   if (rest.length === count && rest.every((part) => part !== '')) return;
   const all = key.split('/').length;
-  const complaint = rest.length === count ? 'an empty part' : `${all} parts, expected ${all - rest.length + count}`;
+  const complaint =
+    rest.length === count ? 'an empty part' : `${all} parts, expected ${all - rest.length + count}`;
   throw badKey(key, complaint);
 }
 

@@ -1,8 +1,20 @@
 /** A policy of the own cluster on its way to the own agents, as its author wrote it: agents compile it. */
-import { encodeGoJson, type FieldPath, failField, parseJsonObject, readObject, readString, readUint } from './json.ts';
+import {
+  encodeGoJson,
+  type FieldPath,
+  failField,
+  parseJsonObject,
+  readObject,
+  readString,
+  readUint,
+} from './json.ts';
 import { readSchema } from './schema.ts';
 
-export const POLICY_KINDS = ['NetworkPolicy', 'CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'] as const;
+export const POLICY_KINDS = [
+  'NetworkPolicy',
+  'CiliumNetworkPolicy',
+  'CiliumClusterwideNetworkPolicy',
+] as const;
 export type PolicyKind = (typeof POLICY_KINDS)[number];
 
 export interface LocalPolicy {
@@ -35,6 +47,8 @@ export function decodeLocalPolicy(value: Buffer | string, key: string): LocalPol
     namespace: readString(at('namespace'), object.namespace),
     name: readString(at('name'), object.name),
     generation: readUint(at('generation'), object.generation, Number.MAX_SAFE_INTEGER),
-    manifest: readObject(at('manifest'), object.manifest) ?? failField(at('manifest'), object.manifest, 'the object'),
+    manifest:
+      readObject(at('manifest'), object.manifest) ??
+      failField(at('manifest'), object.manifest, 'the object'),
   };
 }

@@ -13,7 +13,14 @@ import {
   readUint,
 } from './json.ts';
 import { readSchema } from './schema.ts';
-import { encodePortsByIp, MAX_SERVICE_BYTES, type PortMap, type Protocol, readPortsByIp, readProtocol } from './service.ts';
+import {
+  encodePortsByIp,
+  MAX_SERVICE_BYTES,
+  type PortMap,
+  type Protocol,
+  readPortsByIp,
+  readProtocol,
+} from './service.ts';
 
 export const SERVICE_AFFINITIES = ['none', 'local', 'remote'] as const;
 export type ServiceAffinity = (typeof SERVICE_AFFINITIES)[number];
@@ -22,7 +29,11 @@ export interface LocalService {
   readonly namespace: string;
   readonly name: string;
   readonly clusterIps: readonly IpAddress[];
-  readonly ports: readonly { readonly name: string; readonly protocol: Protocol; readonly port: number }[];
+  readonly ports: readonly {
+    readonly name: string;
+    readonly protocol: Protocol;
+    readonly port: number;
+  }[];
   readonly headless: boolean;
   readonly global: boolean;
   readonly shared: boolean;
@@ -44,13 +55,16 @@ export function decodeLocalService(value: Buffer | string, key: string): LocalSe
   readSchema(key, object, SCHEMA);
   const at = (field: string): FieldPath => ({ key, field });
   const affinity = SERVICE_AFFINITIES.find((candidate) => candidate === object.affinity);
-  if (affinity === undefined) failField(at('affinity'), object.affinity, SERVICE_AFFINITIES.join(', '));
+  if (affinity === undefined)
+    failField(at('affinity'), object.affinity, SERVICE_AFFINITIES.join(', '));
   const clusterIps = readArray(at('clusterIps'), object.clusterIps) ?? [];
   const ports = readArray(at('ports'), object.ports) ?? [];
   return {
     namespace: readString(at('namespace'), object.namespace),
     name: readString(at('name'), object.name),
-    clusterIps: clusterIps.map((ip, index) => parseField(at(`clusterIps[${index}]`), ip, parseIpAddress)),
+    clusterIps: clusterIps.map((ip, index) =>
+      parseField(at(`clusterIps[${index}]`), ip, parseIpAddress),
+    ),
     ports: ports.map((entry, index) => {
       const port = readObject(at(`ports[${index}]`), entry) ?? {};
       return {

@@ -98,7 +98,9 @@ export function encodePortsByIp(map: ReadonlyMap<IpAddress, PortMap>): Record<st
   return sortedRecord(
     [...map].map(([ip, ports]) => [
       ip,
-      sortedRecord([...ports].map(([name, { protocol, port }]) => [name, { Protocol: protocol, Port: port }])),
+      sortedRecord(
+        [...ports].map(([name, { protocol, port }]) => [name, { Protocol: protocol, Port: port }]),
+      ),
     ]),
   );
 }
@@ -110,16 +112,23 @@ export function readPortsByIp(at: FieldPath, found: unknown): ReadonlyMap<IpAddr
 
 /** Reads a protocol's name. */
 export function readProtocol(at: FieldPath, found: unknown): Protocol {
-  return PROTOCOLS.find((protocol) => protocol === found) ?? failField(at, found, 'TCP, UDP or SCTP');
+  return (
+    PROTOCOLS.find((protocol) => protocol === found) ?? failField(at, found, 'TCP, UDP or SCTP')
+  );
 }
 
 function readPorts(at: FieldPath, found: unknown): PortMap {
   const ports = new Map<string, L4Port>();
   for (const [name, entry] of Object.entries(readObject(at, found) ?? {})) {
     const field = `${at.field}[${JSON.stringify(name)}]`;
-    const object = readObject({ key: at.key, field }, entry) ?? failField({ key: at.key, field }, entry, 'an object');
+    const object =
+      readObject({ key: at.key, field }, entry) ??
+      failField({ key: at.key, field }, entry, 'an object');
     ports.set(name, {
-      protocol: readProtocol({ key: at.key, field: `${field}.Protocol` }, fieldOf(object, 'Protocol')),
+      protocol: readProtocol(
+        { key: at.key, field: `${field}.Protocol` },
+        fieldOf(object, 'Protocol'),
+      ),
       port: readUint({ key: at.key, field: `${field}.Port` }, fieldOf(object, 'Port'), 65535),
     });
   }

@@ -9,8 +9,8 @@ import {
   type ClusterId,
   type ClusterName,
   identityRange,
-  MINIMUM_ALLOCATED_IDENTITY,
   type MaxConnectedClusters,
+  MINIMUM_ALLOCATED_IDENTITY,
   type NumericIdentity,
   reservedIdentity,
 } from './ids.ts';
@@ -53,13 +53,24 @@ const RESERVED_FROM_PEERS: readonly number[] = [
 ];
 
 /** Checks a node against the key it stood under and the peer it came from. */
-export function validateNode(node: Node, key: KeyOf<'node'>, peer: PeerIdentity): Rejection | undefined {
+export function validateNode(
+  node: Node,
+  key: KeyOf<'node'>,
+  peer: PeerIdentity,
+): Rejection | undefined {
   if (node.cluster !== peer.name || key.cluster !== peer.name) {
-    return reject('wrong-cluster', `node ${key.name}: cluster ${node.cluster}, expected ${peer.name}`);
+    return reject(
+      'wrong-cluster',
+      `node ${key.name}: cluster ${node.cluster}, expected ${peer.name}`,
+    );
   }
-  if (node.name !== key.name) return reject('key-mismatch', `node ${key.name}: its value names node ${node.name}`);
+  if (node.name !== key.name)
+    return reject('key-mismatch', `node ${key.name}: its value names node ${node.name}`);
   if (node.clusterId !== peer.id) {
-    return reject('wrong-cluster-id', `node ${key.name}: cluster id ${node.clusterId}, expected ${peer.id}`);
+    return reject(
+      'wrong-cluster-id',
+      `node ${key.name}: cluster id ${node.clusterId}, expected ${peer.id}`,
+    );
   }
   return undefined;
 }
@@ -72,10 +83,16 @@ export function validateIpIdentity(
 ): Rejection | undefined {
   const text = keyTextOfPrefix(key.prefix, key.isCidr);
   if (key.cluster !== undefined && key.cluster !== peer.name) {
-    return reject('wrong-cluster', `address ${text}: published under cluster ${key.cluster}, expected ${peer.name}`);
+    return reject(
+      'wrong-cluster',
+      `address ${text}: published under cluster ${key.cluster}, expected ${peer.name}`,
+    );
   }
   if (record.prefix !== key.prefix || record.isCidr !== key.isCidr) {
-    return reject('key-mismatch', `address ${text}: its value says ${keyTextOfPrefix(record.prefix, record.isCidr)}`);
+    return reject(
+      'key-mismatch',
+      `address ${text}: its value says ${keyTextOfPrefix(record.prefix, record.isCidr)}`,
+    );
   }
   return validateAddressIdentity(record.identity, text, peer);
 }
@@ -93,7 +110,10 @@ export function validateIdentity(
 ): Rejection | undefined {
   const range = identityRange(peer.id, peer.max);
   if (id < range.first || id > range.last) {
-    return reject('identity-out-of-range', `identity ${id}: outside ${peer.name}'s range ${range.first} to ${range.last}`);
+    return reject(
+      'identity-out-of-range',
+      `identity ${id}: outside ${peer.name}'s range ${range.first} to ${range.last}`,
+    );
   }
   if (labels.length === 0) return reject('no-labels', `identity ${id}: it has no labels`);
   if (labels.some((label) => label.source === 'reserved')) {
@@ -106,7 +126,10 @@ export function validateIdentity(
   }
   if (others.length > 0 || cluster.value !== peer.name) {
     const values = clusters.map((label) => label.value).join(', ');
-    return reject('cluster-label-foreign', `identity ${id}: cluster label ${values}, expected ${peer.name} alone`);
+    return reject(
+      'cluster-label-foreign',
+      `identity ${id}: cluster label ${values}, expected ${peer.name} alone`,
+    );
   }
   return undefined;
 }
@@ -119,13 +142,22 @@ export function validateClusterService(
 ): Rejection | undefined {
   const text = `${key.namespace}/${key.name}`;
   if (service.cluster !== peer.name || key.cluster !== peer.name) {
-    return reject('wrong-cluster', `service ${text}: cluster ${service.cluster}, expected ${peer.name}`);
+    return reject(
+      'wrong-cluster',
+      `service ${text}: cluster ${service.cluster}, expected ${peer.name}`,
+    );
   }
   if (service.namespace !== key.namespace || service.name !== key.name) {
-    return reject('key-mismatch', `service ${text}: its value names ${service.namespace}/${service.name}`);
+    return reject(
+      'key-mismatch',
+      `service ${text}: its value names ${service.namespace}/${service.name}`,
+    );
   }
   if (service.clusterId !== peer.id) {
-    return reject('wrong-cluster-id', `service ${text}: cluster id ${service.clusterId}, expected ${peer.id}`);
+    return reject(
+      'wrong-cluster-id',
+      `service ${text}: cluster id ${service.clusterId}, expected ${peer.id}`,
+    );
   }
   return undefined;
 }
@@ -135,7 +167,11 @@ export function validateClusterConfig(
   config: ClusterConfig,
   context: {
     readonly peer: ClusterName;
-    readonly own: { readonly name: ClusterName; readonly id: ClusterId; readonly max: MaxConnectedClusters };
+    readonly own: {
+      readonly name: ClusterName;
+      readonly id: ClusterId;
+      readonly max: MaxConnectedClusters;
+    };
     /** Name of another peer that holds this id already. */
     readonly holder: ClusterName | undefined;
   },
@@ -157,7 +193,11 @@ export function validateClusterConfig(
   if (own.max === 255 && config.capabilities.maxConnectedClusters === 511) {
     return `cluster ${peer} is in a mesh of 511 clusters and we are in one of 255: both need the same --max-connected-clusters`;
   }
-  if (mode !== undefined && mode !== 'services-and-endpointslices' && mode !== 'endpointslices-only') {
+  if (
+    mode !== undefined &&
+    mode !== 'services-and-endpointslices' &&
+    mode !== 'endpointslices-only'
+  ) {
     return `cluster ${peer} exports endpoint slices in mode ${JSON.stringify(mode)}, which this version does not know: upgrade this side`;
   }
   return undefined;
@@ -171,7 +211,10 @@ function validateAddressIdentity(
   const seen = identityAsSeenFromHere(identity);
   if (seen < MINIMUM_ALLOCATED_IDENTITY) {
     if (RESERVED_FROM_PEERS.includes(seen)) return undefined;
-    return reject('identity-reserved', `address ${address}: a peer may not give it reserved identity ${identity}`);
+    return reject(
+      'identity-reserved',
+      `address ${address}: a peer may not give it reserved identity ${identity}`,
+    );
   }
   const range = identityRange(peer.id, peer.max);
   if (seen >= range.first && seen <= range.last) return undefined;
