@@ -1,0 +1,116 @@
+/**
+ * Attachment by pinned links: they outlive the process, and a new program replaces the old one in one step
+ * (BPF_LINK_UPDATE), so that no packet meets a hook without a program.
+ */
+import { closeSync, constants, existsSync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import {
+  createLink,
+  detachLink,
+  interfaceIndex,
+  LINK_TYPES,
+  linkInfo,
+  openPinned,
+  pin,
+  updateLink,
+} from './bpf.ts';
+import { DatapathError } from './datapath-error.ts';
+
+/** What to attach, and where its link is pinned. */
+export interface Attachment {
+  readonly programFd: number;
+  readonly attachType: number;
+  readonly pinPath: string;
+}
+
+/** Part of a pin's path for an interface: a bpffs refuses dots in names. */
+export function pinNameOfInterface(name: string): string {
+  return name.replaceAll('%', '%25').replaceAll('.', '%2e');
+}
+
+/** Attaches to the ingress or egress of an interface, or replaces what an earlier process attached. Throws `no-interface`. */
+export function attachToInterface(name: string, attachment: Attachment): void {
+  const index = interfaceIndex(name);
+  if (index === undefined) {
+    throw new DatapathError(
+      'no-interface',
+      `cannot attach to interface ${name}: it does not exist here`,
+      {
+        retryable: true,
+      },
+    );
+  }
+  attach(
+    attachment,
+    { type: LINK_TYPES.tcx, target: index, id: BigInt(index) },
+    `interface ${name}`,
+  );
+}
+
+/** Attaches to the sockets of a cgroup v2 folder, or replaces what an earlier process attached. */
+export function attachToCgroup(folder: string, attachment: Attachment): void {
+  const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    // The inode number of a cgroup folder is the cgroup's id.
+    const id = statSync(folder, { bigint: true }).ino;
+    attach(attachment, { type: LINK_TYPES.cgroup, target: fd, id }, `cgroup ${folder}`);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Detaches at once and removes the pin. A pin that is not there is no error. */
+export function detachPinned(pinPath: string): void {
+  const fd = existsSync(pinPath) ? openPinned(pinPath) : undefined;
+  if (fd !== undefined) {
+    try {
+      detachLink(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+  rmSync(pinPath, { force: true });
+}
+
+function attach(
+  attachment: Attachment,
+  to: { type: number; target: number; id: bigint },
+  description: string,
+): void {
+  if (replace(attachment, to)) return;
+  try {
+    mkdirSync(dirname(attachment.pinPath), { recursive: true, mode: 0o700 });
+    const link = createLink(attachment.programFd, to.target, attachment.attachType);
+    try {
+      pin(link, attachment.pinPath);
+    } finally {
+      closeSync(link);
+    }
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new DatapathError('kernel', `cannot attach to ${description}: ${reason}`, {
+      retryable: true,
+      cause,
+    });
+  }
+}
+
+/** Updates the pinned link if it still is attached there; a stale one (interface made anew, cgroup too) is removed. */
+function replace(attachment: Attachment, to: { type: number; id: bigint }): boolean {
+  if (!existsSync(attachment.pinPath)) return false;
+  const link = openPinned(attachment.pinPath);
+  if (link === undefined) return false;
+  try {
+    const info = linkInfo(link);
+    const isSame =
+      info.type === to.type && info.target === to.id && info.attachType === attachment.attachType;
+    if (isSame) {
+      updateLink(link, attachment.programFd);
+      return true;
+    }
+  } finally {
+    closeSync(link);
+  }
+  detachPinned(attachment.pinPath);
+  return false;
+}

@@ -1,0 +1,223 @@
+/** Network devices by iproute2, in the process's network namespace. */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { z } from 'zod';
+import { type IpAddress, ipFamily, parseIpAddress } from '../../mesh/wire/ip.ts';
+import { interfaceIndex } from './bpf.ts';
+import { DatapathError } from './datapath-error.ts';
+
+const run = promisify(execFile);
+
+/** Bytes that VXLAN adds to a packet over each family: outer Ethernet is not counted, the inner one is. */
+const VXLAN_OVERHEAD = { 4: 50, 6: 70 } as const;
+/** Smallest MTU that IPv6 allows on a link. */
+const MINIMUM_MTU = 1280;
+const LONGEST_NAME = 15;
+const SUCCESSOR_SUFFIX = '_new';
+const COMMAND_TIMEOUT_MS = 10_000;
+
+const linkSchema = z.looseObject({
+  ifname: z.string(),
+  mtu: z.number(),
+  flags: z.array(z.string()).default([]),
+  linkinfo: z
+    .looseObject({
+      info_kind: z.string().optional(),
+      info_data: z
+        .looseObject({
+          port: z.number().optional(),
+          external: z.boolean().optional(),
+          id: z.number().optional(),
+        })
+        .optional(),
+    })
+    .optional(),
+  addr_info: z.array(z.looseObject({ local: z.string().optional() })).default([]),
+});
+
+type Link = z.infer<typeof linkSchema>;
+
+/** The device that packets to and from other nodes pass. */
+export interface TunnelDevice {
+  readonly name: string;
+  readonly ifindex: number;
+  /** What fits through it: the MTU that endpoints should have at most. */
+  readonly mtu: number;
+}
+
+/** What ensureTunnelDevice needs to know; part of DatapathOptions. */
+export interface TunnelDeviceOptions {
+  readonly tunnelDevice: string;
+  readonly tunnelPort: number;
+  readonly nodeIps: readonly IpAddress[];
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Makes the VXLAN device in collect-metadata mode, or takes over the one of that name. One device carries IPv4 and IPv6
+ * underlays. Throws `port-taken` when another device or program has the UDP port, `device-failed` otherwise.
+ */
+export async function ensureTunnelDevice(options: TunnelDeviceOptions): Promise<TunnelDevice> {
+  const { tunnelDevice: name, tunnelPort: port, signal } = options;
+  const links = await listLinks(signal);
+  const mtu = tunnelMtu(links, options.nodeIps);
+  const existing = links.find((link) => link.ifname === name);
+  refuseOtherTunnel(links, options);
+  if (existing === undefined) {
+    await addDevice(name, port, signal);
+  } else if (!isOurs(existing, port)) {
+    await replaceDevice(existing, port, signal);
+  }
+  // No address of its own on the device: it would only send neighbour discovery into no tunnel.
+  await ip(['link', 'set', 'dev', name, 'mtu', String(mtu), 'addrgenmode', 'none', 'up'], signal);
+  const ifindex = interfaceIndex(name);
+  if (ifindex === undefined) {
+    throw new DatapathError('device-failed', `cannot find VXLAN device ${name} after making it`, {
+      retryable: true,
+    });
+  }
+  return { name, ifindex, mtu };
+}
+
+/** Removes the device; one that is not there is no error. */
+export async function removeTunnelDevice(name: string, signal?: AbortSignal): Promise<void> {
+  if (interfaceIndex(name) === undefined) return;
+  await ip(['link', 'delete', 'dev', name], signal);
+}
+
+/** Makes the device and brings it up, which is when the kernel takes the port. Leaves nothing behind if that fails. */
+async function addDevice(
+  name: string,
+  port: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const vxlan = ['type', 'vxlan', 'external', 'dstport', String(port), 'nolearning'];
+  // Peers may leave the outer checksum out over IPv6 too.
+  await ip(['link', 'add', 'name', name, ...vxlan, 'udp6zerocsumrx'], signal);
+  try {
+    await ip(['link', 'set', 'dev', name, 'addrgenmode', 'none', 'up'], signal);
+  } catch (cause) {
+    await ip(['link', 'delete', 'dev', name], undefined);
+    if (!(cause instanceof DatapathError) || !/already in use/i.test(cause.message)) throw cause;
+    throw new DatapathError(
+      'port-taken',
+      `cannot use UDP port ${port} for ${name}: another program has it (ss -lunp shows which); stop it, or set --tunnel-port to another one, the same in all clusters`,
+      { cause },
+    );
+  }
+}
+
+/** Puts a device with another port in place of ours. The old one goes only when the new one has its port. */
+async function replaceDevice(
+  existing: Link,
+  port: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const name = existing.ifname;
+  if (existing.linkinfo?.info_kind !== 'vxlan') {
+    const kind = existing.linkinfo?.info_kind ?? 'other';
+    throw new DatapathError(
+      'device-failed',
+      `cannot make VXLAN device ${name}: an interface of kind ${kind} has that name; remove it or set --tunnel-device`,
+    );
+  }
+  const successor = `${name.slice(0, LONGEST_NAME - SUCCESSOR_SUFFIX.length)}${SUCCESSOR_SUFFIX}`;
+  // Left by a process that died between the steps.
+  await removeTunnelDevice(successor, signal);
+  await addDevice(successor, port, signal);
+  await ip(['link', 'delete', 'dev', name], signal);
+  await ip(['link', 'set', 'dev', successor, 'down'], signal);
+  await ip(['link', 'set', 'dev', successor, 'name', name], signal);
+}
+
+function isOurs(link: Link, port: number): boolean {
+  const data = link.linkinfo?.info_data;
+  return link.linkinfo?.info_kind === 'vxlan' && data?.external === true && data.port === port;
+}
+
+/** Another VXLAN device on our port (Flannel's, Cilium's) would take the packets, or refuse us the port. */
+function refuseOtherTunnel(links: readonly Link[], options: TunnelDeviceOptions): void {
+  const { tunnelDevice, tunnelPort } = options;
+  const other = links.find(
+    (link) =>
+      link.ifname !== tunnelDevice &&
+      link.linkinfo?.info_kind === 'vxlan' &&
+      link.linkinfo.info_data?.port === tunnelPort,
+  );
+  if (other === undefined) return;
+  throw new DatapathError(
+    'port-taken',
+    `cannot use UDP port ${tunnelPort} for ${tunnelDevice}: VXLAN device ${other.ifname} has it; set --tunnel-port to another one, the same in all clusters, or remove that device`,
+  );
+}
+
+/** The smallest MTU of the interfaces with the node's addresses, less the encapsulation. Throws `bad-option`. */
+function tunnelMtu(links: readonly Link[], nodeIps: readonly IpAddress[]): number {
+  const mtus = nodeIps.map((address) => {
+    const link = links.find((candidate) => hasAddress(candidate, address));
+    if (link === undefined) {
+      throw new DatapathError(
+        'bad-option',
+        `cannot use node address ${address}: no interface of this node has it (ip address shows which do); correct --node-ip`,
+      );
+    }
+    return link.mtu - VXLAN_OVERHEAD[ipFamily(address)];
+  });
+  if (mtus.length === 0) {
+    throw new DatapathError(
+      'bad-option',
+      'cannot make the tunnel device: no node address, set --node-ip',
+    );
+  }
+  return Math.max(MINIMUM_MTU, Math.min(...mtus));
+}
+
+function hasAddress(link: Link, address: IpAddress): boolean {
+  return link.addr_info.some(
+    ({ local }) => local !== undefined && parseIpAddress(local) === address,
+  );
+}
+
+async function listLinks(signal: AbortSignal | undefined): Promise<Link[]> {
+  const text = await ip(['-json', '-details', 'address', 'show'], signal);
+  try {
+    return z.array(linkSchema).parse(JSON.parse(text));
+  } catch (cause) {
+    throw new DatapathError(
+      'device-failed',
+      'cannot read the output of ip address show: it is not as expected',
+      {
+        cause,
+      },
+    );
+  }
+}
+
+async function ip(args: readonly string[], signal: AbortSignal | undefined): Promise<string> {
+  try {
+    const { stdout } = await run('ip', args, {
+      timeout: COMMAND_TIMEOUT_MS,
+      ...(signal ? { signal } : {}),
+    });
+    return stdout;
+  } catch (cause) {
+    signal?.throwIfAborted();
+    throw new DatapathError(
+      'device-failed',
+      `cannot run "ip ${args.join(' ')}": ${reasonOf(cause)}`,
+      {
+        retryable: true,
+        cause,
+      },
+    );
+  }
+}
+
+function reasonOf(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  if ('code' in cause && cause.code === 'ENOENT') {
+    return 'iproute2 is missing (Debian: apt-get install iproute2)';
+  }
+  const stderr = 'stderr' in cause && typeof cause.stderr === 'string' ? cause.stderr.trim() : '';
+  return stderr === '' ? cause.message : stderr.replaceAll('\n', '; ');
+}

@@ -1,0 +1,102 @@
+import {
+  DIRECTIONS,
+  POLICY_DENY,
+  POLICY_KEY,
+  POLICY_PROTOCOL_BITS,
+  POLICY_STATIC_BITS,
+  POLICY_VALUE,
+} from '../../../mesh/wire/maps.ts';
+import { DatapathError } from '../datapath-error.ts';
+import type { DatapathTable, PolicyEntry } from '../desired.ts';
+import { createRowMap, type RowCodec, throwFirst } from '../map.ts';
+import type { OpenMaps } from '../object.ts';
+
+type PolicyKey = Omit<PolicyEntry, 'verdict'>;
+
+/** Policy rows of all endpoints of the node, in one prefix trie. */
+export function openPolicyTable(
+  maps: OpenMaps,
+): DatapathTable<PolicyEntry, Omit<PolicyEntry, 'verdict'>> {
+  const map = createRowMap(maps.get('mesh_policy'), policyCodec);
+  return {
+    name: 'policy',
+    apply({ upserts, deletes }) {
+      throwFirst([...map.upsert(upserts), ...map.remove(deletes)]);
+    },
+    rows: () => map.rows(),
+    keyOf: policyKeyOf,
+  };
+}
+
+function policyKeyOf(key: PolicyKey): string {
+  const port = maskPort(key.port, key.portPrefixBits);
+  return `${key.endpointId} ${key.direction} ${key.identity} ${key.protocol} ${port}/${key.portPrefixBits}`;
+}
+
+function maskPort(port: number, bits: number): number {
+  return port & (0xffff << (16 - bits)) & 0xffff;
+}
+
+const policyCodec: RowCodec<PolicyEntry, PolicyKey> = {
+  keySize: POLICY_KEY.size,
+  valueSize: POLICY_VALUE.size,
+  writeKey(view, offset, key) {
+    checkPolicyKey(key);
+    const { fields } = POLICY_KEY;
+    view.setUint32(offset + fields.prefixlen, POLICY_STATIC_BITS + policyWidth(key), true);
+    view.setUint32(offset + fields.identity, key.identity, true);
+    view.setUint16(offset + fields.endpointId, key.endpointId, true);
+    view.setUint8(offset + fields.direction, DIRECTIONS.indexOf(key.direction));
+    view.setUint8(offset + fields.protocol, key.protocol);
+    view.setUint16(offset + fields.port, maskPort(key.port, key.portPrefixBits));
+  },
+  writeValue(view, offset, row) {
+    view.setUint8(offset + POLICY_VALUE.fields.flags, row.verdict === 'deny' ? POLICY_DENY : 0);
+    view.setUint8(offset + POLICY_VALUE.fields.width, policyWidth(row));
+  },
+  readRow(keys, keyOffset, values, valueOffset) {
+    const { fields } = POLICY_KEY;
+    const width = keys.getUint32(keyOffset + fields.prefixlen, true) - POLICY_STATIC_BITS;
+    const flags = values.getUint8(valueOffset + POLICY_VALUE.fields.flags);
+    const direction = keys.getUint8(keyOffset + fields.direction);
+    return {
+      endpointId: keys.getUint16(keyOffset + fields.endpointId, true),
+      direction: direction === 0 ? 'ingress' : 'egress',
+      identity: keys.getUint32(keyOffset + fields.identity, true),
+      protocol: keys.getUint8(keyOffset + fields.protocol),
+      port: keys.getUint16(keyOffset + fields.port),
+      portPrefixBits: Math.max(0, width - POLICY_PROTOCOL_BITS),
+      verdict: (flags & POLICY_DENY) === 0 ? 'allow' : 'deny',
+    };
+  },
+  describe: (key) => `policy row ${policyKeyOf(key)}`,
+};
+
+/** Bits of protocol and port that count. */
+function policyWidth(key: PolicyKey): number {
+  return key.protocol === 0 ? 0 : POLICY_PROTOCOL_BITS + key.portPrefixBits;
+}
+
+function checkPolicyKey(key: PolicyKey): void {
+  const problem = policyKeyProblem(key);
+  if (problem !== undefined) {
+    throw new DatapathError(
+      'bad-row',
+      `cannot write policy row ${JSON.stringify(key)}: ${problem}`,
+    );
+  }
+}
+
+function policyKeyProblem(key: PolicyKey): string | undefined {
+  if (!isWithin(key.endpointId, 1, 0xffff)) return 'endpointId must be 1 to 65535';
+  if (!isWithin(key.identity, 0, 0xffffffff)) return 'identity must fit 32 bits';
+  if (!isWithin(key.protocol, 0, 255)) return 'protocol must be 0 to 255';
+  if (!isWithin(key.portPrefixBits, 0, 16)) return 'portPrefixBits must be 0 to 16';
+  if (!isWithin(key.port, 0, 0xffff)) return 'port must be 0 to 65535';
+  if (key.protocol === 0 && key.portPrefixBits !== 0) return 'a port needs a protocol';
+  return undefined;
+}
+
+function isWithin(value: number, first: number, last: number): boolean {
+  return Number.isInteger(value) && value >= first && value <= last;
+}

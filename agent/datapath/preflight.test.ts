@@ -1,0 +1,75 @@
+import { test } from 'tap';
+import { findCgroupRoot } from './cgroup-root.ts';
+import { preflightProblems, type Surroundings } from './preflight.ts';
+
+const BPF = 0xcafe4a11;
+const CGROUP2 = 0x63677270;
+
+const OPTIONS = { bpfRoot: '/bpf/node', cgroupRoot: '/cgroup', objectDir: '/objects' };
+
+const FINE: Surroundings = {
+  userId: 0,
+  kernelRelease: '6.6.1-generic',
+  jitEnabled: '1',
+  hasBtf: true,
+  fileSystemOf: (folder) =>
+    new Map([
+      ['/bpf', BPF],
+      ['/cgroup', CGROUP2],
+      ['/', 1],
+    ]).get(folder),
+  isFile: () => true,
+};
+
+test('preflightProblems() has nothing to say where all is well', (t) => {
+  t.strictSame(preflightProblems(OPTIONS, FINE), []);
+  t.strictSame(preflightProblems(OPTIONS, { ...FINE, jitEnabled: undefined }), []);
+  t.strictSame(preflightProblems(OPTIONS, { ...FINE, kernelRelease: '10.0' }), []);
+  t.end();
+});
+
+test('preflightProblems() says what is missing and what helps', (t) => {
+  const cases: [Partial<Surroundings>, RegExp[]][] = [
+    [{ userId: 1000, hasBtf: false }, [/as user 1000: run as root/]],
+    [{ kernelRelease: '6.5.13' }, [/kernel 6\.5\.13 is too old: Linux 6\.6/]],
+    [{ kernelRelease: '5.15.0-91' }, [/kernel 5\.15\.0-91 is too old/]],
+    [{ hasBtf: false }, [/no type information/]],
+    [{ jitEnabled: '0' }, [/sysctl -w net\.core\.bpf_jit_enable=1/]],
+    [
+      { fileSystemOf: (folder) => (folder === '/' ? 1 : undefined) },
+      [
+        /\/bpf\/node is not in a bpf file system: run "mkdir -p \/bpf\/node && mount -t bpf/,
+        /cgroup root \/cgroup does not exist: run "findmnt -t cgroup2"/,
+      ],
+    ],
+    [
+      { fileSystemOf: (folder) => (folder === '/cgroup' ? 7 : BPF) },
+      [/cgroup root \/cgroup is not a cgroup v2 folder/],
+    ],
+    [
+      { isFile: (path) => path.endsWith('mesh_overlay.bpf.o') },
+      [
+        /missing: \/objects\/mesh_endpoint\.bpf\.o, \/objects\/mesh_socket\.bpf\.o; run "npm run build"/,
+      ],
+    ],
+  ];
+  for (const [surroundings, messages] of cases) {
+    const problems = preflightProblems(OPTIONS, { ...FINE, ...surroundings });
+    t.match(problems, messages);
+    t.equal(problems.length, messages.length, problems.join(' | '));
+  }
+  t.end();
+});
+
+test('findCgroupRoot() reads the mount table', (t) => {
+  const line = (folder: string, type: string): string => `none ${folder} ${type} rw,relatime 0 0\n`;
+  const hybrid = line('/sys/fs/cgroup', 'tmpfs') + line('/sys/fs/cgroup/unified', 'cgroup2');
+  t.equal(findCgroupRoot({ mountTable: hybrid }), '/sys/fs/cgroup/unified');
+  t.equal(findCgroupRoot({ mountTable: line('/sys/fs/cgroup', 'cgroup2') }), '/sys/fs/cgroup');
+  t.equal(findCgroupRoot({ mountTable: line('/a\\040b\\134c', 'cgroup2') }), '/a b\\c');
+  t.throws(() => findCgroupRoot({ mountTable: line('/sys/fs/cgroup', 'cgroup') }), {
+    code: 'preflight',
+    message: /mount -t cgroup2/,
+  });
+  t.end();
+});

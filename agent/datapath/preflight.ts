@@ -1,0 +1,116 @@
+/** What must hold before the datapath can start, checked without changing anything. */
+import { existsSync, readFileSync, statfsSync } from 'node:fs';
+import { release } from 'node:os';
+import { dirname, join } from 'node:path';
+import { DatapathError } from './datapath-error.ts';
+import type { DatapathOptions } from './desired.ts';
+
+/** Compiled eBPF objects that the datapath loads. */
+export const OBJECT_FILES = [
+  'mesh_endpoint.bpf.o',
+  'mesh_overlay.bpf.o',
+  'mesh_socket.bpf.o',
+] as const;
+
+/** What the checks look at; tests put in what no test machine has. */
+export interface Surroundings {
+  readonly userId: number;
+  readonly kernelRelease: string;
+  /** Value of net.core.bpf_jit_enable, undefined where it cannot be seen (other network namespaces). */
+  readonly jitEnabled: string | undefined;
+  readonly hasBtf: boolean;
+  /** statfs magic of a folder, undefined when it does not exist. */
+  fileSystemOf(folder: string): number | undefined;
+  isFile(path: string): boolean;
+}
+
+const BPF_FS_MAGIC = 0xcafe4a11;
+const CGROUP2_MAGIC = 0x63677270;
+/** tcx links came with 6.6. */
+const MINIMUM_KERNEL = { major: 6, minor: 6 } as const;
+
+/** One line for each thing that is missing, with the command that helps; empty when all is well. */
+export function preflightProblems(
+  options: Pick<DatapathOptions, 'bpfRoot' | 'cgroupRoot' | 'objectDir'>,
+  surroundings: Surroundings = thisMachine(),
+): string[] {
+  // As another user nothing else can be told for sure.
+  if (surroundings.userId !== 0) {
+    return [`cannot load eBPF programs as user ${surroundings.userId}: run as root (sudo)`];
+  }
+  return [
+    kernelProblem(surroundings),
+    bpffsProblem(options.bpfRoot, surroundings),
+    cgroupProblem(options.cgroupRoot, surroundings),
+    ...objectProblems(options.objectDir, surroundings),
+  ]
+    .flat()
+    .filter((problem) => problem !== undefined);
+}
+
+/** Throws DatapathError `preflight` with all problems, a line each. */
+export function checkPreflight(
+  options: Pick<DatapathOptions, 'bpfRoot' | 'cgroupRoot' | 'objectDir'>,
+): void {
+  const problems = preflightProblems(options);
+  if (problems.length > 0) throw new DatapathError('preflight', problems.join('\n'));
+}
+
+function thisMachine(): Surroundings {
+  const jit = '/proc/sys/net/core/bpf_jit_enable';
+  return {
+    userId: process.geteuid?.() ?? -1,
+    kernelRelease: release(),
+    jitEnabled: existsSync(jit) ? readFileSync(jit, 'utf8').trim() : undefined,
+    hasBtf: existsSync('/sys/kernel/btf/vmlinux'),
+    fileSystemOf: (folder) => (existsSync(folder) ? statfsSync(folder).type : undefined),
+    isFile: (path) => existsSync(path),
+  };
+}
+
+function kernelProblem(surroundings: Surroundings): (string | undefined)[] {
+  const { kernelRelease, jitEnabled, hasBtf } = surroundings;
+  const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
+  const { major: leastMajor, minor: leastMinor } = MINIMUM_KERNEL;
+  const isOld = major < leastMajor || (major === leastMajor && minor < leastMinor);
+  return [
+    isOld
+      ? `kernel ${kernelRelease} is too old: Linux ${leastMajor}.${leastMinor} or newer is needed for tcx links`
+      : undefined,
+    hasBtf
+      ? undefined
+      : 'the kernel has no type information (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF',
+    jitEnabled === '0'
+      ? 'the eBPF compiler of the kernel is off: run "sysctl -w net.core.bpf_jit_enable=1"'
+      : undefined,
+  ];
+}
+
+function bpffsProblem(folder: string, surroundings: Surroundings): string | undefined {
+  const existing = nearestFolder(folder, surroundings);
+  if (surroundings.fileSystemOf(existing) === BPF_FS_MAGIC) return undefined;
+  return `${folder} is not in a bpf file system: run "mkdir -p ${folder} && mount -t bpf bpf ${folder}", or set --bpf-root`;
+}
+
+/** The folder itself is made when the datapath starts, if its parent is in a bpffs already. */
+function nearestFolder(folder: string, surroundings: Surroundings): string {
+  let existing = folder;
+  while (surroundings.fileSystemOf(existing) === undefined && dirname(existing) !== existing) {
+    existing = dirname(existing);
+  }
+  return existing;
+}
+
+function cgroupProblem(folder: string, surroundings: Surroundings): string | undefined {
+  const magic = surroundings.fileSystemOf(folder);
+  if (magic === CGROUP2_MAGIC) return undefined;
+  const why = magic === undefined ? 'does not exist' : 'is not a cgroup v2 folder';
+  return `cgroup root ${folder} ${why}: run "findmnt -t cgroup2" to see where it is mounted, and set --cgroup-root`;
+}
+
+function objectProblems(folder: string, surroundings: Surroundings): string[] {
+  const missing = OBJECT_FILES.filter((name) => !surroundings.isFile(join(folder, name)));
+  if (missing.length === 0) return [];
+  const files = missing.map((name) => join(folder, name)).join(', ');
+  return [`compiled eBPF programs are missing: ${files}; run "npm run build", or set --object-dir`];
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+#ifndef MESH_IPCACHE_H
+#define MESH_IPCACHE_H
+
+#include "common.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1000000);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_ipcache4_key);
+	__type(value, struct mesh_ipcache_value);
+} mesh_ipcache4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1000000);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mesh_ipcache6_key);
+	__type(value, struct mesh_ipcache_value);
+} mesh_ipcache6 SEC(".maps");
+
+static __always_inline const struct mesh_ipcache_value *lookup_ipcache(const struct mesh_address *address)
+{
+	if (is_mapped4(address)) {
+		struct mesh_ipcache4_key key = { .prefixlen = 32, .address = address->words[3] };
+
+		return bpf_map_lookup_elem(&mesh_ipcache4, &key);
+	} else {
+		struct mesh_ipcache6_key key = { .prefixlen = 128, .address = *address };
+
+		return bpf_map_lookup_elem(&mesh_ipcache6, &key);
+	}
+}
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+#ifndef MESH_METRICS_H
+#define MESH_METRICS_H
+
+#include "common.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MESH_REASONS * 2);
+	__type(key, __u32);
+	__type(value, struct mesh_counter);
+} mesh_metrics SEC(".maps");
+
+static __always_inline void count(__u32 reason, __u32 direction, __u64 bytes)
+{
+	__u32 index = reason * 2 + direction;
+	struct mesh_counter *counter = bpf_map_lookup_elem(&mesh_metrics, &index);
+
+	if (!counter)
+		return;
+	counter->packets += 1;
+	counter->bytes += bytes;
+}
+
+/* The only way to drop a packet: under a reason of its own. */
+static __always_inline int drop(struct __sk_buff *ctx, __u32 reason, __u32 direction)
+{
+	count(reason, direction, ctx->len);
+	return TC_ACT_SHOT;
+}
+
+#endif
