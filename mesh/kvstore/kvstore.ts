@@ -15,7 +15,11 @@ export class KvError extends Error {
   readonly code: KvErrorCode;
   readonly retryable: boolean;
 
-  constructor(code: KvErrorCode, message: string, options: { retryable: boolean; cause?: unknown }) {
+  constructor(
+    code: KvErrorCode,
+    message: string,
+    options: { retryable: boolean; cause?: unknown },
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'KvError';
     this.code = code;
@@ -40,9 +44,17 @@ export interface KvPair {
  * listed again, so a consumer that just applies events is right at every `synced`.
  */
 export type KvEvent =
-  | { readonly kind: 'list-start'; readonly reason: 'first' | 'disconnected' | 'compacted' | 'cluster-changed' }
+  | {
+      readonly kind: 'list-start';
+      readonly reason: 'first' | 'disconnected' | 'compacted' | 'cluster-changed';
+    }
   | { readonly kind: 'put'; readonly pair: KvPair }
-  | { readonly kind: 'delete'; readonly key: string; readonly modRevision: bigint; readonly derived: boolean }
+  | {
+      readonly kind: 'delete';
+      readonly key: string;
+      readonly modRevision: bigint;
+      readonly derived: boolean;
+    }
   | { readonly kind: 'synced'; readonly revision: bigint; readonly count: number }
   /** The server answered that it is alive up to this revision, without a change to tell. */
   | { readonly kind: 'progress'; readonly revision: bigint }
@@ -56,16 +68,26 @@ export type KvCompare =
 
 /** A write inside a transaction. */
 export type KvOp =
-  | { readonly kind: 'put'; readonly key: string; readonly value: Buffer | string; readonly lease?: KvLease }
+  | {
+      readonly kind: 'put';
+      readonly key: string;
+      readonly value: Buffer | string;
+      readonly lease?: KvLease;
+    }
   | { readonly kind: 'delete'; readonly key: string };
 
-/** A lease kept alive by the store until disposed; its id changes when it had to be made again. */
+/**
+ * A lease kept alive by the store until disposed; its id changes when it had to be made again. Disposing only stops
+ * the keeping alive, so that a restarted publisher finds its keys: they go when the TTL has passed, or by `revoke`.
+ */
 export interface KvLease extends AsyncDisposable {
   /** Current id, `0n` while the lease is being made again. */
   readonly id: bigint;
   readonly ttlSeconds: number;
   /** Calls back each time the lease was lost and made anew: every key put on it is gone and must be put again. */
   onLost(callback: () => void): void;
+  /** Ends the lease now: every key on it is deleted. Disposes of it, too. */
+  revoke(): Promise<void>;
 }
 
 export interface KvListResult {
@@ -83,12 +105,20 @@ export interface KvStore extends AsyncDisposable {
     target: { readonly prefix: string } | { readonly key: string },
     options: { signal: AbortSignal },
   ): AsyncIterable<KvEvent>;
-  put(key: string, value: Buffer | string, options?: { lease?: KvLease; signal?: AbortSignal }): Promise<void>;
+  put(
+    key: string,
+    value: Buffer | string,
+    options?: { lease?: KvLease; signal?: AbortSignal },
+  ): Promise<void>;
   delete(key: string, options?: { signal?: AbortSignal }): Promise<boolean>;
   deletePrefix(prefix: string, options?: { signal?: AbortSignal }): Promise<number>;
   /** Applies `then` if every comparison holds, else `otherwise`. Resolves to whether the comparisons held. */
   transact(
-    transaction: { readonly compare: readonly KvCompare[]; readonly then: readonly KvOp[]; readonly otherwise?: readonly KvOp[] },
+    transaction: {
+      readonly compare: readonly KvCompare[];
+      readonly then: readonly KvOp[];
+      readonly otherwise?: readonly KvOp[];
+    },
     options?: { signal?: AbortSignal },
   ): Promise<{ readonly succeeded: boolean; readonly revision: bigint }>;
   lease(ttlSeconds: number, options?: { signal?: AbortSignal }): Promise<KvLease>;

@@ -1,0 +1,127 @@
+import type { EtcdConnection } from './etcd-connection.ts';
+import { decodeRangeAnswer, type EtcdHeader, type RangeAnswer } from './etcd-messages.ts';
+import { KvError, type KvPair } from './kvstore.ts';
+
+/** A range of keys: one key, or everything below a prefix. */
+export type KeyTarget = { readonly prefix: string } | { readonly key: string };
+
+/** What a list needs from the store. */
+export interface ListOptions {
+  readonly connection: EtcdConnection;
+  /** Most keys in an answer; lowered where the values are too large for that. */
+  readonly pageSize: number;
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One page. `header` is that of the first page: its revision is the revision of all of them. */
+export interface ListPage {
+  readonly header: EtcdHeader;
+  readonly pairs: readonly KvPair[];
+}
+
+/** First and last (exclusive) key of a target, as etcd wants them; a single key has no end. */
+export function keyRange(target: KeyTarget): { key: Buffer; range_end?: Buffer } {
+  if ('key' in target) return { key: Buffer.from(target.key) };
+  const end = Buffer.from(target.prefix);
+  // A prefix ends in "/" (0x2f), so its last byte can always be raised by one.
+  end[end.length - 1] = (end[end.length - 1] ?? 0) + 1;
+  return { key: Buffer.from(target.prefix), range_end: end };
+}
+
+/** How a target is called in messages. */
+export function targetName(target: KeyTarget): string {
+  return 'prefix' in target ? target.prefix : target.key;
+}
+
+/**
+ * Lists a target by pages, all at the revision of the first, the next page on its way while one is used. Throws
+ * KvError: `compacted` when that revision was compacted away meanwhile, `cluster-changed` when another etcd answered.
+ */
+export async function* listPages(
+  target: KeyTarget,
+  options: ListOptions,
+): AsyncGenerator<ListPage, void, undefined> {
+  const { connection } = options;
+  const doing = `list ${targetName(target)}`;
+  const range = keyRange(target);
+  let pageSize = options.pageSize;
+  let first: EtcdHeader | undefined;
+  let lastKey: string | undefined;
+
+  const fetch = async (after: string | undefined): Promise<RangeAnswer> => {
+    const key = after === undefined ? range.key : Buffer.from(`${after}\0`);
+    for (;;) {
+      try {
+        return await connection.range(
+          { ...range, key, limit: String(pageSize), revision: String(first?.revision ?? 0n) },
+          {
+            doing,
+            decode: decodeRangeAnswer,
+            timeoutMs: options.timeoutMs,
+            signal: options.signal,
+          },
+        );
+      } catch (error) {
+        const tooLarge = error instanceof KvError && error.code === 'too-large';
+        if (!tooLarge || pageSize === 1) throw error;
+        pageSize = Math.max(1, Math.floor(pageSize / 8));
+      }
+    }
+  };
+
+  let answer = await fetch(undefined);
+  for (;;) {
+    first ??= answer.header;
+    checkSameCluster(first, answer.header, doing);
+    connection.seen(answer.header);
+    checkKeys(target, answer, lastKey, doing);
+    lastKey = answer.pairs.at(-1)?.key;
+    if (!answer.more) {
+      yield { header: first, pairs: answer.pairs };
+      return;
+    }
+    const next = fetch(lastKey);
+    // It is awaited below; if the reader leaves first, its failure concerns nobody.
+    next.catch(() => undefined);
+    yield { header: first, pairs: answer.pairs };
+    answer = await next;
+  }
+}
+
+function checkSameCluster(first: EtcdHeader, header: EtcdHeader, doing: string): void {
+  if (header.clusterId === first.clusterId && header.revision >= first.revision) return;
+  throw new KvError(
+    'cluster-changed',
+    `cannot ${doing}: cluster ${first.clusterId} answered at revision ${first.revision}, then ` +
+      `cluster ${header.clusterId} at revision ${header.revision}`,
+    { retryable: true },
+  );
+}
+
+/** A server that answers keys outside the range, out of order, or an empty page that promises more is not believed. */
+function checkKeys(
+  target: KeyTarget,
+  answer: RangeAnswer,
+  lastKey: string | undefined,
+  doing: string,
+): void {
+  const wrong = answer.pairs.find(({ key }) =>
+    'prefix' in target ? !key.startsWith(target.prefix) : key !== target.key,
+  );
+  const firstKey = answer.pairs[0]?.key;
+  const repeats =
+    lastKey !== undefined &&
+    firstKey !== undefined &&
+    Buffer.compare(Buffer.from(firstKey), Buffer.from(lastKey)) <= 0;
+  const why =
+    wrong !== undefined
+      ? `the server answered key ${JSON.stringify(wrong.key.slice(0, 200))}, which was not asked for`
+      : repeats
+        ? 'the server answered the same page again'
+        : answer.more && firstKey === undefined
+          ? 'the server promised more keys and sent none'
+          : undefined;
+  if (why !== undefined)
+    throw new KvError('invalid', `cannot ${doing}: ${why}`, { retryable: true });
+}

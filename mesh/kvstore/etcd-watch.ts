@@ -1,0 +1,245 @@
+import type { Backoff } from '../runtime/backoff.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { EtcdConnection, EtcdStream } from './etcd-connection.ts';
+import { canceledWatchError } from './etcd-error.ts';
+import { type KeyTarget, keyRange, listPages, targetName } from './etcd-list.ts';
+import { decodeWatchAnswer, type EtcdHeader, type WatchAnswer } from './etcd-messages.ts';
+import { KvError, type KvEvent } from './kvstore.ts';
+
+/** What a watch needs from the store. */
+export interface WatchOptions {
+  readonly connection: EtcdConnection;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  readonly pageSize: number;
+  readonly timeoutMs: number;
+  /** Silence after which the server is asked for a sign of life; three times as long is a failure. */
+  readonly progressIntervalMs: number;
+  readonly backoff: Backoff;
+}
+
+type ListReason = (KvEvent & { kind: 'list-start' })['reason'];
+
+/** What a watch knows between two connections. */
+interface WatchState {
+  /** Why the next step is a list; undefined while the last list and the deltas since then are whole. */
+  listReason: ListReason | undefined;
+  /** Keys that the consumer holds. */
+  readonly shown: Set<string>;
+  /** Cluster that the last list came from. */
+  clusterId: string;
+  /** Highest revision that an answer has carried. */
+  seenRevision: bigint;
+  /** First revision not yet told wholly. It follows the events alone: a sign of life may overtake them. */
+  resumeFrom: bigint;
+  /** What the consumer was last told of a lost connection; undefined while it is there. */
+  toldFailure: string | undefined;
+}
+
+/** An attempt that lasted as long as this was a success: the next failure is retried at once. */
+const LASTING_MS = 5000;
+
+/**
+ * Lists and watches for ever. It is not etcd3's watcher: that one resumes from the revision of the latest answer
+ * instead of the latest event, and so loses what was under way when the connection broke. Ends without an error when
+ * `signal` aborts or the store is closed.
+ */
+export async function* watchEtcd(
+  target: KeyTarget,
+  options: WatchOptions,
+): AsyncGenerator<KvEvent, void, undefined> {
+  const { backoff, clock, connection } = options;
+  const signal = AbortSignal.any([options.signal, connection.closed]);
+  const state: WatchState = {
+    listReason: 'first',
+    shown: new Set(),
+    clusterId: '',
+    seenRevision: 0n,
+    resumeFrom: 0n,
+    toldFailure: undefined,
+  };
+  while (!signal.aborted) {
+    const endpoint = connection.endpoint;
+    const began = clock.monotonic();
+    try {
+      if (state.listReason !== undefined) yield* listAgain(target, state, { ...options, signal });
+      yield* followStream(target, state, { ...options, signal });
+    } catch (error) {
+      if (signal.aborted) return;
+      const failure = connection.failed(error, `watch ${targetName(target)}`, endpoint);
+      const event = takeFailure(state, failure);
+      if (event !== undefined) yield event;
+      if (clock.monotonic() - began > LASTING_MS) backoff.reset();
+      await clock.sleep(backoff.next(), signal).catch(() => undefined);
+    }
+  }
+}
+
+/** Decides what a failure means for the next attempt, and what the consumer hears of it. */
+function takeFailure(state: WatchState, failure: KvError): KvEvent | undefined {
+  if (failure.code === 'compacted' || failure.code === 'cluster-changed') {
+    if (state.listReason !== 'first') state.listReason = failure.code;
+    return undefined;
+  }
+  if (state.toldFailure === failure.message) return undefined;
+  state.toldFailure = failure.message;
+  return { kind: 'disconnected', error: failure };
+}
+
+async function* listAgain(
+  target: KeyTarget,
+  state: WatchState,
+  options: WatchOptions,
+): AsyncGenerator<KvEvent, void, undefined> {
+  const listed = new Set<string>();
+  let header: EtcdHeader | undefined;
+  for await (const page of listPages(target, options)) {
+    if (header === undefined) {
+      // Only now: as long as the server does not answer there is nothing new to tell.
+      yield { kind: 'list-start', reason: state.listReason ?? 'disconnected' };
+      // What remains the reason if this list is cut off.
+      state.listReason = 'disconnected';
+    }
+    header = page.header;
+    for (const pair of page.pairs) {
+      listed.add(pair.key);
+      state.shown.add(pair.key);
+      yield { kind: 'put', pair };
+    }
+  }
+  if (header === undefined) return;
+  for (const key of state.shown) {
+    if (listed.has(key)) continue;
+    state.shown.delete(key);
+    yield { kind: 'delete', key, modRevision: header.revision, derived: true };
+  }
+  state.listReason = undefined;
+  state.clusterId = header.clusterId;
+  state.seenRevision = header.revision;
+  state.resumeFrom = header.revision + 1n;
+  state.toldFailure = undefined;
+  yield { kind: 'synced', revision: header.revision, count: listed.size };
+}
+
+/** Follows one stream from the resume point. It ends by throwing, or because the reader left. */
+async function* followStream(
+  target: KeyTarget,
+  state: WatchState,
+  options: WatchOptions,
+): AsyncGenerator<KvEvent, void, undefined> {
+  const { connection, signal } = options;
+  // The reader may have aborted while it held the last event of the list: nothing would cancel the stream then.
+  if (signal.aborted) return;
+  const stream = connection.openStream('watch', decodeWatchAnswer);
+  const cancel = (): void => stream.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  const supervised = superviseStream(stream, options);
+  try {
+    stream.write({
+      create_request: {
+        ...keyRange(target),
+        start_revision: String(state.resumeFrom),
+        fragment: true,
+      },
+    });
+    for (;;) {
+      const answer = await supervised.read();
+      checkAnswer(target, state, answer);
+      connection.seen(answer.header);
+      yield* tellAnswer(state, answer);
+    }
+  } finally {
+    signal.removeEventListener('abort', cancel);
+    stream.cancel();
+    await supervised.stop();
+  }
+}
+
+/** Throws unless the answer continues what was told before. */
+function checkAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): void {
+  const doing = `watch ${targetName(target)}`;
+  const { clusterId, revision } = answer.header;
+  const changed = (): KvError =>
+    new KvError(
+      'cluster-changed',
+      `cannot ${doing}: cluster ${state.clusterId} was at revision ${state.seenRevision}, now ` +
+        `cluster ${clusterId} answers at revision ${revision}`,
+      { retryable: true },
+    );
+  if (clusterId !== state.clusterId) throw changed();
+  if (answer.compactRevision > 0n) {
+    // Before the revision is looked at: this answer carries an older one.
+    throw new KvError(
+      'compacted',
+      `cannot ${doing} from revision ${state.resumeFrom}: compacted up to ${answer.compactRevision}`,
+      { retryable: true },
+    );
+  }
+  if (answer.canceled) throw canceledWatchError(doing, answer.cancelReason);
+  if (revision < state.seenRevision) throw changed();
+}
+
+function* tellAnswer(state: WatchState, answer: WatchAnswer): Generator<KvEvent, void, undefined> {
+  state.seenRevision = answer.header.revision;
+  const reconnected = state.toldFailure !== undefined;
+  state.toldFailure = undefined;
+  for (const { deleted, pair } of answer.changes) {
+    // The rest of this revision is still to come: a new stream must begin with it again.
+    state.resumeFrom = pair.modRevision;
+    if (deleted) {
+      state.shown.delete(pair.key);
+      yield { kind: 'delete', key: pair.key, modRevision: pair.modRevision, derived: false };
+    } else {
+      state.shown.add(pair.key);
+      yield { kind: 'put', pair };
+    }
+  }
+  if (answer.changes.length > 0) {
+    if (!answer.fragment) state.resumeFrom += 1n;
+  } else if (!answer.created || reconnected) {
+    yield { kind: 'progress', revision: answer.header.revision };
+  }
+}
+
+/** Reads a watch stream, asks for a sign of life in silence, and breaks the stream when none comes. */
+function superviseStream(stream: EtcdStream<WatchAnswer>, options: WatchOptions) {
+  const { clock, progressIntervalMs } = options;
+  const answers = stream[Symbol.asyncIterator]();
+  const stopped = new AbortController();
+  // Silence counts only while somebody reads: a slow consumer is not a dead server.
+  let waitingSince: number | undefined;
+
+  const ask = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      await clock.sleep(progressIntervalMs, stopped.signal).catch(() => undefined);
+      if (stopped.signal.aborted || waitingSince === undefined) continue;
+      const silence = clock.monotonic() - waitingSince;
+      if (silence >= 3 * progressIntervalMs) {
+        stream.destroy(
+          new KvError('unavailable', `the server has not answered for ${Math.round(silence)} ms`, {
+            retryable: true,
+          }),
+        );
+      } else if (silence >= progressIntervalMs / 2) {
+        stream.write({ progress_request: {} });
+      }
+    }
+  };
+  const asking = ask();
+
+  return {
+    async read(): Promise<WatchAnswer> {
+      waitingSince = clock.monotonic();
+      const next: IteratorResult<WatchAnswer, unknown> = await answers.next();
+      waitingSince = undefined;
+      if (next.done) {
+        throw new KvError('unavailable', 'the server ended the watch', { retryable: true });
+      }
+      return next.value;
+    },
+    async stop(): Promise<void> {
+      stopped.abort();
+      await asking;
+    },
+  };
+}

@@ -1,0 +1,246 @@
+import { createBackoff } from '../runtime/backoff.ts';
+import { type Clock, systemClock } from '../runtime/clock.ts';
+import type { Keepalive } from '../runtime/grpc-client.ts';
+import { closedError, type EtcdConnection, openEtcdConnection } from './etcd-connection.ts';
+import {
+  type EtcdEndpoint,
+  type EtcdTls,
+  type HostAlias,
+  parseEndpoints,
+} from './etcd-endpoint.ts';
+import { isLeaseNotFound } from './etcd-error.ts';
+import { type EtcdLease, openEtcdLease } from './etcd-lease.ts';
+import { type KeyTarget, keyRange, type ListOptions, listPages } from './etcd-list.ts';
+import type { EtcdHeader } from './etcd-messages.ts';
+import { watchEtcd } from './etcd-watch.ts';
+import { type EtcdWriter, openEtcdWriter, type WriteOp } from './etcd-writer.ts';
+import { KvError, type KvLease, type KvOp, type KvPair, type KvStore } from './kvstore.ts';
+import {
+  checkKey,
+  checkOperations,
+  checkPrefix,
+  checkValueBytes,
+  DEFAULT_MAX_VALUE_BYTES,
+} from './request-check.ts';
+
+/** How often a list begins anew because its revision was compacted under it. */
+const LIST_ATTEMPTS = 3;
+
+/** Options of `openEtcd`. */
+export interface EtcdOptions {
+  /** URLs, `https://host:port` or `http://host:port`; one is used at a time. */
+  readonly endpoints: readonly string[];
+  readonly tls?: EtcdTls;
+  /** Addresses to dial instead of resolving a name. */
+  readonly hostAliases?: readonly HostAlias[];
+  /** Deadline of each call and each page of a list. Default 10,000. */
+  readonly callTimeoutMs?: number;
+  /** Largest sum of values in one request. Default 15 MiB. */
+  readonly maxValueBytes?: number;
+  /** Most keys in a page of a list. Default 10,000. */
+  readonly pageSize?: number;
+  /** Silence on a watch after which the server is asked for a sign of life. Default 10,000. */
+  readonly progressIntervalMs?: number;
+  /** Default: a probe after 10 s of silence, 5 s for its answer. */
+  readonly keepalive?: Keepalive;
+  /** Delays between the attempts of a watch. Default 100 to 3000. */
+  readonly retry?: { readonly minMs: number; readonly maxMs: number };
+  readonly clock?: Clock;
+}
+
+/**
+ * Opens an etcd. It does not wait for a connection: calls fail with `unavailable` and watches say `disconnected` until
+ * there is one. Certificates are bytes: when their files change, open another store and dispose of this one. Rejects
+ * with KvError `invalid` for endpoints or certificates that cannot be used.
+ */
+export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
+  const {
+    callTimeoutMs: timeoutMs = 10_000,
+    maxValueBytes = DEFAULT_MAX_VALUE_BYTES,
+    pageSize = 10_000,
+    progressIntervalMs = 10_000,
+    retry = { minMs: 100, maxMs: 3000 },
+    clock = systemClock,
+  } = options;
+  const connection = openEtcdConnection(parseEndpoints(options.endpoints, options));
+  const writers = new Map<EtcdEndpoint, EtcdWriter>();
+  const leases = new Set<EtcdLease>();
+
+  const writerOf = (endpoint: EtcdEndpoint): EtcdWriter => {
+    const known = writers.get(endpoint);
+    if (known !== undefined) return known;
+    const writer = openEtcdWriter(endpoint, { timeoutMs });
+    writers.set(endpoint, writer);
+    return writer;
+  };
+  const write = async <T extends { header: EtcdHeader }>(
+    doing: string,
+    signal: AbortSignal | undefined,
+    run: (writer: EtcdWriter) => Promise<T>,
+  ): Promise<T> => {
+    signal?.throwIfAborted();
+    if (connection.closed.aborted) throw closedError();
+    const { endpoint } = connection;
+    try {
+      const answer = await untilAborted(run(writerOf(endpoint)), signal);
+      connection.seen(answer.header);
+      return answer;
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      if (isLeaseNotFound(error)) for (const lease of leases) lease.checkNow();
+      throw connection.failed(error, doing, endpoint);
+    }
+  };
+  const listOptions = (signal: AbortSignal | undefined): ListOptions => ({
+    connection,
+    pageSize,
+    timeoutMs,
+    signal,
+  });
+  const deleteTarget = async (
+    target: KeyTarget,
+    signal: AbortSignal | undefined,
+  ): Promise<number> => {
+    const { key, range_end } = keyRange(target);
+    const answer = await write(`delete ${key.toString()}`, signal, (writer) =>
+      writer.deleteRange(key, range_end),
+    );
+    return answer.deleted;
+  };
+
+  return {
+    get clusterId() {
+      return connection.clusterId;
+    },
+    get: async (key, { signal } = {}) => {
+      checkKey(key);
+      for await (const page of listPages({ key }, listOptions(signal))) return page.pairs[0];
+      return undefined;
+    },
+    list: async (prefix, { signal } = {}) => {
+      checkPrefix(prefix);
+      return listAtOneRevision(prefix, listOptions(signal));
+    },
+    watch: (target, { signal }) => {
+      if ('prefix' in target) checkPrefix(target.prefix);
+      else checkKey(target.key);
+      const backoff = createBackoff(retry);
+      return watchEtcd(target, {
+        connection,
+        clock,
+        signal,
+        pageSize,
+        timeoutMs,
+        progressIntervalMs,
+        backoff,
+      });
+    },
+    put: async (key, value, { lease, signal } = {}) => {
+      checkKey(key);
+      checkValueBytes(key, Buffer.byteLength(value), maxValueBytes);
+      const op: KvOp = { kind: 'put', key, value, ...(lease === undefined ? {} : { lease }) };
+      const resolved = withLease(op);
+      await write(`put ${key}`, signal, async (writer) => ({ header: await writer.put(resolved) }));
+    },
+    delete: async (key, { signal } = {}) => {
+      checkKey(key);
+      return (await deleteTarget({ key }, signal)) > 0;
+    },
+    deletePrefix: async (prefix, { signal } = {}) => {
+      checkPrefix(prefix);
+      return deleteTarget({ prefix }, signal);
+    },
+    transact: async ({ compare, then, otherwise = [] }, { signal } = {}) => {
+      for (const condition of compare) checkKey(condition.key);
+      checkOperations(then, maxValueBytes);
+      checkOperations(otherwise, maxValueBytes);
+      const branches = [then.map(withLease), otherwise.map(withLease)] as const;
+      const doing = `write ${then[0]?.key ?? otherwise[0]?.key ?? 'nothing'} in a transaction`;
+      const answer = await write(doing, signal, (writer) => writer.transact(compare, ...branches));
+      return { succeeded: answer.succeeded, revision: answer.header.revision };
+    },
+    lease: async (ttlSeconds, { signal } = {}) => {
+      // The caller's signal is for making the lease; what keeps it alive later ends with the lease.
+      let making: AbortSignal | undefined = signal;
+      const lease = await openEtcdLease(ttlSeconds, {
+        connection,
+        clock,
+        timeoutMs,
+        retry,
+        grant: async (ttl) =>
+          (await write('make a lease', making, (writer) => writer.grantLease(ttl))).id,
+        revoke: (id) => revokeLease(connection, writerOf(connection.endpoint), id),
+        onEnd: (ended) => leases.delete(ended),
+      });
+      making = undefined;
+      leases.add(lease);
+      return lease;
+    },
+    [Symbol.asyncDispose]: async () => {
+      await connection[Symbol.asyncDispose]();
+      await Promise.all([...leases].map((lease) => lease[Symbol.asyncDispose]()));
+      for (const writer of writers.values()) writer.close();
+      writers.clear();
+    },
+  };
+}
+
+async function listAtOneRevision(
+  prefix: string,
+  options: ListOptions,
+): Promise<{ pairs: KvPair[]; revision: bigint }> {
+  for (let attempt = 1; ; attempt += 1) {
+    const pairs: KvPair[] = [];
+    let revision = 0n;
+    try {
+      for await (const page of listPages({ prefix }, options)) {
+        for (const pair of page.pairs) pairs.push(pair);
+        revision = page.header.revision;
+      }
+      return { pairs, revision };
+    } catch (error) {
+      const again =
+        error instanceof KvError && ['compacted', 'cluster-changed'].includes(error.code);
+      if (!again || attempt === LIST_ATTEMPTS) throw error;
+    }
+  }
+}
+
+function withLease(op: KvOp): WriteOp {
+  const lease: KvLease | undefined = op.kind === 'put' ? op.lease : undefined;
+  if (lease === undefined) return { op, leaseId: 0n };
+  if (lease.id === 0n) {
+    throw new KvError(
+      'unavailable',
+      `cannot put ${op.key}: its lease is lost and being made again`,
+      {
+        retryable: true,
+      },
+    );
+  }
+  return { op, leaseId: lease.id };
+}
+
+async function revokeLease(
+  connection: EtcdConnection,
+  writer: EtcdWriter,
+  id: bigint,
+): Promise<void> {
+  const { endpoint } = connection;
+  try {
+    await writer.revokeLease(id);
+  } catch (error) {
+    if (isLeaseNotFound(error)) return;
+    throw connection.failed(error, `revoke lease ${id.toString(16)}`, endpoint);
+  }
+}
+
+/** etcd3's calls cannot be cancelled: an aborted one may still be carried out, its answer is not waited for. */
+async function untilAborted<T>(answer: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return answer;
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    answer.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
