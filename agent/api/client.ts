@@ -1,0 +1,57 @@
+import { request as httpRequest } from 'node:http';
+import { ApiError } from './api-error.ts';
+import type { AgentStatus } from './status.ts';
+
+const TIMEOUT_MS = 10_000;
+
+/** Answer of an agent's socket. */
+export interface ApiAnswer {
+  readonly status: number;
+  readonly body: string;
+}
+
+/** Asks an agent over its socket. Throws ApiError `unreachable` when none answers. */
+export function callAgent(
+  socketPath: string,
+  options: { path: string; method?: 'GET' | 'POST'; body?: string },
+): Promise<ApiAnswer> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest(
+      { socketPath, path: options.path, method: options.method ?? 'GET', timeout: TIMEOUT_MS },
+      (response) => {
+        const parts: Buffer[] = [];
+        response.on('data', (part: Buffer) => parts.push(part));
+        response.on('end', () =>
+          resolve({
+            status: response.statusCode ?? 0,
+            body: Buffer.concat(parts).toString('utf8'),
+          }),
+        );
+        response.on('error', reject);
+      },
+    );
+    request.on('timeout', () => request.destroy(new Error(`no answer within ${TIMEOUT_MS} ms`)));
+    request.on('error', (cause) => {
+      reject(
+        new ApiError(
+          'unreachable',
+          `cannot reach the agent on ${socketPath}: ${cause.message}: is clustermesh-agent running on this node, and is this the right --socket-path?`,
+          { cause },
+        ),
+      );
+    });
+    request.end(options.body);
+  });
+}
+
+/** Status of a running agent. Throws ApiError. */
+export async function fetchStatus(socketPath: string): Promise<AgentStatus> {
+  const { status, body } = await callAgent(socketPath, { path: '/v1/status' });
+  if (status !== 200) {
+    throw new ApiError(
+      'bad-answer',
+      `agent on ${socketPath} answered ${status}: ${body.trim().slice(0, 200)}`,
+    );
+  }
+  return JSON.parse(body) as AgentStatus;
+}

@@ -1,0 +1,122 @@
+import type { AgentStatus, ClusterReport } from './status.ts';
+
+/** Text of a status for a terminal: what is fine in tables, then what is not, with what to do. */
+export function renderStatus(status: AgentStatus): string {
+  const sections = [
+    `${status.node} of cluster ${status.cluster.name} (id ${status.cluster.id}): ${status.ready ? 'ready' : 'not ready'}, since ${status.startedAt}, version ${status.version}`,
+    renderTable(
+      [
+        'CLUSTER',
+        'ID',
+        'STATE',
+        'NODES',
+        'IDENTITIES',
+        'ADDRESSES',
+        'SERVICES',
+        'REFUSED',
+        'FAILURES',
+      ],
+      status.clusters.map(clusterRow),
+    ),
+    renderTable(
+      ['KERNEL TABLE', 'ROWS', 'PENDING', 'FAILED', 'KEPT'],
+      status.tables.map(({ name, desired, pending, failed, adopted }) =>
+        [name, desired, pending, failed, adopted].map(String),
+      ),
+    ),
+    status.endpoints.length === 0
+      ? 'no endpoints on this node'
+      : renderTable(
+          ['ENDPOINT', 'POD', 'ADDRESSES', 'IDENTITY', 'INTERFACE', 'INGRESS'],
+          status.endpoints.map((endpoint) => [
+            String(endpoint.endpointId),
+            endpoint.pod || endpoint.containerId.slice(0, 12),
+            endpoint.addresses.join(','),
+            endpoint.identity === 5 ? 'not known yet' : String(endpoint.identity),
+            endpoint.hostInterface,
+            endpoint.ingressEnforced ? 'policy' : 'open',
+          ]),
+        ),
+    ...(status.policies.length === 0
+      ? []
+      : [
+          renderTable(
+            ['POLICY', 'GENERATION', 'STATE', 'ENDPOINTS'],
+            status.policies.map(({ policy, generation, state, endpoints }) => [
+              policy,
+              String(generation),
+              state === 'enforced' ? 'enforced' : 'partly refused',
+              endpoints.join(',') || '-',
+            ]),
+          ),
+        ]),
+    `services: ${status.services.local}, global: ${status.services.global}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry}`}`,
+  ];
+  const problems = problemsOf(status);
+  if (problems.length > 0) {
+    sections.push(['problems:', ...problems.map((line) => `  - ${line}`)].join('\n'));
+  }
+  return `${sections.join('\n\n')}\n`;
+}
+
+/** Everything that somebody should look at, a line each. */
+export function problemsOf(status: AgentStatus): string[] {
+  return [
+    ...status.clusters.flatMap(clusterProblems),
+    ...status.notes,
+    ...status.tables.flatMap(({ name, failed, lastError }) =>
+      failed === 0
+        ? []
+        : [`table ${name}: ${failed} rows cannot be written: ${lastError ?? 'unknown'}`],
+    ),
+    ...status.policies.flatMap(({ policy, problems }) =>
+      problems.map(({ message }) => `${policy}: ${message}`),
+    ),
+    ...status.conflicts,
+  ];
+}
+
+function clusterProblems(cluster: ClusterReport): string[] {
+  const lines: string[] = [];
+  const { name, state, fileProblem, refused } = cluster;
+  if ('reason' in state) lines.push(`cluster ${name}: ${state.kind}: ${state.reason}`);
+  if (fileProblem !== undefined && !('reason' in state && state.reason === fileProblem)) {
+    lines.push(`cluster ${name}: ${fileProblem}`);
+  }
+  if (refused.last !== undefined) {
+    const reasons = Object.entries(refused.byReason).map(([reason, count]) => `${count} ${reason}`);
+    lines.push(`cluster ${name}: values refused: ${reasons.join(', ')}; last: ${refused.last}`);
+  }
+  return lines;
+}
+
+function clusterRow(cluster: ClusterReport): string[] {
+  const { counts, refused, state } = cluster;
+  const refusedCount = Object.values(refused.byReason).reduce((sum, count) => sum + count, 0);
+  return [
+    cluster.own ? `${cluster.name} (own)` : cluster.name,
+    cluster.clusterId === undefined ? '?' : String(cluster.clusterId),
+    state.kind === 'syncing' ? `syncing ${state.outstanding.join(',')}` : state.kind,
+    String(counts.nodes ?? 0),
+    String(counts.identities ?? 0),
+    String(counts.ips ?? 0),
+    String(counts.services ?? 0),
+    String(refusedCount + cluster.addressesRefused),
+    String(cluster.failures),
+  ];
+}
+
+/** Columns as wide as their widest cell, two blanks between. */
+function renderTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = header.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  return [header, ...rows]
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}

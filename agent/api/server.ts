@@ -1,0 +1,207 @@
+import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { connect } from 'node:net';
+import { dirname } from 'node:path';
+import type { Logger } from '../../mesh/runtime/log.ts';
+import type { Datapath } from '../datapath/desired.ts';
+import { parseCniRequest } from '../endpoints/cni-request.ts';
+import { CniError } from '../endpoints/endpoint-error.ts';
+import type { EndpointManager } from '../endpoints/manager.ts';
+import { ApiError } from './api-error.ts';
+import type { AgentStatus } from './status.ts';
+
+const MAX_BODY_BYTES = 4 * 1024 * 1024;
+const MAP_NAMES = ['ipcache', 'endpoints', 'policy', 'services'] as const;
+
+/** What the socket answers from. */
+export interface ApiSources {
+  readonly status: () => AgentStatus;
+  readonly isReady: () => boolean;
+  readonly datapath: Datapath;
+  readonly endpoints: EndpointManager;
+}
+
+/** An answer: status, JSON value or finished text. */
+interface Answer {
+  readonly status: number;
+  readonly body: string;
+}
+
+/**
+ * Listens on a unix socket that its owner alone may use. Throws ApiError when another agent answers there. Disposing
+ * ends open requests and removes the socket.
+ */
+export async function listenApi(
+  path: string,
+  options: ApiSources & { readonly logger: Logger },
+): Promise<AsyncDisposable> {
+  await refuseSecondAgent(path);
+  const server = createServer((request, response) => {
+    void respond(request, response, options);
+  });
+  // Bound under another name first, so that nobody finds the socket before it is closed to strangers.
+  const draft = `${path}.${process.pid}`;
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+    rmSync(draft, { force: true });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(draft, () => resolve());
+    });
+    chmodSync(draft, 0o600);
+    renameSync(draft, path);
+  } catch (cause) {
+    server.close();
+    rmSync(draft, { force: true });
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new ApiError(
+      'socket-failed',
+      `cannot listen on ${path}: ${reason}: set --socket-path to a path that the agent may make`,
+      { cause },
+    );
+  }
+  let closed: Promise<void> | undefined;
+  return {
+    [Symbol.asyncDispose]() {
+      closed ??= new Promise((resolve) => {
+        rmSync(path, { force: true });
+        server.close(() => resolve());
+        server.closeAllConnections();
+      });
+      return closed;
+    },
+  };
+}
+
+/** Throws ApiError `socket-taken` when somebody answers on a socket. */
+export async function refuseSecondAgent(path: string): Promise<void> {
+  if (!(await isAnswering(path))) return;
+  throw new ApiError(
+    'socket-taken',
+    `another agent answers on ${path}: stop it first, or set --socket-path`,
+  );
+}
+
+async function respond(
+  request: IncomingMessage,
+  response: ServerResponse,
+  options: ApiSources & { readonly logger: Logger },
+): Promise<void> {
+  let answer: Answer;
+  try {
+    answer = await handle(request, options);
+  } catch (error) {
+    options.logger.error({ err: error, url: request.url }, 'request failed');
+    answer = json(500, { error: error instanceof Error ? error.message : String(error) });
+  }
+  const type = answer.body === '' ? 'text/plain' : 'application/json';
+  response.writeHead(answer.status, {
+    'content-type': type,
+    'content-length': Buffer.byteLength(answer.body),
+  });
+  response.end(answer.body);
+}
+
+async function handle(
+  request: IncomingMessage,
+  sources: ApiSources & { readonly logger: Logger },
+): Promise<Answer> {
+  const { pathname } = new URL(request.url ?? '/', 'http://agent');
+  const wanted = pathname === '/v1/cni' ? 'POST' : 'GET';
+  if (request.method !== wanted) {
+    return json(405, { error: `cannot ${request.method} ${pathname}: expected ${wanted}` });
+  }
+  switch (pathname) {
+    case '/v1/status':
+      return json(200, sources.status());
+    case '/v1/metrics':
+      return json(200, metrics(sources));
+    case '/healthz':
+      return sources.isReady()
+        ? json(200, { ready: true })
+        : json(503, { ready: false, error: 'the own cluster has not been read completely yet' });
+    case '/v1/cni':
+      return serveCni(await readBody(request), sources);
+    default:
+      return pathname.startsWith('/v1/maps/')
+        ? dumpMap(pathname.slice('/v1/maps/'.length), sources.datapath)
+        : json(404, { error: `nothing at ${pathname}` });
+  }
+}
+
+function metrics({ datapath }: ApiSources): unknown {
+  return {
+    counters: datapath.counters().map(({ reason, direction, packets, bytes }) => ({
+      reason,
+      direction,
+      packets: Number(packets),
+      bytes: Number(bytes),
+    })),
+  };
+}
+
+function dumpMap(wanted: string, datapath: Datapath): Answer {
+  const name = MAP_NAMES.find((known) => known === wanted);
+  if (name === undefined) {
+    return json(404, { error: `no map ${wanted}: expected one of ${MAP_NAMES.join(', ')}` });
+  }
+  return json(200, { name, rows: datapath[name].rows() });
+}
+
+async function serveCni(
+  body: string,
+  { endpoints, logger }: Pick<ApiSources, 'endpoints'> & { logger: Logger },
+): Promise<Answer> {
+  try {
+    const request = parseCniRequest(body);
+    return { status: 200, body: await endpoints.serve(request) };
+  } catch (error) {
+    const failure =
+      error instanceof CniError
+        ? error
+        : new CniError(101, error instanceof Error ? error.message : String(error), {
+            cause: error,
+          });
+    logger.warn({ err: failure }, 'CNI request failed');
+    return json(failure.code === 101 ? 500 : 400, {
+      cniVersion: cniVersionOf(body),
+      code: failure.code,
+      msg: failure.message,
+      details: failure.details,
+    });
+  }
+}
+
+/** Version to answer in, from a request that may be broken in any way. */
+function cniVersionOf(body: string): string {
+  return /"cniVersion"\s*:\s*"([0-9.]{1,16})"/.exec(body)?.[1] ?? '1.0.0';
+}
+
+async function readBody(request: IncomingMessage): Promise<string> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of request) {
+    const bytes = Buffer.from(part);
+    size += bytes.length;
+    if (size > MAX_BODY_BYTES)
+      throw new ApiError('too-large', `request of more than ${MAX_BODY_BYTES} bytes`);
+    parts.push(bytes);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
+
+/** Whether somebody accepts connections on a socket. A file left by a process that died does not. */
+export function isAnswering(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = connect(path);
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', () => resolve(false));
+  });
+}
+
+function json(status: number, value: unknown): Answer {
+  return { status, body: `${JSON.stringify(value)}\n` };
+}

@@ -1,0 +1,157 @@
+import type { Datapath } from '../datapath/desired.ts';
+import type { EndpointManager } from '../endpoints/manager.ts';
+import type { NodeContext } from '../merge/addresses.ts';
+import { policyName, selectsEndpoint } from '../policy/compile.ts';
+import type { PolicyProblem } from '../policy/rule.ts';
+import { MESH_KINDS } from '../remote/cluster-sink.ts';
+import type { Mesh } from '../remote/mesh.ts';
+import type { PeerStatus } from '../remote/peer.ts';
+import type { Engine, EngineStatus } from '../state/engine.ts';
+import type { ReconcilerStatus } from '../state/reconciler.ts';
+
+/** A cluster as `status` shows it. */
+export interface ClusterReport extends PeerStatus {
+  /** Addresses that it claims and does not get, because another cluster holds them. */
+  readonly addressesRefused: number;
+}
+
+/** A policy as `status` shows it. */
+export interface PolicyReport {
+  readonly policy: string;
+  readonly generation: number;
+  readonly state: 'enforced' | 'partly-refused';
+  /** Endpoints of this node that it selects. */
+  readonly endpoints: readonly number[];
+  /** What of it is not enforced as written, and what happens instead. */
+  readonly problems: readonly PolicyProblem[];
+}
+
+/** An endpoint as `status` shows it. */
+export interface EndpointReport {
+  readonly endpointId: number;
+  /** `namespace/name`, empty when the runtime did not say. */
+  readonly pod: string;
+  readonly containerId: string;
+  readonly addresses: readonly string[];
+  readonly hostInterface: string;
+  readonly ifindex: number;
+  readonly identity: number;
+  readonly labels: readonly string[];
+  readonly ingressEnforced: boolean;
+  readonly egressEnforced: boolean;
+  readonly policies: readonly string[];
+}
+
+/** The whole state of an agent: what `GET /v1/status` answers, and `status -o json` prints. */
+export interface AgentStatus {
+  readonly cluster: { readonly name: string; readonly id: number };
+  readonly node: string;
+  readonly version: string;
+  /** RFC 3339. */
+  readonly startedAt: string;
+  /** The own cluster was read completely and the kernel holds what is wanted of it. */
+  readonly ready: boolean;
+  /** Own cluster first, then peers by name. */
+  readonly clusters: readonly ClusterReport[];
+  readonly notes: readonly string[];
+  readonly tables: readonly ReconcilerStatus[];
+  readonly endpoints: readonly EndpointReport[];
+  readonly policies: readonly PolicyReport[];
+  readonly services: EngineStatus['services'];
+  readonly identities: number;
+  readonly conflicts: readonly string[];
+  /** State of the stream to the own cluster's registry; undefined where there is none. */
+  readonly registry: string | undefined;
+}
+
+/** What a status is made of. */
+export interface StatusSources {
+  readonly node: NodeContext;
+  readonly version: string;
+  readonly startedAt: number;
+  readonly engine: Engine;
+  readonly mesh: Mesh;
+  readonly endpoints: EndpointManager;
+  readonly datapath: Datapath;
+  /** Asked anew each time. */
+  readonly registry: () => string | undefined;
+}
+
+/** Gathers the state of an agent. */
+export function buildStatus(sources: StatusSources): AgentStatus {
+  const { node } = sources;
+  const engine = sources.engine.status();
+  const mesh = sources.mesh.status();
+  const nameOfId = new Map(mesh.clusters.map(({ clusterId, name }) => [clusterId, name]));
+  const clusterText = (id: number): string => nameOfId.get(id) ?? `cluster id ${id}`;
+  const refused = new Map<number, number>();
+  for (const conflict of engine.addressConflicts) {
+    for (const id of conflict.refused) refused.set(id, (refused.get(id) ?? 0) + 1);
+  }
+  return {
+    cluster: { name: node.clusterName, id: node.clusterId },
+    node: node.nodeName,
+    version: sources.version,
+    startedAt: new Date(sources.startedAt).toISOString(),
+    ready: isReady(sources),
+    clusters: mesh.clusters.map((cluster) => ({
+      ...cluster,
+      addressesRefused: refused.get(cluster.clusterId ?? -1) ?? 0,
+    })),
+    notes: [...mesh.notes, ...sources.endpoints.problems()],
+    tables: engine.tables,
+    endpoints: endpointReports(engine, sources.endpoints),
+    policies: policyReports(engine),
+    services: engine.services,
+    identities: engine.identities,
+    conflicts: [
+      ...engine.addressConflicts
+        .slice(0, 20)
+        .map(
+          ({ prefix, holder, refused: losers }) =>
+            `${prefix} is held by ${holder === 0 ? 'this node' : clusterText(holder)}, not by ${losers.map(clusterText).join(', ')}`,
+        ),
+      ...engine.serviceConflicts,
+    ],
+    registry: sources.registry(),
+  };
+}
+
+/** Whether the node does its part: the own cluster was read completely. Peers do not count. */
+export function isReady(sources: Pick<StatusSources, 'mesh'>): boolean {
+  const [own] = sources.mesh.status().clusters;
+  return own?.own === true && MESH_KINDS.every((kind) => own.synced.includes(kind));
+}
+
+function endpointReports(engine: EngineStatus, manager: EndpointManager): EndpointReport[] {
+  const records = new Map(manager.records().map((record) => [record.endpointId, record]));
+  return engine.endpoints.map((endpoint) => {
+    const record = records.get(endpoint.endpointId);
+    const hasPod = record !== undefined && record.podName !== '';
+    return {
+      endpointId: endpoint.endpointId,
+      pod: hasPod ? `${record.podNamespace}/${record.podName}` : '',
+      containerId: record?.containerId ?? '',
+      addresses: endpoint.addresses,
+      hostInterface: endpoint.hostInterface,
+      ifindex: endpoint.ifindex,
+      identity: endpoint.identity,
+      labels: (endpoint.labels ?? []).map(({ source, key, value }) => `${source}:${key}=${value}`),
+      ingressEnforced: endpoint.ingressEnforced,
+      egressEnforced: endpoint.egressEnforced,
+      policies: endpoint.policies,
+    };
+  });
+}
+
+function policyReports(engine: EngineStatus): PolicyReport[] {
+  return engine.policies.map((policy) => ({
+    policy: policyName(policy),
+    generation: policy.generation,
+    state: policy.problems.length === 0 ? 'enforced' : 'partly-refused',
+    endpoints: engine.endpoints
+      .filter(({ labels }) => labels !== undefined && selectsEndpoint(policy.clauses, labels))
+      .map(({ endpointId }) => endpointId),
+    problems: policy.problems,
+  }));
+}

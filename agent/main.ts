@@ -1,0 +1,163 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { systemClock } from '../mesh/runtime/clock.ts';
+import { createLogger } from '../mesh/runtime/log.ts';
+import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
+import { projectPath } from '../mesh/runtime/project-path.ts';
+import { parseClusterId } from '../mesh/wire/ids.ts';
+import { ipFamily } from '../mesh/wire/ip.ts';
+import { fetchStatus } from './api/client.ts';
+import { problemsOf, renderStatus } from './api/render.ts';
+import { isAnswering } from './api/server.ts';
+import { connectionReader } from './connection.ts';
+import { findCgroupRoot } from './datapath/cgroup-root.ts';
+import { openDatapath, uninstallDatapath } from './datapath/datapath.ts';
+import { createInterfaces } from './endpoints/interfaces.ts';
+import { RUN_OPTIONS, STATUS_OPTIONS, UNINSTALL_OPTIONS } from './options.ts';
+import { runAgent } from './run.ts';
+
+const EXIT_PROBLEM = 1;
+const EXIT_USAGE = 2;
+const EXIT_UNREACHABLE = 3;
+
+const DESCRIPTION = `Reads every cluster of the mesh and programs this node's eBPF maps.
+
+Commands: run (the default), status, uninstall (removes programs, maps and the tunnel device from this node)`;
+
+/** Runs a command. Returns the exit code. */
+async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const [command = 'run'] = argv;
+  switch (command) {
+    case 'status':
+      return showStatus(argv.slice(1), env);
+    case 'uninstall':
+      return uninstall(argv.slice(1), env);
+    case 'run':
+      return run(argv.slice(1), env);
+    default:
+      if (command.startsWith('-')) return run(argv, env);
+      throw new OptionsError(
+        'usage',
+        `unknown command ${command}: expected run, status or uninstall`,
+      );
+  }
+}
+
+async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(RUN_OPTIONS, argv, env, {
+    name: 'clustermesh-agent',
+    description: DESCRIPTION,
+  });
+  const max = values.maxConnectedClusters;
+  if (values.clusterId > max) {
+    throw new OptionsError(
+      'usage',
+      `--cluster-id: ${values.clusterId} is above --max-connected-clusters=${max}`,
+    );
+  }
+  if (values.nodeIps.length === 0)
+    throw new OptionsError('usage', '--node-ip is required: give it, or set ISTHMUS_NODE_IP');
+  if (new Set(values.nodeIps.map(ipFamily)).size < values.nodeIps.length) {
+    throw new OptionsError(
+      'usage',
+      `--node-ip: ${values.nodeIps.join(', ')}: expected at most one address of each family`,
+    );
+  }
+  const logger = createLogger('clustermesh-agent', { level: values.logLevel });
+  const own = { name: values.clusterName, id: parseClusterId(values.clusterId, max), max };
+  const ending = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
+  await runAgent({
+    own,
+    nodeName: values.nodeName,
+    nodeIps: values.nodeIps,
+    etcdConfig: values.etcdConfig,
+    clustermeshConfig: values.clustermeshConfig,
+    stateDir: values.stateDir,
+    socketPath: values.socketPath,
+    policyDefaultLocalCluster: values.policyDefaultLocalCluster,
+    version: packageVersion(),
+    openDatapath: () =>
+      openDatapath({
+        bpfRoot: values.bpfRoot,
+        cgroupRoot: values.cgroupRoot ?? findCgroupRoot(),
+        objectDir: values.objectDir ?? projectPath('dist/bpf'),
+        tunnelDevice: values.tunnelDevice,
+        tunnelPort: values.tunnelPort,
+        clusterId: own.id,
+        maxConnectedClusters: max,
+        nodeIps: values.nodeIps,
+        signal: ending.signal,
+      }),
+    interfaces: createInterfaces(),
+    readConnection: connectionReader({ clock: systemClock }),
+    runRegistry: undefined,
+    registryStatus: () => undefined,
+    clock: systemClock,
+    logger,
+    signal: ending.signal,
+  });
+  return 0;
+}
+
+async function showStatus(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(STATUS_OPTIONS, argv, env, {
+    name: 'clustermesh-agent status',
+    description:
+      'Shows what the agent of this node knows. Exit code 1: something needs attention; 3: no agent answers.',
+  });
+  const status = await fetchStatus(values.socketPath);
+  process.stdout.write(
+    values.output === 'json' ? `${JSON.stringify(status, null, 2)}\n` : renderStatus(status),
+  );
+  return status.ready && problemsOf(status).length === 0 ? 0 : EXIT_PROBLEM;
+}
+
+async function uninstall(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(UNINSTALL_OPTIONS, argv, env, {
+    name: 'clustermesh-agent uninstall',
+    description:
+      'Detaches all programs and removes maps and the tunnel device. Traffic between clusters ends.',
+  });
+  if (await isAnswering(values.socketPath)) {
+    process.stderr.write(
+      `clustermesh-agent: an agent answers on ${values.socketPath}: stop it first\n`,
+    );
+    return EXIT_PROBLEM;
+  }
+  await uninstallDatapath({ bpfRoot: values.bpfRoot, tunnelDevice: values.tunnelDevice });
+  return 0;
+}
+
+function packageVersion(): string {
+  const parsed: unknown = JSON.parse(readFileSync(projectPath('package.json'), 'utf8'));
+  const version =
+    typeof parsed === 'object' && parsed !== null && 'version' in parsed
+      ? parsed.version
+      : undefined;
+  return String(version);
+}
+
+/** What went wrong, as a line for people, and the exit code. */
+function explain(error: unknown): { readonly lines: string; readonly exitCode: number } {
+  const text = error instanceof Error ? error.message : String(error);
+  if (error instanceof OptionsError) return { lines: text, exitCode: error.exitCode };
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  // Without a code of ours it is a fault of the program: whoever mends it needs to know where.
+  const lines =
+    typeof code === 'string' ? text : error instanceof Error ? (error.stack ?? text) : text;
+  return {
+    lines,
+    exitCode:
+      code === 'unreachable' ? EXIT_UNREACHABLE : code === 'bad-option' ? EXIT_USAGE : EXIT_PROBLEM,
+  };
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2), process.env);
+} catch (error) {
+  const { lines, exitCode } = explain(error);
+  if (exitCode === 0) process.stdout.write(`${lines.trimEnd()}\n`);
+  else for (const line of lines.split('\n')) process.stderr.write(`clustermesh-agent: ${line}\n`);
+  process.exitCode = exitCode;
+}

@@ -1,0 +1,106 @@
+import { type ClusterName, type NumericIdentity, reservedIdentity } from '../../mesh/wire/ids.ts';
+import { type IpAddress, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
+import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
+import type { Node } from '../../mesh/wire/node.ts';
+import type { IpcacheEntry } from '../datapath/desired.ts';
+
+/** Who this node is, for deciding what is near and what is behind a tunnel. */
+export interface NodeContext {
+  readonly clusterId: number;
+  readonly clusterName: ClusterName;
+  readonly nodeName: string;
+  /** Underlay addresses of this node, one a family. */
+  readonly nodeIps: readonly IpAddress[];
+}
+
+/** Cluster id of a row that comes from this node itself, not from any cluster's etcd. */
+export const LOCAL_ORIGIN = 0;
+
+const HOST = reservedIdentity('host');
+const REMOTE_NODE = reservedIdentity('remote-node');
+const HEALTH = reservedIdentity('health');
+const INGRESS = reservedIdentity('ingress');
+
+/** Rows of this node's own addresses, known before any etcd is. */
+export function ownNodeRows(context: NodeContext): IpcacheEntry[] {
+  return context.nodeIps.map((ip) => row(ip, HOST, undefined, LOCAL_ORIGIN));
+}
+
+/** Whether a node record is about the node that this agent runs on. */
+export function isOwnNode(node: Pick<Node, 'name' | 'cluster'>, context: NodeContext): boolean {
+  return node.cluster === context.clusterName && node.name === context.nodeName;
+}
+
+/**
+ * Rows of a node's addresses. Its underlay addresses are reached without the overlay; addresses that live behind it
+ * (CiliumInternalIP, health, ingress) through it (Cilium `pkg/node/manager`, nodeAddressHasTunnelIP).
+ */
+export function nodeRows(
+  node: Node,
+  origin: { readonly clusterId: number },
+  context: NodeContext,
+): IpcacheEntry[] {
+  const own = isOwnNode(node, context);
+  const clusterId = own ? LOCAL_ORIGIN : origin.clusterId;
+  const tunnel = own ? undefined : underlayAddress(node, context);
+  const rows: IpcacheEntry[] = [];
+  for (const { type, ip } of node.addresses) {
+    if (type !== 'InternalIP' && type !== 'ExternalIP' && type !== 'CiliumInternalIP') continue;
+    const behind = type === 'CiliumInternalIP' ? tunnel : undefined;
+    rows.push(row(ip, own ? HOST : REMOTE_NODE, behind, clusterId));
+  }
+  for (const ip of [node.ipv4HealthIp, node.ipv6HealthIp]) {
+    if (ip !== null) rows.push(row(ip, HEALTH, tunnel, clusterId));
+  }
+  for (const ip of [node.ipv4IngressIp, node.ipv6IngressIp]) {
+    if (ip !== null) rows.push(row(ip, INGRESS, tunnel, clusterId));
+  }
+  return rows;
+}
+
+/** Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. */
+export function ipRow(
+  entry: IpIdentity,
+  origin: { readonly clusterId: number },
+  context: NodeContext,
+): IpcacheEntry {
+  const { hostIp } = entry;
+  const near = hostIp === null || context.nodeIps.includes(hostIp);
+  return {
+    prefix: entry.prefix,
+    identity: entry.identity,
+    tunnelEndpoint: near ? undefined : hostIp,
+    clusterId: origin.clusterId,
+  };
+}
+
+/** Address to encapsulate to: of a family that this node has, InternalIP before ExternalIP. */
+function underlayAddress(node: Node, context: NodeContext): IpAddress | undefined {
+  const families = new Set(context.nodeIps.map(ipFamily));
+  for (const wanted of ['InternalIP', 'ExternalIP'] as const) {
+    const found = node.addresses.find(
+      ({ type, ip }) => type === wanted && families.has(ipFamily(ip)),
+    );
+    if (found !== undefined) return found.ip;
+  }
+  return undefined;
+}
+
+function row(
+  ip: IpAddress,
+  identity: NumericIdentity,
+  tunnelEndpoint: IpAddress | undefined,
+  clusterId: number,
+): IpcacheEntry {
+  const prefix = makePrefix(ip, ipFamily(ip) === 4 ? 32 : 128);
+  return { prefix, identity, tunnelEndpoint, clusterId };
+}
+
+/** Whether two rows of a prefix are the same to the kernel. */
+export function sameIpcacheEntry(a: IpcacheEntry, b: IpcacheEntry): boolean {
+  return (
+    a.identity === b.identity &&
+    a.tunnelEndpoint === b.tunnelEndpoint &&
+    a.clusterId === b.clusterId
+  );
+}

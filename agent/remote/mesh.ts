@@ -1,0 +1,186 @@
+import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
+import { createBell } from '../state/bell.ts';
+import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
+import type { KnownPeers } from './known-peers.ts';
+import {
+  createPeer,
+  type Peer,
+  type PeerConnection,
+  type PeerContext,
+  type PeerStatus,
+} from './peer.ts';
+
+const OWN_FILE_RESCAN_MS = 5000;
+
+/** All clusters that an agent reads, for people. */
+export interface MeshStatus {
+  /** The own cluster first, then peers by name. */
+  readonly clusters: readonly PeerStatus[];
+  /** What is odd about the directory of peers. */
+  readonly notes: readonly string[];
+}
+
+/** The clusters that an agent reads: its own, and a peer for each file of a directory. */
+export interface Mesh {
+  /** Ends only with `signal`, and takes nothing back then. */
+  run(signal: AbortSignal): Promise<void>;
+  status(): MeshStatus;
+}
+
+interface Slot {
+  readonly peer: Peer;
+  readonly stop: AbortController;
+  readonly ended: Promise<void>;
+  isLeaving: boolean;
+}
+
+/** Makes a mesh that is not read yet. */
+export function createMesh(options: {
+  readonly context: Omit<PeerContext, 'ids' | 'onIdentified'>;
+  /** File of the own cluster's etcd. */
+  readonly ownFile: string;
+  /** Directory of the peers' files; undefined: no peers. */
+  readonly directory: string | undefined;
+  readonly readConnection: (path: string) => Promise<PeerConnection>;
+  readonly knownPeers: KnownPeers;
+  /** Told of every change of which peers there are, or of their ids. */
+  readonly setPeers: (peers: ReadonlyMap<ClusterName, number | undefined>) => void;
+  readonly rescanMs?: number;
+}): Mesh {
+  const { directory, knownPeers, readConnection, rescanMs = OWN_FILE_RESCAN_MS } = options;
+  const { clock, logger, own: self } = options.context;
+  const ids = new Map<number, ClusterName>([[self.id, self.name]]);
+  const slots = new Map<ClusterName, Slot>();
+  const changed = createBell();
+  let view: PeerDirectory | undefined;
+  let directoryProblem: string | undefined;
+
+  const announce = (): void => {
+    if (view === undefined) return;
+    options.setPeers(new Map([...view.peers.keys()].map((name) => [name, knownPeers.idOf(name)])));
+  };
+
+  const context: PeerContext = {
+    ...options.context,
+    ids,
+    onIdentified(name: ClusterName, id: ClusterId) {
+      if (name === self.name) return;
+      knownPeers.learn(name, id);
+      announce();
+    },
+  };
+  const own = createPeer(self.name, context);
+
+  const add = (name: ClusterName, signal: AbortSignal): Slot => {
+    const peer = createPeer(name, context);
+    const stop = new AbortController();
+    const ended = peer.run(AbortSignal.any([signal, stop.signal]));
+    logger.info({ cluster: name }, 'peer added');
+    return { peer, stop, ended, isLeaving: false };
+  };
+
+  /** Takes a peer out. A file that comes back meanwhile waits until everything of it is taken back. */
+  const remove = async (name: ClusterName, slot: Slot): Promise<void> => {
+    slot.isLeaving = true;
+    slot.stop.abort();
+    await slot.ended;
+    slot.peer.drain();
+    slots.delete(name);
+    if (view?.peers.has(name) !== true) knownPeers.forget(name);
+    logger.info({ cluster: name }, 'peer removed');
+    changed.ring();
+  };
+
+  const follow = (signal: AbortSignal, removals: Set<Promise<void>>): void => {
+    if (view === undefined) return;
+    for (const [name, slot] of slots) {
+      if (view.peers.has(name) || slot.isLeaving) continue;
+      const removal = remove(name, slot).finally(() => removals.delete(removal));
+      removals.add(removal);
+    }
+    for (const [name, file] of view.peers) {
+      const slot = slots.get(name) ?? add(name, signal);
+      slots.set(name, slot);
+      if (slot.isLeaving) continue;
+      if (file.connection !== undefined) slot.peer.connectWith(file.connection);
+      slot.peer.setFileProblem(file.problem);
+    }
+    announce();
+  };
+
+  const followOwnFile = async (signal: AbortSignal): Promise<void> => {
+    while (!signal.aborted) {
+      try {
+        own.connectWith(await readConnection(options.ownFile));
+        own.setFileProblem(undefined);
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        own.setFileProblem(
+          reason.includes(options.ownFile) ? reason : `cannot use ${options.ownFile}: ${reason}`,
+        );
+      }
+      await clock.sleep(rescanMs, signal).catch(() => undefined);
+    }
+  };
+
+  const followDirectory = async (signal: AbortSignal): Promise<void> => {
+    if (directory === undefined) {
+      view = { peers: new Map(), notes: [] };
+      changed.ring();
+      return;
+    }
+    const views = watchPeerDirectory(directory, {
+      ownName: self.name,
+      readConnection,
+      onUnreadable: (problem) => {
+        directoryProblem = problem;
+        logger.error(
+          { directory },
+          'directory of peers cannot be read, its peers stay as they are',
+        );
+      },
+      signal,
+      clock,
+      rescanMs,
+    });
+    for await (const next of views) {
+      directoryProblem = undefined;
+      for (const note of next.notes) {
+        if (view?.notes.includes(note) !== true)
+          logger.warn({ note }, 'file in the directory of peers');
+      }
+      view = next;
+      changed.ring();
+    }
+  };
+
+  return {
+    async run(signal) {
+      const removals = new Set<Promise<void>>();
+      signal.addEventListener('abort', () => changed.ring(), { once: true });
+      const following = [own.run(signal), followOwnFile(signal), followDirectory(signal)];
+      while (!signal.aborted) {
+        await changed.wait(60_000, clock);
+        changed.clear();
+        if (!signal.aborted) follow(signal, removals);
+      }
+      await Promise.all([
+        ...following,
+        ...removals,
+        ...[...slots.values()].map(({ ended }) => ended),
+      ]);
+    },
+    status: () => ({
+      clusters: [
+        own.status(),
+        ...[...slots.values()]
+          .map(({ peer }) => peer.status())
+          .sort((a, b) => (a.name < b.name ? -1 : 1)),
+      ],
+      notes: [
+        ...(directoryProblem === undefined ? [] : [directoryProblem]),
+        ...(view?.notes ?? []),
+      ],
+    }),
+  };
+}

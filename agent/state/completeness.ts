@@ -1,0 +1,49 @@
+import type { ClusterName } from '../../mesh/wire/ids.ts';
+import type { MeshKind } from '../remote/cluster-sink.ts';
+
+/**
+ * Who has said everything since this process began. Rows that a previous process left are pruned only when nobody who
+ * could still want them is outstanding; one peer that never completes keeps its own rows and nobody else's.
+ */
+export interface Completeness {
+  /** Names of all configured peers. Until it is called once, any row of a peer could be wanted. */
+  setPeers(peers: ReadonlyMap<ClusterName, number | undefined>): void;
+  synced(clusterId: number, kind: MeshKind): void;
+  /** The cluster said goodbye: it has to sync anew should it come back. */
+  removed(clusterId: number): void;
+  isSynced(clusterId: number, kind: MeshKind): boolean;
+  /** Whether rows of that cluster may still be asked for by somebody who has not synced those kinds. */
+  isOutstanding(clusterId: number, kinds: readonly MeshKind[]): boolean;
+}
+
+/** Makes a record in which nobody has spoken. */
+export function createCompleteness(ownClusterId: number): Completeness {
+  const synced = new Map<number, Set<MeshKind>>();
+  let peers: ReadonlyMap<ClusterName, number | undefined> | undefined;
+
+  const isSynced = (clusterId: number, kind: MeshKind): boolean =>
+    synced.get(clusterId)?.has(kind) ?? false;
+
+  return {
+    setPeers(configured) {
+      peers = configured;
+    },
+    synced(clusterId, kind) {
+      const kinds = synced.get(clusterId) ?? new Set();
+      synced.set(clusterId, kinds.add(kind));
+    },
+    removed(clusterId) {
+      synced.delete(clusterId);
+    },
+    isSynced,
+    isOutstanding(clusterId, kinds) {
+      // Rows without a cluster are this node's own; the own cluster is what completes them.
+      const origin = clusterId === 0 ? ownClusterId : clusterId;
+      if (kinds.every((kind) => isSynced(origin, kind))) return false;
+      if (origin === ownClusterId || peers === undefined) return true;
+      const ids = [...peers.values()];
+      // A peer that has never been reached may be any cluster that no other peer is.
+      return ids.includes(origin) || ids.includes(undefined);
+    },
+  };
+}

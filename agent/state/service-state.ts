@@ -1,0 +1,130 @@
+import type { LocalService } from '../../mesh/wire/local-service.ts';
+import type { ClusterService } from '../../mesh/wire/service.ts';
+import type { Backend, FrontendEntry } from '../datapath/desired.ts';
+import { frontendsOf } from '../merge/frontends.ts';
+import type { ClusterRef } from '../remote/cluster-sink.ts';
+import type { Reconciler } from './reconciler.ts';
+
+type FrontendKey = Pick<FrontendEntry, 'address' | 'port' | 'protocol'>;
+
+/** Turns Services of the own cluster and what peers add to them into desired frontends. */
+export interface ServiceState {
+  setLocal(name: string, service: LocalService | undefined): void;
+  setRemote(cluster: ClusterRef, name: string, service: ClusterService | undefined): void;
+  /** A cluster has said everything, or never will: what was remembered of it is to be looked at again. */
+  forgetRemembered(): void;
+  refresh(): void;
+  counts(): { readonly local: number; readonly global: number };
+  /** Frontends that a Service does not get because another one has the same address and port. */
+  conflicts(): readonly string[];
+}
+
+/**
+ * Begins with what a previous process left: backends of clusters that `isOutstanding` stay in frontends until those
+ * clusters have spoken, so that a restart takes no backend away.
+ */
+export function createServiceState(
+  ownClusterId: number,
+  options: {
+    readonly reconciler: Reconciler<FrontendEntry, FrontendKey>;
+    readonly isOutstanding: (clusterId: number) => boolean;
+  },
+): ServiceState {
+  const { reconciler, isOutstanding } = options;
+  const { table } = reconciler;
+  const locals = new Map<string, LocalService>();
+  const remotes = new Map<string, Map<number, ClusterService>>();
+  const dirty = new Set<string>();
+  /** Rows of each service, and services that want each frontend, in the order of arrival: the first has it. */
+  const rows = new Map<string, Map<string, FrontendEntry>>();
+  const claims = new Map<string, Set<string>>();
+  const remembered = new Map<string, readonly Backend[]>();
+  for (const row of table.adopted()) {
+    const backends = row.backends.filter(({ clusterId }) => clusterId !== ownClusterId);
+    if (backends.length > 0) remembered.set(frontendKey(row), backends);
+  }
+
+  const compute = (name: string): Map<string, FrontendEntry> => {
+    const service = locals.get(name);
+    if (service === undefined) return new Map();
+    const frontends = frontendsOf(service, {
+      ownClusterId,
+      remotes: [...(remotes.get(name)?.values() ?? [])],
+      remembered: (frontend) =>
+        (remembered.get(frontendKey(frontend)) ?? []).filter(({ clusterId }) =>
+          isOutstanding(clusterId),
+        ),
+    });
+    return new Map(frontends.map((row) => [frontendKey(row), row]));
+  };
+
+  const settle = (key: string, freed: FrontendKey): void => {
+    const [holder] = claims.get(key) ?? [];
+    const row = holder === undefined ? undefined : rows.get(holder)?.get(key);
+    if (row === undefined) table.remove(freed);
+    else table.set(row);
+  };
+
+  const refreshOne = (name: string): void => {
+    const before = rows.get(name) ?? new Map<string, FrontendEntry>();
+    const after = compute(name);
+    if (after.size === 0) rows.delete(name);
+    else rows.set(name, after);
+    for (const [key, row] of before) {
+      if (after.has(key)) continue;
+      const holders = claims.get(key);
+      holders?.delete(name);
+      if (holders?.size === 0) claims.delete(key);
+      settle(key, row);
+    }
+    for (const [key, row] of after) {
+      claims.set(key, (claims.get(key) ?? new Set()).add(name));
+      settle(key, row);
+    }
+  };
+
+  return {
+    setLocal(name, service) {
+      if (service === undefined) locals.delete(name);
+      else locals.set(name, service);
+      dirty.add(name);
+    },
+    setRemote(cluster, name, service) {
+      // The own cluster's shared record says nothing that its Service does not.
+      if (cluster.own) return;
+      const clusters = remotes.get(name) ?? new Map<number, ClusterService>();
+      if (service === undefined) clusters.delete(cluster.id);
+      else clusters.set(cluster.id, service);
+      if (clusters.size === 0) remotes.delete(name);
+      else remotes.set(name, clusters);
+      if (locals.has(name)) dirty.add(name);
+    },
+    forgetRemembered() {
+      if (remembered.size === 0) return;
+      for (const name of rows.keys()) dirty.add(name);
+      for (const [key, backends] of remembered) {
+        if (!backends.some(({ clusterId }) => isOutstanding(clusterId))) remembered.delete(key);
+      }
+    },
+    refresh() {
+      for (const name of dirty) refreshOne(name);
+      dirty.clear();
+    },
+    counts: () => ({
+      local: locals.size,
+      global: [...locals.values()].filter((service) => service.global).length,
+    }),
+    conflicts() {
+      const lines: string[] = [];
+      for (const [key, [holder, ...others]] of claims) {
+        if (others.length > 0)
+          lines.push(`${key} is held by ${holder}, not by ${others.join(', ')}`);
+      }
+      return lines;
+    },
+  };
+}
+
+function frontendKey({ address, port, protocol }: FrontendKey): string {
+  return `${protocol} ${address} port ${port}`;
+}

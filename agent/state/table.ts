@@ -1,0 +1,174 @@
+/** What is left to do about a key: a row to write, or a key to delete. */
+export type Change<Row, Key> =
+  | { readonly kind: 'upsert'; readonly row: Row }
+  | { readonly kind: 'delete'; readonly key: Key };
+
+/** Where a change stands. A row without a change is done. */
+export type ChangeStatus =
+  | { readonly kind: 'pending' }
+  | {
+      readonly kind: 'failed';
+      readonly error: Error;
+      readonly attempts: number;
+      /** Monotonic milliseconds. */
+      readonly retryAt: number;
+    };
+
+interface Work<Row, Key> {
+  readonly change: Change<Row, Key>;
+  readonly status: ChangeStatus;
+}
+
+/** How many rows a table holds, and how far the kernel is behind it. */
+export interface TableCounts {
+  /** Rows that sources want. */
+  readonly desired: number;
+  /** Writes not tried yet. */
+  readonly pending: number;
+  /** Writes that failed and will be tried again. */
+  readonly failed: number;
+  /** Rows of a previous process that no source has asked for yet, kept until every source has spoken. */
+  readonly adopted: number;
+}
+
+/**
+ * Desired rows by key, what the kernel still lacks of them, and rows found in the kernel that nobody has asked for.
+ * Rows are frozen by convention: a change is a new object.
+ */
+export interface DesiredTable<Row extends Key, Key> {
+  /** Counts changes of what is desired. */
+  readonly revision: number;
+  get(key: string): Row | undefined;
+  /** Wants a row. One equal to what the kernel holds already costs no write. */
+  set(row: Row): void;
+  /** Wants no row any more. An adopted one goes, too. */
+  remove(key: Key): void;
+  /** Takes over a row that is in the kernel. */
+  adopt(row: Row): void;
+  adopted(): IterableIterator<Row>;
+  desired(): IterableIterator<Row>;
+  /** Deletes adopted rows that `keep` does not want to keep. Returns how many. */
+  prune(keep: (row: Row) => boolean): number;
+  /** Changes whose time has come, in the order they were made. */
+  due(now: number): Change<Row, Key>[];
+  succeeded(change: Change<Row, Key>): void;
+  failed(change: Change<Row, Key>, failure: { error: Error; now: number }): void;
+  /** When the next failed change may be tried again; undefined: none has failed. */
+  nextRetryAt(): number | undefined;
+  counts(): TableCounts;
+  /** Why the last write of a key failed, while it still stands. */
+  failureOf(key: string): Error | undefined;
+  /** The most recent failure among those that still stand. */
+  lastError(): Error | undefined;
+}
+
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 30_000;
+
+/** Makes an empty table. `sameRow` says whether two rows of one key are the same to the kernel. */
+export function createDesiredTable<Row extends Key, Key>(options: {
+  keyOf: (row: Key) => string;
+  sameRow: (a: Row, b: Row) => boolean;
+}): DesiredTable<Row, Key> {
+  const { keyOf, sameRow } = options;
+  const desired = new Map<string, Row>();
+  const adopted = new Map<string, Row>();
+  const work = new Map<string, Work<Row, Key>>();
+  let revision = 0;
+  let failures = 0;
+  let lastError: Error | undefined;
+
+  const put = (key: string, item: Work<Row, Key>): void => {
+    forget(key);
+    work.set(key, item);
+  };
+  const forget = (key: string): void => {
+    const item = work.get(key);
+    if (item === undefined) return;
+    if (item.status.kind === 'failed') failures -= 1;
+    if (failures === 0) lastError = undefined;
+    work.delete(key);
+  };
+
+  return {
+    get revision() {
+      return revision;
+    },
+    get: (key) => desired.get(key),
+    set(row) {
+      const key = keyOf(row);
+      const before = desired.get(key);
+      // Without a wish of our own, what the kernel holds is the adopted row, unless its deletion is under way.
+      const held = before ?? (work.has(key) ? undefined : adopted.get(key));
+      if (before !== undefined && sameRow(before, row)) return;
+      revision += 1;
+      desired.set(key, row);
+      adopted.delete(key);
+      if (before === undefined && held !== undefined && sameRow(held, row)) return;
+      put(key, { change: { kind: 'upsert', row }, status: { kind: 'pending' } });
+    },
+    remove(row) {
+      const key = keyOf(row);
+      const known = desired.delete(key);
+      const left = adopted.delete(key);
+      if (!known && !left) return;
+      revision += 1;
+      put(key, { change: { kind: 'delete', key: row }, status: { kind: 'pending' } });
+    },
+    adopt(row) {
+      adopted.set(keyOf(row), row);
+    },
+    adopted: () => adopted.values(),
+    desired: () => desired.values(),
+    prune(keep) {
+      let count = 0;
+      for (const [key, row] of adopted) {
+        if (keep(row)) continue;
+        adopted.delete(key);
+        put(key, { change: { kind: 'delete', key: row }, status: { kind: 'pending' } });
+        count += 1;
+      }
+      return count;
+    },
+    due(now) {
+      const changes: Change<Row, Key>[] = [];
+      for (const { change, status } of work.values()) {
+        if (status.kind === 'pending' || status.retryAt <= now) changes.push(change);
+      }
+      return changes;
+    },
+    succeeded(change) {
+      const key = keyOf(change.kind === 'upsert' ? change.row : change.key);
+      if (work.get(key)?.change === change) forget(key);
+    },
+    failed(change, { error, now }) {
+      const key = keyOf(change.kind === 'upsert' ? change.row : change.key);
+      const item = work.get(key);
+      if (item?.change !== change) return;
+      const attempts = item.status.kind === 'failed' ? item.status.attempts + 1 : 1;
+      const delay = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** Math.min(attempts - 1, 20));
+      put(key, { change, status: { kind: 'failed', error, attempts, retryAt: now + delay } });
+      failures += 1;
+      lastError = error;
+    },
+    nextRetryAt() {
+      if (failures === 0) return undefined;
+      let next: number | undefined;
+      for (const { status } of work.values()) {
+        if (status.kind === 'failed') next = Math.min(next ?? status.retryAt, status.retryAt);
+      }
+      return next;
+    },
+    counts: () => ({
+      desired: desired.size,
+      pending: work.size - failures,
+      failed: failures,
+      adopted: adopted.size,
+    }),
+    failureOf(key) {
+      const status = work.get(key)?.status;
+      return status?.kind === 'failed' ? status.error : undefined;
+    },
+    lastError: () => lastError,
+  };
+}

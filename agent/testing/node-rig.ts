@@ -1,0 +1,186 @@
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import type { Test } from 'tap';
+import { systemClock } from '../../mesh/runtime/clock.ts';
+import { createLogger } from '../../mesh/runtime/log.ts';
+import { openTempDir, type TempDir } from '../../mesh/testing/temp-dir.ts';
+import { parseClusterId } from '../../mesh/wire/ids.ts';
+import { parseIpAddress } from '../../mesh/wire/ip.ts';
+import { callAgent, fetchStatus } from '../api/client.ts';
+import type { AgentStatus } from '../api/status.ts';
+import type { Interfaces, VethPair } from '../endpoints/interfaces.ts';
+import type { PeerConnection } from '../remote/peer.ts';
+import { type PublishedCluster, publishCluster } from '../remote/testing/published-cluster.ts';
+import { until } from '../remote/testing/until.ts';
+import { runAgent } from '../run.ts';
+import { createMemoryDatapath, type MemoryDatapath } from '../state/memory-datapath.ts';
+
+/** An agent of node `n1` (192.0.2.1) of cluster alpha (1), on a datapath and stores in memory, with real files and socket. */
+export interface NodeRig {
+  readonly dir: TempDir;
+  readonly datapath: MemoryDatapath;
+  readonly alpha: PublishedCluster;
+  /** Veths that exist, by the container's network namespace; a test adds and removes them. */
+  readonly veths: Map<string, VethPair>;
+  readonly socketPath: string;
+  /** Starts an agent; ends the one before. */
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  /** Publishes a cluster and writes its file among the peers. */
+  addPeer(cluster: PublishedCluster): Promise<void>;
+  removePeer(name: string): Promise<void>;
+  status(): Promise<AgentStatus>;
+  /** State of a cluster, `absent` when the agent knows none of that name. */
+  stateOf(name: string): Promise<string>;
+  ready(name: string): Promise<void>;
+  cni(request: Record<string, unknown>): Promise<{ status: number; body: string }>;
+  /** ADD of a pod with one address, over a veth made for it. */
+  addPod(container: string, ip: string): Promise<{ status: number; body: string }>;
+}
+
+/** Makes a rig with an empty, unpublished cluster alpha. All is gone at the end of the test. */
+export async function openNodeRig(
+  t: Test,
+  options: { datapath?: MemoryDatapath } = {},
+): Promise<NodeRig> {
+  const dir = await openTempDir('agent');
+  const peersDir = dir.file('peers');
+  await mkdir(peersDir);
+  const datapath = options.datapath ?? createMemoryDatapath();
+  const alpha = publishCluster('alpha', 1);
+  const clusters = new Map<string, PublishedCluster>([['alpha', alpha]]);
+  const veths = new Map<string, VethPair>();
+  const socketPath = dir.file('agent.sock');
+  let running: { stopping: AbortController; ended: Promise<void> } | undefined;
+  let nextIfindex = 100;
+
+  await writeFile(dir.file('own.yaml'), 'endpoints: alpha\n');
+  const readConnection = async (path: string): Promise<PeerConnection> => {
+    const text = await readFile(path, 'utf8');
+    const name = /^endpoints: (\w+)/.exec(text)?.[1] ?? '';
+    const cluster = clusters.get(name);
+    if (cluster === undefined) throw new Error(`${path} names no cluster`);
+    return {
+      fingerprint: text,
+      endpoints: [`memory:${name}`],
+      open: async () => cluster.store.connect(),
+    };
+  };
+  const interfaces: Interfaces = {
+    findVeth: async (netns, ifName) => {
+      const pair = veths.get(netns);
+      if (pair === undefined)
+        throw new Error(`interface ${ifName} in ${netns} is not one end of a veth pair`);
+      return pair;
+    },
+    indexes: async () =>
+      new Map([...veths.values()].map((pair) => [pair.hostInterface, pair.ifindex])),
+  };
+
+  const stop = async (): Promise<void> => {
+    running?.stopping.abort();
+    await running?.ended;
+    running = undefined;
+  };
+  t.teardown(async () => {
+    await stop();
+    await dir[Symbol.asyncDispose]();
+  });
+
+  const rig: NodeRig = {
+    dir,
+    datapath,
+    alpha,
+    veths,
+    socketPath,
+    stop,
+    async start() {
+      await stop();
+      const stopping = new AbortController();
+      const ended = runAgent({
+        own: { name: alpha.name, id: parseClusterId(1), max: 255 },
+        nodeName: 'n1',
+        nodeIps: [parseIpAddress('192.0.2.1')],
+        etcdConfig: dir.file('own.yaml'),
+        clustermeshConfig: peersDir,
+        stateDir: dir.file('state'),
+        socketPath,
+        policyDefaultLocalCluster: true,
+        version: '0',
+        openDatapath: async () => datapath,
+        interfaces,
+        readConnection,
+        runRegistry: undefined,
+        registryStatus: () => undefined,
+        clock: systemClock,
+        logger: createLogger('test', { level: 'silent' }),
+        signal: stopping.signal,
+      });
+      running = { stopping, ended };
+      await Promise.race([
+        ended,
+        until(
+          'the socket answers',
+          async () =>
+            (await callAgent(socketPath, { path: '/healthz' }).catch(() => undefined)) !==
+            undefined,
+        ),
+      ]);
+    },
+    async addPeer(cluster) {
+      clusters.set(cluster.name, cluster);
+      await writeFile(`${peersDir}/${cluster.name}`, `endpoints: ${cluster.name}\n`);
+    },
+    removePeer: (name) => rm(`${peersDir}/${name}`),
+    status: () => fetchStatus(socketPath),
+    async stateOf(name) {
+      const { clusters: all } = await fetchStatus(socketPath);
+      return all.find((cluster) => cluster.name === name)?.state.kind ?? 'absent';
+    },
+    ready: (name) => until(`${name} is ready`, async () => (await rig.stateOf(name)) === 'ready'),
+    cni: (request) =>
+      callAgent(socketPath, { path: '/v1/cni', method: 'POST', body: JSON.stringify(request) }),
+    addPod(container, ip) {
+      nextIfindex += 1;
+      const netns = `/run/netns/${container}`;
+      if (!veths.has(netns)) {
+        veths.set(netns, {
+          hostInterface: `veth${container}`,
+          ifindex: nextIfindex,
+          mac: '02:00:00:00:00:01',
+        });
+      }
+      return rig.cni(addRequest(container, ip));
+    },
+  };
+  return rig;
+}
+
+/** Body of a CNI request about a pod as `ptp` made it. */
+export function addRequest(
+  container: string,
+  ip: string,
+  command = 'ADD',
+): Record<string, unknown> {
+  return {
+    command,
+    containerId: container,
+    netns: `/run/netns/${container}`,
+    ifName: 'eth0',
+    args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME=${container}`,
+    path: '/opt/cni/bin',
+    config: {
+      cniVersion: '1.0.0',
+      name: 'lab',
+      type: 'clustermesh-cni',
+      prevResult: {
+        cniVersion: '1.0.0',
+        interfaces: [
+          { name: `veth${container}`, mac: '02:00:00:00:00:02' },
+          { name: 'eth0', mac: '02:00:00:00:00:01', sandbox: `/run/netns/${container}` },
+        ],
+        ips: [{ interface: 1, address: `${ip}/24`, gateway: '10.1.0.1' }],
+        dns: {},
+      },
+    },
+  };
+}
