@@ -1,0 +1,131 @@
+import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
+import type { IpAddress } from '../../mesh/wire/ip.ts';
+import type { LocalService } from '../../mesh/wire/local-service.ts';
+import type { BackendZone, ClusterService, L4Port, PortMap } from '../../mesh/wire/service.ts';
+import type { EndpointSliceObject, PodObject, ServiceObject } from '../sources/objects.ts';
+import { type GlobalServiceSettings, readGlobalServiceSettings } from './annotations.ts';
+
+/** Slices that a mesh controller wrote hold other clusters' backends: publishing them would send them in circles. */
+const MESH_MANAGERS: readonly string[] = [
+  'endpointslice-mesh-controller.cilium.io',
+  'endpointslice-mesh-controller.isthmus.io',
+];
+
+/** Everything one Service is converted from. Pods count only for a Service with a selector and without slices. */
+export interface ServiceInput {
+  readonly service: ServiceObject;
+  readonly slices: readonly EndpointSliceObject[];
+  readonly pods: readonly PodObject[];
+}
+
+/** A Service for our own agents, and for the other clusters where it is global and shared. */
+export interface ConvertedService {
+  readonly local: LocalService;
+  readonly exported: ClusterService | undefined;
+  readonly settings: GlobalServiceSettings;
+}
+
+interface Backends {
+  readonly ports: Map<IpAddress, Map<string, L4Port>>;
+  readonly hostnames: Map<IpAddress, string>;
+  readonly zones: Map<IpAddress, BackendZone>;
+}
+
+/** Converts a Service with its backends. ExternalName services have neither address nor backends. */
+export function convertService(
+  input: ServiceInput,
+  cluster: { readonly name: ClusterName; readonly id: ClusterId },
+): ConvertedService {
+  const { service } = input;
+  const settings = readGlobalServiceSettings(service.annotations);
+  const backends = collectBackends(input);
+  const local: LocalService = {
+    namespace: service.namespace,
+    name: service.name,
+    clusterIps: service.clusterIps,
+    ports: service.ports.map(({ name, protocol, port }) => ({ name, protocol, port })),
+    headless: service.headless,
+    global: settings.global,
+    shared: settings.shared,
+    affinity: settings.affinity,
+    backends: backends.ports,
+  };
+  const isExported = settings.global && settings.shared && service.type !== 'ExternalName';
+  return {
+    local,
+    exported: isExported ? exportService(service, backends, cluster) : undefined,
+    settings,
+  };
+}
+
+function exportService(
+  service: ServiceObject,
+  backends: Backends,
+  cluster: { readonly name: ClusterName; readonly id: ClusterId },
+): ClusterService {
+  const ports: PortMap = new Map(
+    service.ports.map(({ name, protocol, port }) => [name, { protocol, port }]),
+  );
+  return {
+    cluster: cluster.name,
+    namespace: service.namespace,
+    name: service.name,
+    frontends: new Map(service.clusterIps.map((ip) => [ip, ports])),
+    backends: backends.ports,
+    hostnames: backends.hostnames,
+    zones: backends.zones,
+    labels: service.labels,
+    selector: service.selector,
+    includeExternal: true,
+    shared: true,
+    clusterId: cluster.id,
+  };
+}
+
+function collectBackends(input: ServiceInput): Backends {
+  const backends: Backends = { ports: new Map(), hostnames: new Map(), zones: new Map() };
+  const slices = input.slices.filter((slice) => !MESH_MANAGERS.includes(slice.managedBy ?? ''));
+  for (const slice of slices) addSlice(backends, slice);
+  if (slices.length === 0 && Object.keys(input.service.selector).length > 0) {
+    for (const pod of input.pods) addPod(backends, input.service, pod);
+  }
+  return backends;
+}
+
+function addSlice(backends: Backends, slice: EndpointSliceObject): void {
+  for (const endpoint of slice.endpoints) {
+    if (!endpoint.usable) continue;
+    for (const address of endpoint.addresses) {
+      const ports = portsOf(backends, address);
+      for (const { name, protocol, port } of slice.ports) ports.set(name, { protocol, port });
+      if (endpoint.hostname !== undefined) backends.hostnames.set(address, endpoint.hostname);
+      if (endpoint.zone !== undefined) {
+        backends.zones.set(address, { zone: endpoint.zone, forZones: endpoint.forZones ?? null });
+      }
+    }
+  }
+}
+
+function addPod(backends: Backends, service: ServiceObject, pod: PodObject): void {
+  if (!pod.ready || pod.finished) return;
+  for (const address of pod.ips) {
+    const ports = portsOf(backends, address);
+    for (const { name, protocol, port, targetPort } of service.ports) {
+      const number =
+        typeof targetPort === 'string'
+          ? pod.ports.find(
+              (candidate) => candidate.name === targetPort && candidate.protocol === protocol,
+            )?.port
+          : (targetPort ?? port);
+      if (number !== undefined) ports.set(name, { protocol, port: number });
+    }
+  }
+}
+
+function portsOf(backends: Backends, address: IpAddress): Map<string, L4Port> {
+  const known = backends.ports.get(address);
+  if (known !== undefined) return known;
+  const ports = new Map<string, L4Port>();
+  backends.ports.set(address, ports);
+  return ports;
+}

@@ -1,0 +1,113 @@
+/** At which of several CAs a certificate's chain ends. Pure. */
+import { X509Certificate } from 'node:crypto';
+import type { ChainEnds } from './caller.ts';
+
+const LONGEST_CHAIN = 8;
+const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
+
+/** The CAs that the gate believes: for what they may vouch is decided by whose they are. */
+export interface TrustBundles {
+  readonly own: readonly X509Certificate[];
+  readonly peers: ReadonlyMap<string, readonly X509Certificate[]>;
+}
+
+/** Reads every certificate of a PEM bundle. Throws an Error when there is none, or one that is not a CA. */
+export function parseBundle(pem: Buffer): X509Certificate[] {
+  const certificates = (pem.toString('latin1').match(PEM_CERTIFICATE) ?? []).map(
+    (block) => new X509Certificate(block),
+  );
+  if (certificates.length === 0) throw new Error('expected at least one PEM certificate');
+  const leaf = certificates.find((certificate) => !certificate.ca);
+  if (leaf !== undefined) {
+    throw new Error(`expected certificates of authorities, ${leaf.subject} is none`);
+  }
+  return certificates;
+}
+
+/**
+ * Finds the bundles that vouch for `leaf` by way of `intermediates`, which its holder sent. A chain that can be read as
+ * ending at two different certificates of two owners is nobody's: it was made to be misread. `now` is in milliseconds
+ * since 1970.
+ */
+export function findChainEnds(
+  leaf: X509Certificate,
+  intermediates: readonly X509Certificate[],
+  bundles: TrustBundles,
+  now: number,
+): ChainEnds {
+  const anchors = new Map<string | undefined, ReadonlySet<string>>();
+  for (const [owner, bundle] of [[undefined, bundles.own] as const, ...bundles.peers]) {
+    const found = anchorsOf(leaf, { intermediates, bundle, now });
+    if (found.size > 0) anchors.set(owner, found);
+  }
+  const [first, ...others] = [...anchors.values()];
+  if (first === undefined) return { own: false, peers: [] };
+  const isOneAnchor = others.every((set) => [...set].some((anchor) => first.has(anchor)));
+  if (!isOneAnchor) return { own: false, peers: [] };
+  const peers = [...anchors.keys()].filter((owner) => owner !== undefined).sort();
+  return { own: anchors.has(undefined), peers };
+}
+
+/** Peers, or `undefined` for ourselves, that trust the same CA: those cannot be told apart by it. */
+export function findSharedCas(
+  bundles: TrustBundles,
+): { readonly ca: string; readonly owners: readonly (string | undefined)[] }[] {
+  const owners = new Map<string, { ca: string; owners: (string | undefined)[] }>();
+  for (const [owner, bundle] of [[undefined, bundles.own] as const, ...bundles.peers]) {
+    for (const key of new Set(bundle.map(publicKeyOf))) {
+      const subject = bundle.find((ca) => publicKeyOf(ca) === key)?.subject ?? '';
+      const entry = owners.get(key) ?? { ca: subject.replaceAll('\n', ', '), owners: [] };
+      entry.owners.push(owner);
+      owners.set(key, entry);
+    }
+  }
+  return [...owners.values()].filter((entry) => entry.owners.length > 1);
+}
+
+/** Public keys of the bundle's certificates at which a chain from `leaf` ends. */
+function anchorsOf(
+  leaf: X509Certificate,
+  options: {
+    readonly intermediates: readonly X509Certificate[];
+    readonly bundle: readonly X509Certificate[];
+    readonly now: number;
+  },
+): Set<string> {
+  const { bundle, now } = options;
+  const intermediates = options.intermediates.slice(0, LONGEST_CHAIN);
+  const found = new Set<string>();
+  const visited = new Set<string>();
+  let level: X509Certificate[] = [leaf];
+  for (let depth = 0; depth < LONGEST_CHAIN && level.length > 0; depth += 1) {
+    const next: X509Certificate[] = [];
+    for (const certificate of level) {
+      visited.add(certificate.fingerprint256);
+      for (const anchor of bundle) {
+        if (hasIssued(anchor, certificate, now)) found.add(publicKeyOf(anchor));
+      }
+      for (const issuer of intermediates) {
+        if (!visited.has(issuer.fingerprint256) && hasIssued(issuer, certificate, now))
+          next.push(issuer);
+      }
+    }
+    level = next;
+  }
+  return found;
+}
+
+function hasIssued(issuer: X509Certificate, certificate: X509Certificate, now: number): boolean {
+  return (
+    issuer.ca &&
+    isWithinValidity(issuer, now) &&
+    certificate.checkIssued(issuer) &&
+    certificate.verify(issuer.publicKey)
+  );
+}
+
+function isWithinValidity(certificate: X509Certificate, now: number): boolean {
+  return Date.parse(certificate.validFrom) <= now && now <= Date.parse(certificate.validTo);
+}
+
+function publicKeyOf(certificate: X509Certificate): string {
+  return certificate.publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+}

@@ -1,0 +1,244 @@
+/** Connections to the gate: mutual TLS, who is at the other end, and cutting those who may no longer be there. */
+import { constants, X509Certificate } from 'node:crypto';
+import {
+  createServer,
+  type DetailedPeerCertificate,
+  type Server,
+  type TLSSocket,
+  type TlsOptions,
+} from 'node:tls';
+import { type Caller, identifyCaller, type RefusalReason } from './caller.ts';
+import { findChainEnds } from './certificate-chain.ts';
+import { GateError } from './gate-error.ts';
+import { isRevoked, plainFingerprint } from './revocations.ts';
+import type { Trust } from './trust.ts';
+
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+const MAX_INTERMEDIATES = 8;
+
+/** What a certificate amounts to under the present trust. */
+export type Verdict =
+  | { readonly kind: 'known'; readonly caller: Caller }
+  | { readonly kind: 'refused'; readonly reason: RefusalReason; readonly name: string };
+
+/** The holder of one certificate, with all of its connections. */
+export interface Client {
+  readonly fingerprint: string;
+  readonly verdict: Verdict;
+  readonly connections: number;
+}
+
+/** The listening side. Disposing ends every connection. */
+export interface Connections extends AsyncDisposable {
+  readonly address: { readonly host: string; readonly port: number };
+  /** The client whose certificate has this SHA-256 fingerprint; undefined when none is connected with it. */
+  find(fingerprint256: string): Client | undefined;
+  readonly clients: Iterable<Client>;
+  /** Takes a new state of trust: new connections meet it, and those that it does not bear are cut. */
+  update(trust: Trust): void;
+  /** Cuts the connections whose certificates have run out. */
+  cutExpired(): void;
+}
+
+interface Entry {
+  readonly fingerprint: string;
+  readonly leaf: X509Certificate;
+  readonly intermediates: readonly X509Certificate[];
+  readonly commonName: string;
+  readonly sockets: Set<TLSSocket>;
+  verdict: Verdict;
+}
+
+/** Listens. Connections that cannot be anybody's are ended here; all others are handed to `onConnection`. */
+export async function listenConnections(options: {
+  readonly host: string;
+  readonly port: number;
+  readonly trust: Trust;
+  readonly clusterName: string;
+  readonly now: () => number;
+  readonly onConnection: (socket: TLSSocket) => void;
+  readonly onRefused: (reason: RefusalReason, name: string, socket: TLSSocket) => void;
+  /** Connections of a caller were cut. */
+  readonly onCut: (name: string, reason: RefusalReason | 'other-caller', count: number) => void;
+}): Promise<Connections> {
+  const { clusterName, now, onConnection, onRefused, onCut } = options;
+  const entries = new Map<string, Entry>();
+  let trust = options.trust;
+
+  const judge = (entry: Omit<Entry, 'verdict'>): Verdict => {
+    const { leaf, intermediates, fingerprint, commonName } = entry;
+    const refused = (reason: RefusalReason): Verdict => ({
+      kind: 'refused',
+      reason,
+      name: commonName,
+    });
+    if (Date.parse(leaf.validTo) < now()) return refused('expired-certificate');
+    const ends = findChainEnds(leaf, intermediates, trust.bundles, now());
+    if (!ends.own && ends.peers.length === 0) return refused('untrusted-certificate');
+    if (isRevoked({ fingerprint, commonName }, trust.revocations)) return refused('revoked');
+    const caller = identifyCaller(commonName, ends, { clusterName });
+    return caller === undefined ? refused('unknown-name') : { kind: 'known', caller };
+  };
+  const admit = (socket: TLSSocket): void => {
+    const chain = readChain(socket);
+    if (chain === undefined) {
+      refuse(socket, 'no-certificate', '');
+      return;
+    }
+    const { leaf, intermediates, commonName } = chain;
+    if (!socket.authorized) {
+      refuse(socket, reasonOf(socket), commonName);
+      return;
+    }
+    const fingerprint = plainFingerprint(leaf.fingerprint256);
+    const known = entries.get(fingerprint);
+    const base = known ?? { fingerprint, leaf, intermediates, commonName, sockets: new Set() };
+    const verdict = judge(base);
+    if (verdict.kind === 'refused' && verdict.reason === 'untrusted-certificate') {
+      refuse(socket, verdict.reason, commonName);
+      return;
+    }
+    const entry = known ?? { ...base, verdict };
+    entries.set(fingerprint, entry);
+    entry.sockets.add(socket);
+    socket.once('close', () => {
+      entry.sockets.delete(socket);
+      if (entry.sockets.size === 0 && entries.get(fingerprint) === entry)
+        entries.delete(fingerprint);
+    });
+    onConnection(socket);
+  };
+  const refuse = (socket: TLSSocket, reason: RefusalReason, name: string): void => {
+    onRefused(reason, name, socket);
+    socket.destroy();
+  };
+  const judgeAgain = (): void => {
+    for (const [fingerprint, entry] of [...entries]) {
+      const verdict = judge(entry);
+      if (sameVerdict(verdict, entry.verdict)) continue;
+      entries.delete(fingerprint);
+      const reason = verdict.kind === 'refused' ? verdict.reason : 'other-caller';
+      onCut(entry.commonName, reason, entry.sockets.size);
+      for (const socket of entry.sockets) socket.destroy();
+    }
+  };
+
+  const server = createServer(tlsOptions(trust), admit);
+  // A failed handshake is the client's affair; without a listener the error would end the process.
+  server.on('tlsClientError', () => undefined);
+  await listen(server, options);
+  const bound = server.address();
+  return {
+    address: {
+      host: typeof bound === 'object' && bound !== null ? bound.address : options.host,
+      port: typeof bound === 'object' && bound !== null ? bound.port : options.port,
+    },
+    find: (fingerprint256) => {
+      const entry = entries.get(plainFingerprint(fingerprint256));
+      return entry === undefined ? undefined : toClient(entry);
+    },
+    get clients() {
+      return [...entries.values()].map(toClient);
+    },
+    update(next) {
+      trust = next;
+      server.setSecureContext(tlsOptions(next));
+      judgeAgain();
+    },
+    cutExpired: judgeAgain,
+    async [Symbol.asyncDispose]() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const entry of entries.values()) for (const socket of entry.sockets) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+function tlsOptions(trust: Trust): TlsOptions {
+  const { own, peers } = trust.bundles;
+  const ca = [own, ...peers.values()].flat().map((certificate) => certificate.toString());
+  return {
+    cert: trust.cert,
+    key: trust.key,
+    ca: [...new Set(ca)],
+    requestCert: true,
+    // Judged in `admit`, which can tell why.
+    rejectUnauthorized: false,
+    // A trust file may hold an intermediate authority alone.
+    allowPartialTrustChain: true,
+    ALPNProtocols: ['h2'],
+    minVersion: 'TLSv1.2',
+    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+    // A resumed session would skip the certificate.
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  };
+}
+
+function listen(server: Server, options: { host: string; port: number }): Promise<void> {
+  const { host, port } = options;
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) => {
+      const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+      reject(
+        cause.code === 'EADDRINUSE'
+          ? new GateError(
+              'port-taken',
+              `cannot listen on ${where}: the port is taken; free it or choose another with --gate-address`,
+              { retryable: true, cause },
+            )
+          : new GateError('address', `cannot listen on ${where}: ${cause.message}`, {
+              retryable: false,
+              cause,
+            }),
+      );
+    });
+    server.listen({ host, port }, resolve);
+  });
+}
+
+/** Undefined when the client has shown no certificate. */
+function readChain(
+  socket: TLSSocket,
+): { leaf: X509Certificate; intermediates: X509Certificate[]; commonName: string } | undefined {
+  const shown: DetailedPeerCertificate | Record<string, never> = socket.getPeerCertificate(true);
+  if (shown.raw === undefined) return undefined;
+  const intermediates: X509Certificate[] = [];
+  const seen = new Set<string>([shown.fingerprint256]);
+  for (
+    let issuer = shown.issuerCertificate;
+    issuer?.raw !== undefined && !seen.has(issuer.fingerprint256);
+    issuer = issuer.issuerCertificate
+  ) {
+    if (intermediates.length === MAX_INTERMEDIATES) break;
+    seen.add(issuer.fingerprint256);
+    intermediates.push(new X509Certificate(issuer.raw));
+  }
+  const { CN: commonName } = shown.subject;
+  // Of several names a reader could take any: so it has none.
+  return {
+    leaf: new X509Certificate(shown.raw),
+    intermediates,
+    commonName: typeof commonName === 'string' ? commonName : '',
+  };
+}
+
+function reasonOf(socket: TLSSocket): RefusalReason {
+  const code: unknown = socket.authorizationError;
+  return code === 'CERT_HAS_EXPIRED' ? 'expired-certificate' : 'untrusted-certificate';
+}
+
+function sameVerdict(a: Verdict, b: Verdict): boolean {
+  if (a.kind === 'refused' || b.kind === 'refused') {
+    return a.kind === 'refused' && b.kind === 'refused' && a.reason === b.reason;
+  }
+  return a.caller.kind === b.caller.kind && peersOf(a.caller) === peersOf(b.caller);
+}
+
+function peersOf(caller: Caller): string {
+  return caller.kind === 'remote' ? caller.peers.join() : '';
+}
+
+function toClient(entry: Entry): Client {
+  const { fingerprint, verdict, sockets } = entry;
+  return { fingerprint, verdict, connections: sockets.size };
+}

@@ -1,0 +1,196 @@
+/** etcd's gRPC interface as the gate offers it: reads within the caller's ranges, and etcd's own refusal for all else. */
+import {
+  type ServerDuplexStream,
+  type ServerUnaryCall,
+  type ServiceDefinition,
+  type sendUnaryData,
+  status,
+  type UntypedHandleCall,
+  type UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import { type RefusalReason, readableRanges } from './caller.ts';
+import type { WatchContext } from './client-watch.ts';
+import type { Connections } from './connections.ts';
+import { decodeRangeRequest } from './etcd-messages.ts';
+import {
+  type EtcdMethod,
+  FORBIDDEN_METHODS,
+  RANGE_PATH,
+  STATUS_PATH,
+  WATCH_PATH,
+} from './etcd-methods.ts';
+import { type KeyRange, rangeWithin, requestedRange } from './key-range.ts';
+import type { Refusal } from './refusals.ts';
+import { passBytes } from './upstream.ts';
+import { serveWatchStream, type WatchStream } from './watch-stream.ts';
+
+/** etcd's own words for a caller without the right (etcd `api/v3rpc/rpctypes/error.go`). */
+const DENIED = { code: status.PERMISSION_DENIED, details: 'etcdserver: permission denied' };
+
+type UnaryCall = ServerUnaryCall<Buffer, Buffer>;
+type StreamCall = ServerDuplexStream<Buffer, Buffer>;
+type Call = Pick<UnaryCall, 'getAuthContext' | 'getPeer' | 'getPath'>;
+
+/** A call's caller, and what it may read; `ranges` is undefined for a stranger. */
+interface Access {
+  readonly name: string;
+  readonly ranges: readonly KeyRange[] | undefined;
+  readonly refuse: (reason: RefusalReason) => void;
+}
+
+/** What gRPC's server is to be given. */
+export interface EtcdService {
+  readonly definition: ServiceDefinition;
+  readonly handlers: UntypedServiceImplementation;
+  /** Watches that clients have open. */
+  readonly openWatches: number;
+}
+
+/** Makes the service. */
+export function etcdService(options: {
+  readonly clusterName: string;
+  readonly context: WatchContext;
+  readonly connections: Pick<Connections, 'find'>;
+  readonly refuse: (reason: RefusalReason, refusal: Omit<Refusal, 'at'>) => void;
+}): EtcdService {
+  const { clusterName, context, connections } = options;
+  const { upstream } = context;
+  const streams = new Set<WatchStream>();
+
+  const accessOf = (call: Call): Access => {
+    const fingerprint = call.getAuthContext().sslPeerCertificate?.fingerprint256;
+    const verdict = fingerprint === undefined ? undefined : connections.find(fingerprint)?.verdict;
+    const caller = verdict?.kind === 'known' ? verdict.caller : undefined;
+    const name = caller?.name ?? (verdict?.kind === 'refused' ? verdict.name : '');
+    const refuse = (reason: RefusalReason): void => {
+      options.refuse(reason, { caller: name, from: call.getPeer(), what: call.getPath() });
+    };
+    if (caller !== undefined)
+      return { name, refuse, ranges: readableRanges(caller, { clusterName }) };
+    // No verdict: it was cut this very moment.
+    refuse(verdict?.kind === 'refused' ? verdict.reason : 'revoked');
+    return { name, refuse, ranges: undefined };
+  };
+  const forward = (call: UnaryCall, message: Buffer, answer: sendUnaryData<Buffer>): void => {
+    const deadline = call.getDeadline();
+    const end = deadline instanceof Date ? deadline : new Date(deadline);
+    const requireLeader = call.metadata.get('hasleader').includes('true');
+    const isBounded = Number.isFinite(end.getTime());
+    upstream
+      .call(call.getPath(), message, { requireLeader, ...(isBounded ? { deadline: end } : {}) })
+      .then(
+        (bytes) => answer(null, bytes),
+        (error: unknown) => answer(toCallerError(error)),
+      );
+  };
+
+  const range = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
+    const { ranges, refuse } = accessOf(call);
+    if (ranges === undefined) {
+      answer(DENIED);
+      return;
+    }
+    let request: ReturnType<typeof decodeRangeRequest>;
+    try {
+      request = decodeRangeRequest(call.request);
+    } catch (error) {
+      refuse('malformed');
+      const why = error instanceof Error ? error.message : String(error);
+      answer({ code: status.INVALID_ARGUMENT, details: `cannot read the request: ${why}` });
+      return;
+    }
+    const wanted = requestedRange(request.key, request.rangeEnd);
+    if (!ranges.some((allowed) => rangeWithin(wanted, allowed))) {
+      refuse('outside-range');
+      answer(DENIED);
+      return;
+    }
+    forward(call, request.canonical, answer);
+  };
+  const maintenanceStatus = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
+    if (accessOf(call).ranges === undefined) {
+      answer(DENIED);
+      return;
+    }
+    forward(call, Buffer.alloc(0), answer);
+  };
+  const watch = (call: StreamCall): void => {
+    const { ranges, refuse } = accessOf(call);
+    if (ranges === undefined) {
+      call.emit('error', DENIED);
+      return;
+    }
+    const stream = serveWatchStream(
+      {
+        write: (message, onSent) => call.write(message, onSent),
+        end: () => call.end(),
+        fail: (error) => call.emit('error', error),
+      },
+      context,
+      { ranges, refuse },
+    );
+    streams.add(stream);
+    const close = (): void => {
+      streams.delete(stream);
+      stream.close();
+    };
+    call.on('data', (message: Buffer) => {
+      call.pause();
+      void stream.receive(message).then(() => call.resume());
+    });
+    call.on('end', () => {
+      close();
+      call.end();
+    });
+    call.on('cancelled', close);
+    call.on('error', close);
+  };
+  const refuseUnary = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
+    const { ranges, refuse } = accessOf(call);
+    if (ranges !== undefined) refuse('forbidden-method');
+    answer(DENIED);
+  };
+  const refuseStream = (call: StreamCall): void => {
+    const { ranges, refuse } = accessOf(call);
+    if (ranges !== undefined) refuse('forbidden-method');
+    call.emit('error', DENIED);
+  };
+
+  const methods: (readonly [EtcdMethod, UntypedHandleCall])[] = [
+    [{ path: RANGE_PATH, requestStream: false, responseStream: false }, range],
+    [{ path: STATUS_PATH, requestStream: false, responseStream: false }, maintenanceStatus],
+    [{ path: WATCH_PATH, requestStream: true, responseStream: true }, watch],
+    ...FORBIDDEN_METHODS.map((method) => {
+      const isStream = method.requestStream || method.responseStream;
+      return [method, isStream ? refuseStream : refuseUnary] as const;
+    }),
+  ];
+  const serializers = {
+    requestSerialize: passBytes,
+    requestDeserialize: passBytes,
+    responseSerialize: passBytes,
+    responseDeserialize: passBytes,
+  };
+  return {
+    definition: Object.fromEntries(
+      methods.map(([method]) => [method.path, { ...method, ...serializers }]),
+    ),
+    handlers: Object.fromEntries(methods.map(([method, handler]) => [method.path, handler])),
+    get openWatches() {
+      let count = 0;
+      for (const stream of streams) count += stream.watchCount;
+      return count;
+    },
+  };
+}
+
+/** etcd's error as it is; of a connection that failed only that: addresses behind the gate are nobody's business. */
+function toCallerError(error: unknown): { code: status; details: string } {
+  const { code, details } = error as { code?: status; details?: string };
+  if (code === undefined)
+    return { code: status.INTERNAL, details: 'etcdserver: unexpected answer' };
+  if (code === status.UNAVAILABLE && !details?.startsWith('etcdserver:')) {
+    return { code, details: 'etcdserver: etcd is out of reach' };
+  }
+  return { code, details: details ?? '' };
+}
