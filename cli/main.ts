@@ -1,0 +1,75 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from 'commander';
+import { CliError, EXIT_CODES } from './cli-error.ts';
+import { labCommand } from './lab-command.ts';
+import { pkiCommand } from './pki-command.ts';
+import { statusCommand } from './status-command.ts';
+
+const print = (text: string): void => {
+  process.stdout.write(text);
+};
+const setExitCode = (code: number): void => {
+  process.exitCode = code;
+};
+const ending = new AbortController();
+
+const program = new Command('clustermesh')
+  .description('multi-cluster mesh federation that speaks Cilium ClusterMesh')
+  .addCommand(statusCommand(print, () => setExitCode(EXIT_CODES.problem)))
+  .addCommand(
+    labCommand({
+      print,
+      say: (text) => process.stderr.write(text),
+      setExitCode,
+      signal: ending.signal,
+    }),
+  )
+  .addCommand(pkiCommand((line) => print(`${line}\n`)))
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 fine, 1 a problem found, 2 usage, 3 cannot reach, 124 timeout',
+  );
+exitByThrowing(program);
+
+const interrupt = (): void => ending.abort(new CliError('problem', 'interrupted'));
+process.once('SIGINT', interrupt);
+process.once('SIGTERM', interrupt);
+try {
+  await program.parseAsync(process.argv);
+} catch (error) {
+  setExitCode(report(error));
+}
+
+/** Commander would end the process itself, with 1 for wrong usage. */
+function exitByThrowing(command: Command): void {
+  command.exitOverride();
+  for (const sub of command.commands) exitByThrowing(sub);
+}
+
+/** Says what went wrong, a line each thing; the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    // It has printed its text: help asked for is fine, help instead of a command is not.
+    return error.exitCode === 0 ? EXIT_CODES.fine : EXIT_CODES.usage;
+  }
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  // Without a code of ours it is a fault of the program: whoever mends it needs to know where.
+  const text =
+    error instanceof Error
+      ? typeof code === 'string'
+        ? error.message
+        : (error.stack ?? error.message)
+      : String(error);
+  for (const line of text.split('\n')) process.stderr.write(`clustermesh: ${line}\n`);
+  switch (code) {
+    case 'usage':
+    case 'topology':
+      return EXIT_CODES.usage;
+    case 'unreachable':
+      return EXIT_CODES.unreachable;
+    case 'timeout':
+      return EXIT_CODES.timeout;
+    default:
+      return EXIT_CODES.problem;
+  }
+}

@@ -1,0 +1,123 @@
+/** `npm run demo`: two clusters on this machine, and what a mesh does for them, in a minute. `--keep` leaves them running. */
+import { readFile } from 'node:fs/promises';
+import { Command, CommanderError } from 'commander';
+import { Listr } from 'listr2';
+import { projectPath } from '../mesh/runtime/project-path.ts';
+import { renderKept, renderReport } from './demo/report.ts';
+import {
+  callService,
+  killAgents,
+  type Row,
+  removeBackend,
+  type Story,
+  tryPolicy,
+  waitUntilJoined,
+} from './demo/story.ts';
+import { type Lab, openLab } from './lab/lab.ts';
+import { checkLab } from './lab/preflight.ts';
+import { tearDownLab } from './lab/teardown.ts';
+import { parseTopologyText } from './lab/topology.ts';
+
+const TOPOLOGY = 'e2e/topologies/two-clusters.yaml';
+const KEPT_NAME = 'demo';
+const EXIT_INTERRUPTED = 130;
+
+process.exitCode = await main(process.argv);
+
+async function main(argv: readonly string[]): Promise<number> {
+  const keep = parseFlags(argv);
+  if (keep === undefined) return 0;
+  const stopping = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => stopping.abort(new Error('interrupted')));
+  }
+  const rows: Row[] = [];
+  const propagation = new Map<string, number>();
+  let lab: Lab | undefined;
+  let failure: unknown;
+  try {
+    checkLab();
+    await tell({
+      rows,
+      propagation,
+      keep,
+      signal: stopping.signal,
+      onLab: (made) => {
+        lab = made;
+      },
+    });
+  } catch (error) {
+    failure = error;
+  }
+  if (rows.length > 0) console.log(`\n${renderReport(rows, propagation)}`);
+  if (failure !== undefined) {
+    const text = failure instanceof Error ? failure.message : String(failure);
+    console.error(`demo: ${stopping.signal.aborted ? 'interrupted' : text}`);
+  }
+  if (lab !== undefined) {
+    if (keep && !stopping.signal.aborted) console.log(renderKept(lab.name));
+    else await tearDownLab(lab.name);
+  }
+  if (failure === undefined) console.log('All of it happened.');
+  return stopping.signal.aborted ? EXIT_INTERRUPTED : failure === undefined ? 0 : 1;
+}
+
+/** Runs every step with its progress shown. Throws what the first failing step throws. */
+async function tell(options: {
+  rows: Row[];
+  propagation: Map<string, number>;
+  keep: boolean;
+  signal: AbortSignal;
+  onLab: (lab: Lab) => void;
+}): Promise<void> {
+  const { rows, propagation, keep, signal } = options;
+  const topology = parseTopologyText(await readFile(projectPath(TOPOLOGY), 'utf8'), TOPOLOGY);
+  let story: Story | undefined;
+  const step = (title: string, run: (story: Story) => Promise<void>) => ({
+    title,
+    task: async (): Promise<void> => {
+      signal.throwIfAborted();
+      if (story !== undefined) await run(story);
+    },
+  });
+  await new Listr(
+    [
+      {
+        title: 'Build two clusters of two nodes: etcd, apiserver, agents, pods',
+        task: async (_, task): Promise<void> => {
+          const lab = await openLab(topology, {
+            ...(keep ? { name: KEPT_NAME } : {}),
+            persistent: keep,
+            signal,
+            onStep: (text) => {
+              task.output = text;
+            },
+          });
+          options.onLab(lab);
+          story = { lab, rows, propagation };
+        },
+      },
+      step('Wait until every agent has read both clusters', waitUntilJoined),
+      step('Call a global service from alpha', callService),
+      step('Remove the backend in alpha', removeBackend),
+      step('Try the policy of a pod in beta', tryPolicy),
+      step('Kill agents, and go on', killAgents),
+    ],
+    { renderer: process.stdout.isTTY ? 'default' : 'simple', registerSignalListeners: false },
+  ).run();
+}
+
+/** True for `--keep`; undefined when help was shown. */
+function parseFlags(argv: readonly string[]): boolean | undefined {
+  const command = new Command('demo')
+    .description('Two clusters on this machine, joined, used, and taken down. Needs root.')
+    .option('--keep', 'leave the clusters running')
+    .exitOverride();
+  try {
+    command.parse([...argv]);
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return undefined;
+    process.exit(2);
+  }
+  return command.opts<{ keep?: true }>().keep === true;
+}

@@ -1,0 +1,122 @@
+/** The clustermesh-apiserver of a cluster, with the etcd that it starts for itself, and the manifests that it watches. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { stringify } from 'yaml';
+import { secretFiles } from '../../pki/layout.ts';
+import { SECRET_NAMES } from '../../pki/names.ts';
+import { peerTrustFolder, pkiFolder } from './certificates.ts';
+import { execute } from './command.ts';
+import { createDaemon, type Daemon } from './daemon.ts';
+import { type KubernetesObject, manifestFile } from './kubernetes-object.ts';
+import { LabError } from './lab-error.ts';
+import type { ClusterPlan } from './plan.ts';
+import { waitFor } from './wait-for.ts';
+
+/** A cluster's Kubernetes objects, as files. */
+export interface Manifests {
+  /** Writes an object so that the apiserver sees it whole; resolves to the file's name. */
+  write(object: KubernetesObject): Promise<string>;
+  /** Removes what `write` wrote; nothing when it is not there. */
+  remove(object: KubernetesObject): Promise<void>;
+}
+
+/** A running apiserver. */
+export interface LabApiserver extends Daemon {
+  readonly manifests: Manifests;
+  /** Halts the cluster's etcd (SIGSTOP): it holds its connections and answers nothing. */
+  stopEtcd(): Promise<void>;
+  /** Lets it go on. */
+  startEtcd(): Promise<void>;
+  /** Kills the cluster's etcd; the apiserver starts another one. */
+  killEtcd(): Promise<void>;
+}
+
+const MAIN = fileURLToPath(new URL('../../clustermesh-apiserver/main.js', import.meta.url));
+const HEALTH_ADDRESS = '127.0.0.1:9880';
+
+/** Puts the apiserver of a cluster together. */
+export function createApiserver(
+  cluster: ClusterPlan,
+  options: { readonly persistent: boolean; readonly signal?: AbortSignal | undefined },
+): LabApiserver {
+  const place = { netns: cluster.first.namespace, cgroup: join(cluster.first.cgroup, 'apiserver') };
+  const isReady = async (): Promise<boolean> => {
+    const argv = [
+      'curl',
+      '--silent',
+      '--fail',
+      '--max-time',
+      '2',
+      `http://${HEALTH_ADDRESS}/readyz`,
+    ];
+    return (await execute(argv, { ...place, signal: options.signal })).code === 0;
+  };
+  const daemon = createDaemon({
+    name: `apiserver of ${cluster.name}`,
+    argv: [process.execPath, MAIN, ...flags(cluster)],
+    ...place,
+    log: join(cluster.folder, 'apiserver.log'),
+    persistent: options.persistent,
+    signal: options.signal,
+    ready: (signal) =>
+      waitFor(`the apiserver of ${cluster.name} to be ready`, isReady, {
+        signal,
+        intervalMs: 100,
+        timeoutMs: 30_000,
+      }),
+  });
+  const signalEtcd = async (signal: NodeJS.Signals): Promise<void> => {
+    process.kill(await findEtcd(place.cgroup, cluster.name), signal);
+  };
+  return {
+    ...daemon,
+    manifests: createManifests(cluster.manifests),
+    stopEtcd: () => signalEtcd('SIGSTOP'),
+    startEtcd: () => signalEtcd('SIGCONT'),
+    killEtcd: () => signalEtcd('SIGKILL'),
+  };
+}
+
+/** Writes and removes manifests in a folder. */
+export function createManifests(folder: string): Manifests {
+  return {
+    async write(object) {
+      const name = manifestFile(object);
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      // Readers leave out names that begin with a dot.
+      const temporary = join(folder, `.${name}.${randomBytes(4).toString('hex')}`);
+      await writeFile(temporary, stringify(object), { mode: 0o600 });
+      await rename(temporary, join(folder, name));
+      return name;
+    },
+    async remove(object) {
+      await rm(join(folder, manifestFile(object)), { force: true });
+    },
+  };
+}
+
+async function findEtcd(cgroup: string, cluster: string): Promise<number> {
+  const pids = (await readFile(join(cgroup, 'cgroup.procs'), 'utf8')).split('\n').filter(Boolean);
+  for (const pid of pids) {
+    const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
+    if (name.trim() === 'etcd') return Number(pid);
+  }
+  throw new LabError('unknown-name', `cannot find the etcd of ${cluster}: it is not running`);
+}
+
+function flags(cluster: ClusterPlan): string[] {
+  const server = secretFiles(pkiFolder(cluster), SECRET_NAMES.server);
+  return [
+    `--cluster-name=${cluster.name}`,
+    `--cluster-id=${cluster.id}`,
+    `--manifests=${cluster.manifests}`,
+    `--data-dir=${join(cluster.folder, 'data')}`,
+    `--tls-cert-file=${server.certificate}`,
+    `--tls-key-file=${server.privateKey}`,
+    `--trusted-ca-file=${server.ca}`,
+    `--peer-trust-dir=${peerTrustFolder(cluster)}`,
+    `--health-address=${HEALTH_ADDRESS}`,
+  ];
+}

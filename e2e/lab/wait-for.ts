@@ -1,0 +1,43 @@
+import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
+import { LabError } from './lab-error.ts';
+
+/** Options of `waitFor`. */
+export interface WaitOptions {
+  /** Default 15,000. */
+  readonly timeoutMs?: number;
+  /** Between two looks. Default 20. */
+  readonly intervalMs?: number;
+  readonly signal?: AbortSignal | undefined;
+  readonly clock?: Clock;
+}
+
+/**
+ * Looks again and again until `look` gives something other than false or undefined, and resolves to that. A look that throws
+ * counts as "not yet". Throws LabError `timeout` naming `what`, with the last thing that was thrown as its cause.
+ */
+export async function waitFor<T>(
+  what: string,
+  look: () => Promise<T | false | undefined> | T | false | undefined,
+  options: WaitOptions = {},
+): Promise<T> {
+  const { timeoutMs = 15_000, intervalMs = 20, signal, clock = systemClock } = options;
+  const deadline = clock.monotonic() + timeoutMs;
+  let lastError: unknown;
+  for (;;) {
+    signal?.throwIfAborted();
+    try {
+      const found = await look();
+      if (found !== false && found !== undefined) return found;
+      lastError = undefined;
+    } catch (error) {
+      lastError = error;
+    }
+    if (clock.monotonic() > deadline) {
+      const because = lastError instanceof Error ? `: ${lastError.message}` : '';
+      throw new LabError('timeout', `waited ${timeoutMs} ms for ${what}${because}`, {
+        cause: lastError,
+      });
+    }
+    await clock.sleep(intervalMs, signal);
+  }
+}

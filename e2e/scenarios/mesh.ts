@@ -1,0 +1,116 @@
+/** What the scenarios share: the example's two clusters, ready for traffic, and calls from its pods. */
+import { readFile } from 'node:fs/promises';
+import { projectPath } from '../../mesh/runtime/project-path.ts';
+import type { CommandResult } from '../lab/command.ts';
+import { type Lab, openLab } from '../lab/lab.ts';
+import { parseTopologyText, type Topology } from '../lab/topology.ts';
+
+const EXAMPLE = 'e2e/topologies/two-clusters.yaml';
+
+/** The example topology. */
+export async function exampleTopology(): Promise<Topology> {
+  return parseTopologyText(await readFile(projectPath(EXAMPLE), 'utf8'), EXAMPLE);
+}
+
+/** Builds a lab and resolves when every agent has read every cluster and knows all pods. */
+export async function openMesh(topology: Topology): Promise<Lab> {
+  const lab = await openLab(topology);
+  try {
+    for (const { name } of lab.plan.nodes) await waitUntilReady(lab, name);
+    return lab;
+  } catch (error) {
+    await lab[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Waits until the agent of a node has read every cluster, and its kernel holds what it read. */
+export async function waitUntilReady(lab: Lab, node: string): Promise<void> {
+  const addresses = lab.pods().flatMap((pod) => [...pod.ips]);
+  await lab.waitFor(
+    `the agent of ${node} to know every cluster and pod`,
+    async () => {
+      const status = await lab.agent(node).status();
+      const prefixes = (await lab.agent(node).map('ipcache')).map((row) => String(row.prefix));
+      return (
+        status.clusters.every(({ state }) => state.kind === 'ready') &&
+        status.tables.every(({ pending, failed }) => pending === 0 && failed === 0) &&
+        status.endpoints.every(({ identity }) => identity > 255) &&
+        addresses.every((address) =>
+          prefixes.includes(`${address}/${address.includes(':') ? 128 : 32}`),
+        )
+      );
+    },
+    { timeoutMs: 30_000 },
+  );
+}
+
+/** One HTTP request from a pod; exit code 28 is curl's "timed out". */
+export function curl(lab: Lab, pod: string, url: string): Promise<CommandResult> {
+  return lab.exec(pod, ['curl', '--silent', '--show-error', '--max-time', '2', url]);
+}
+
+/** URL of an address. */
+export function urlOf(address: string, port: number, path = '/'): string {
+  return `http://${address.includes(':') ? `[${address}]` : address}:${port}${path}`;
+}
+
+/** Many requests, each over a connection of its own, in one process; the answers by pod, and how many failed. */
+export async function curlMany(
+  lab: Lab,
+  pod: string,
+  options: { readonly url: string; readonly times: number },
+): Promise<{ readonly byPod: Record<string, number>; readonly failed: number }> {
+  const { url, times } = options;
+  const argv = ['curl', '--silent', '--max-time', '5', '--header', 'Connection: close'];
+  const { stdout } = await lab.exec(pod, [...argv, `${url}?[1-${times}]`], { timeoutMs: 120_000 });
+  const byPod: Record<string, number> = {};
+  let answered = 0;
+  for (const line of stdout.split('\n').filter(Boolean)) {
+    const name = line.split(' ')[0] ?? '';
+    byPod[name] = (byPod[name] ?? 0) + 1;
+    answered += 1;
+  }
+  return { byPod, failed: times - answered };
+}
+
+/** Sends a datagram from a pod and resolves to the answer; empty when none came within two seconds. */
+export async function askUdp(
+  lab: Lab,
+  pod: string,
+  address: string,
+  port: number,
+): Promise<string> {
+  const script = `
+    const socket = require('node:dgram').createSocket('udp${address.includes(':') ? 6 : 4}');
+    socket.on('message', (message) => { process.stdout.write(message); socket.close(); });
+    socket.send('ping', ${port}, '${address}');
+    setTimeout(() => process.exit(1), 2000).unref();`;
+  return (await lab.exec(pod, [process.execPath, '-e', script])).stdout.trim();
+}
+
+/** Every row of every kernel map of a node, in an order that depends on the rows alone. */
+export async function mapsOf(lab: Lab, node: string): Promise<string[]> {
+  const rows: string[] = [];
+  for (const name of ['ipcache', 'endpoints', 'policy', 'services'] as const) {
+    for (const row of await lab.agent(node).map(name)) rows.push(`${name} ${stableJson(row)}`);
+  }
+  return rows.sort();
+}
+
+/** Identity that a pod's own agent has for it. */
+export async function identityOf(lab: Lab, podName: string): Promise<number> {
+  const pod = lab.pod(podName);
+  const { endpoints } = await lab.agent(pod.node).status();
+  const found = endpoints.find((endpoint) => endpoint.pod === `${pod.namespace}/${pod.name}`);
+  if (found === undefined) throw new Error(`the agent of ${pod.node} has no endpoint ${podName}`);
+  return found.identity;
+}
+
+function stableJson(value: unknown): string {
+  return JSON.stringify(value, (_, inner: unknown) =>
+    Array.isArray(inner)
+      ? [...inner].sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
+      : inner,
+  );
+}
