@@ -5,7 +5,7 @@
  * `isthmus/registry/identities/<labels>` holds the number, and is written in one transaction with Cilium's own
  * `cilium/state/identities/v1/id/<number>`, which holds the labels. Neither hangs on a lease: a number must outlive its allocator.
  */
-import type { KvStore } from '../../mesh/kvstore/kvstore.ts';
+import type { KvOp, KvPair, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { encodeLabels, type Labels } from '../../mesh/wire/identity.ts';
 import {
   type ClusterId,
@@ -18,9 +18,9 @@ import {
   type NumericIdentity,
   parseNumericIdentity,
 } from '../../mesh/wire/ids.ts';
-import { identitiesPrefix, identityKey, parseKey, REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
+import { identitiesPrefix, identityKey, REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
 
-/** Why no number could be had. */
+/** Why no number could be had: the cluster's range is used up. It may be again when pods have gone. */
 export class IdentityError extends Error {
   readonly code: 'exhausted';
   readonly retryable = true;
@@ -42,128 +42,160 @@ export interface IdentityAllocatorOptions {
 }
 
 export interface IdentityAllocator {
-  /** Number of a set of labels, allocated if there is none. Throws IdentityError when the cluster's range is used up. */
+  /** Number of a set of labels, allocated if there is none. Throws IdentityError, KvError, and WireError for labels that have no wire form. */
   allocate(labels: Labels, signal: AbortSignal): Promise<NumericIdentity>;
-  /** Numbers in etcd, by label string: after `load`, and kept by `allocate`. */
+  /** Numbers by label string: after `load`, and kept by `allocate`. */
   readonly known: ReadonlyMap<string, NumericIdentity>;
   /** Reads what is allocated; needed once before the first `allocate`. */
   load(signal: AbortSignal): Promise<void>;
-  /** Puts every known number back where it is missing, after etcd lost its data: nobody's number changes for that. */
-  restore(signal: AbortSignal): Promise<void>;
-  /** Deletes the numbers of labels that `inUse` does not hold; gives how many. */
+  /**
+   * Puts known numbers back where they are missing, as after etcd lost its data. Returns the label strings whose number
+   * somebody else has now: they must be allocated again.
+   */
+  restore(signal: AbortSignal): Promise<readonly string[]>;
+  /** Deletes the numbers of labels that `inUse` does not hold, and leftovers of another cluster id; returns how many. */
   collectGarbage(inUse: ReadonlySet<string>, signal: AbortSignal): Promise<number>;
 }
 
-const ALLOCATIONS_PREFIX = `${REGISTRY_PREFIX}identities/`;
+/** Where numbers are kept by their labels. */
+export const ALLOCATIONS_PREFIX = `${REGISTRY_PREFIX}identities/`;
 
 /** Makes an allocator for one cluster. */
 export function createIdentityAllocator(options: IdentityAllocatorOptions): IdentityAllocator {
   const { store, clusterId, maxConnectedClusters: max, random = Math.random } = options;
-  const range = identityRange(clusterId, max);
+  const idsPrefix = identitiesPrefix(options.cluster);
   const size = 2 ** clusterLocalIdentityBits(max) - MINIMUM_ALLOCATED_IDENTITY;
+  const first = makeIdentity(clusterId, MINIMUM_ALLOCATED_IDENTITY, max);
+  const { last } = identityRange(clusterId, max);
   const known = new Map<string, NumericIdentity>();
+  /** Numbers of the pool that are taken, by us or others. */
   const used = new Set<number>();
   let cursor = Math.floor(random() * size);
 
+  /** The number in a value or key's end; undefined when it is none of ours. */
+  const ownNumber = (text: string): NumericIdentity | undefined => {
+    const number = /^\d{1,8}$/.test(text) ? Number(text) : Number.NaN;
+    return number >= first && number <= last ? parseNumericIdentity(number) : undefined;
+  };
   const remember = (labels: string, id: NumericIdentity): NumericIdentity => {
     known.set(labels, id);
     used.add(id);
     return id;
   };
-
   const nextFree = (): NumericIdentity => {
-    for (let step = 0; step < size; step += 1) {
+    for (let step = 0; step < size && used.size < size; step += 1) {
       cursor = (cursor + 1) % size;
       const id = makeIdentity(clusterId, MINIMUM_ALLOCATED_IDENTITY + cursor, max);
       if (!used.has(id)) return id;
     }
     throw new IdentityError(
-      `cannot allocate an identity: all ${size} numbers from ${range.first + MINIMUM_ALLOCATED_IDENTITY} to ${range.last} are in use; let fewer labels count for identities, or remove unused pods`,
+      `cannot allocate an identity: all ${size} numbers from ${first} to ${last} are in use; give fewer pods labels of their own, or remove unused pods`,
     );
   };
-
-  const load = async (signal: AbortSignal): Promise<void> => {
-    known.clear();
-    used.clear();
-    const published = await store.list(identitiesPrefix(options.cluster), { signal });
-    for (const { key } of published.pairs) {
-      const parsed = parseKey(key);
-      if (parsed.kind === 'identity') used.add(parsed.id);
-    }
+  const puts = (text: string, id: NumericIdentity): readonly KvOp[] => [
+    { kind: 'put', key: ALLOCATIONS_PREFIX + text, value: String(id) },
+    { kind: 'put', key: identityKey(id), value: text },
+  ];
+  const list = async (
+    signal: AbortSignal,
+  ): Promise<{ ids: Map<string, KvPair>; allocations: Map<string, KvPair> }> => {
+    const ids = await store.list(idsPrefix, { signal });
     const allocations = await store.list(ALLOCATIONS_PREFIX, { signal });
-    for (const { key, value } of allocations.pairs) {
-      const id = parseNumericIdentity(Number(value.toString('utf8')));
-      if (id >= range.first && id <= range.last) remember(key.slice(ALLOCATIONS_PREFIX.length), id);
+    return {
+      ids: new Map(ids.pairs.map((pair) => [pair.key.slice(idsPrefix.length), pair])),
+      allocations: new Map(
+        allocations.pairs.map((pair) => [pair.key.slice(ALLOCATIONS_PREFIX.length), pair]),
+      ),
+    };
+  };
+  const textOf = (pair: KvPair | undefined): string => pair?.value.toString('utf8') ?? '';
+
+  /** Takes `id` for labels; the number that they have now, or undefined when another one must be tried. */
+  const claim = async (
+    text: string,
+    id: NumericIdentity,
+    signal: AbortSignal,
+  ): Promise<NumericIdentity | undefined> => {
+    const then = puts(text, id);
+    const isFree = { key: identityKey(id), exists: false };
+    const fresh = { compare: [{ key: ALLOCATIONS_PREFIX + text, exists: false }, isFree], then };
+    if ((await store.transact(fresh, { signal })).succeeded) return id;
+    const other = await store.get(ALLOCATIONS_PREFIX + text, { signal });
+    if (other === undefined) {
+      used.add(id);
+      return undefined;
     }
+    const theirs = ownNumber(textOf(other));
+    if (theirs !== undefined) return theirs;
+    // What stands there is of another cluster id, or damaged: nobody can use it.
+    const { key, modRevision } = other;
+    const replace = { compare: [{ key, modRevision }, isFree], then };
+    return (await store.transact(replace, { signal })).succeeded ? id : undefined;
   };
 
   return {
     known,
-    load,
+    async load(signal) {
+      const { ids, allocations } = await list(signal);
+      known.clear();
+      used.clear();
+      for (const number of ids.keys()) {
+        const id = ownNumber(number);
+        if (id !== undefined) used.add(id);
+      }
+      for (const [text, pair] of allocations) {
+        const id = ownNumber(textOf(pair));
+        if (id !== undefined) remember(text, id);
+      }
+    },
     async allocate(labels, signal) {
       const text = encodeLabels(labels);
       const existing = known.get(text);
       if (existing !== undefined) return existing;
       for (;;) {
-        const id = nextFree();
-        const { succeeded } = await store.transact(
-          {
-            compare: [
-              { key: ALLOCATIONS_PREFIX + text, exists: false },
-              { key: identityKey(id), exists: false },
-            ],
-            then: [
-              { kind: 'put', key: ALLOCATIONS_PREFIX + text, value: String(id) },
-              { kind: 'put', key: identityKey(id), value: text },
-            ],
-          },
-          { signal },
-        );
-        if (succeeded) return remember(text, id);
-        // Either the labels have a number from another allocator, or the number is taken: the next try tells.
-        const other = await store.get(ALLOCATIONS_PREFIX + text, { signal });
-        if (other !== undefined)
-          return remember(text, parseNumericIdentity(Number(other.value.toString('utf8'))));
-        used.add(id);
+        const id = await claim(text, nextFree(), signal);
+        if (id !== undefined) return remember(text, id);
       }
     },
     async restore(signal) {
-      for (const [text, id] of known) {
-        await store.transact(
-          {
-            compare: [
-              { key: ALLOCATIONS_PREFIX + text, exists: false },
-              { key: identityKey(id), exists: false },
-            ],
-            then: [
-              { kind: 'put', key: ALLOCATIONS_PREFIX + text, value: String(id) },
-              { kind: 'put', key: identityKey(id), value: text },
-            ],
-          },
-          { signal },
-        );
+      const { ids, allocations } = await list(signal);
+      const lost: string[] = [];
+      for (const [text, id] of [...known]) {
+        const allocated = textOf(allocations.get(text));
+        const published = textOf(ids.get(String(id)));
+        if (allocated === String(id) && published === text) continue;
+        const isFree = (allocated === '' || allocated === String(id)) && published === '';
+        const compare = [
+          { key: ALLOCATIONS_PREFIX + text, modRevision: allocations.get(text)?.modRevision ?? 0n },
+          { key: identityKey(id), exists: false },
+        ];
+        if (isFree && (await store.transact({ compare, then: puts(text, id) }, { signal })).succeeded)
+          continue;
+        known.delete(text);
+        lost.push(text);
       }
+      return lost;
     },
     async collectGarbage(inUse, signal) {
+      const { ids, allocations } = await list(signal);
       let collected = 0;
-      for (const [text, id] of [...known]) {
+      for (const [text, pair] of allocations) {
         if (inUse.has(text)) continue;
-        const allocation = await store.get(ALLOCATIONS_PREFIX + text, { signal });
-        if (allocation !== undefined) {
-          const { succeeded } = await store.transact(
-            {
-              compare: [{ key: ALLOCATIONS_PREFIX + text, modRevision: allocation.modRevision }],
-              then: [
-                { kind: 'delete', key: ALLOCATIONS_PREFIX + text },
-                { kind: 'delete', key: identityKey(id) },
-              ],
-            },
-            { signal },
-          );
-          if (!succeeded) continue;
-        }
+        const id = ownNumber(textOf(pair));
+        const { key, modRevision } = pair;
+        const then: KvOp[] = [{ kind: 'delete', key }];
+        if (id !== undefined) then.push({ kind: 'delete', key: identityKey(id) });
+        const compare = [{ key, modRevision }];
+        if (!(await store.transact({ compare, then }, { signal })).succeeded) continue;
         known.delete(text);
-        used.delete(id);
+        if (id !== undefined) used.delete(id);
+        collected += 1;
+      }
+      for (const [number, { key, modRevision }] of ids) {
+        // Of another cluster id: readers would refuse them, and nobody else takes them away.
+        if (ownNumber(number) !== undefined) continue;
+        const then: KvOp[] = [{ kind: 'delete', key }];
+        await store.transact({ compare: [{ key, modRevision }], then }, { signal });
         collected += 1;
       }
       return collected;

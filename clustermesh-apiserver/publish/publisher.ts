@@ -1,19 +1,12 @@
 /** From the cluster's records to keys in etcd: identities before the addresses that carry them, markers after everything. */
-import type { KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
-import { KvError } from '../../mesh/kvstore/kvstore.ts';
+import { KvError, type KvLease, type KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import { encodeClusterConfig } from '../../mesh/wire/cluster-config.ts';
-import { encodeLabels } from '../../mesh/wire/identity.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
-import { ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
-import { encodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
 import {
   CANARY_PREFIXES,
-  clusterConfigKey,
   HEARTBEAT_KEY,
-  ipKey,
   ipsPrefix,
   LOCAL_POLICIES_PREFIX,
   LOCAL_SERVICES_PREFIX,
@@ -31,12 +24,12 @@ import { encodeLocalService } from '../../mesh/wire/local-service.ts';
 import { encodeNode } from '../../mesh/wire/node.ts';
 import { encodeClusterService } from '../../mesh/wire/service.ts';
 import { encodeTimestamp } from '../../mesh/wire/timestamp.ts';
-import {
-  createClusterModel,
-  type EndpointRecord,
-  type RecordChange,
-} from '../convert/cluster-model.ts';
+import { createClusterModel, type RecordChange } from '../convert/cluster-model.ts';
+import type { NodeConflict, NodeFacts } from '../convert/node.ts';
+import type { ConvertedService } from '../convert/service.ts';
 import type { ObjectEvent } from '../sources/manifests.ts';
+import { enforceClusterConfig } from './cluster-config.ts';
+import { createEndpointPublisher } from './endpoints.ts';
 import { createIdentityAllocator } from './identities.ts';
 import { createSyncStore, type SyncStoreStatus } from './sync-store.ts';
 
@@ -57,12 +50,18 @@ export interface PublisherStatus extends SyncStoreStatus {
   /** Everything that the sources told at first is in etcd, with its markers. */
   readonly ready: boolean;
   readonly endpoints: number;
+  /** Pods that are left out because the cluster has no number left for their labels. */
+  readonly endpointsWithoutIdentity: number;
   readonly identities: number;
 }
 
 export interface Publisher {
   /** Publishes what `batches` tells until `signal` aborts. Rejects only on a fault of its own. */
   run(batches: AsyncIterable<readonly ObjectEvent[]>, signal: AbortSignal): Promise<void>;
+  /** Takes what a node's agent says of its node, or undefined when nothing counts any more. */
+  setNodeFacts(name: string, facts: NodeFacts | undefined): void;
+  /** Who else holds what a node says it has. */
+  findNodeConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
   readonly status: PublisherStatus;
   /** Resolves when `status.ready` first becomes true. */
   readonly ready: Promise<void>;
@@ -88,70 +87,56 @@ export function createPublisher(options: PublisherOptions): Publisher {
     clusterId: cluster.id,
     maxConnectedClusters,
   });
-  /** Label string of each published address: who still uses an identity. */
-  const labelsOf = new Map<string, string>();
-  const unusedSince = new Map<string, number>();
+  const endpoints = createEndpointPublisher({
+    identities,
+    sync,
+    lease,
+    clock,
+    logger,
+    identityGraceMs: options.identityGraceMs ?? 900_000,
+  });
+  const warnings = createServiceWarnings(logger);
   let ready = false;
   let markReady: () => void = () => undefined;
   const becameReady = new Promise<void>((resolve) => {
     markReady = resolve;
   });
 
-  const publishEndpoint = async (record: EndpointRecord, signal: AbortSignal): Promise<void> => {
-    const identity = await retry(() => identities.allocate(record.labels, signal), signal);
-    labelsOf.set(record.address, encodeLabels(record.labels));
-    sync.upsert(
-      ipKey(record.address),
-      encodeIpIdentity({
-        prefix: makePrefix(record.address, ipFamily(record.address) === 4 ? 32 : 128),
-        isCidr: false,
-        hostIp: record.hostIp,
-        identity,
-        encryptionKey: 0,
-        metadata: '',
-        namespace: record.namespace,
-        podName: record.podName,
-        serviceAccount: record.serviceAccount,
-        namedPorts: record.namedPorts,
-      }),
-    );
+  const set = (key: string, value: string | undefined): void => {
+    if (value === undefined) sync.delete(key);
+    else sync.upsert(key, value);
   };
-
-  const publish = async (change: RecordChange, signal: AbortSignal): Promise<void> => {
+  const publish = (change: RecordChange, signal: AbortSignal): Promise<void> | undefined => {
+    const { value } = change;
     switch (change.kind) {
-      case 'node': {
-        const key = nodeKey(cluster.name, change.name);
-        if (change.value === undefined) sync.delete(key);
-        else sync.upsert(key, encodeNode(change.value));
-        return;
-      }
+      case 'node':
+        set(nodeKey(cluster.name, change.name), change.value && encodeNode(change.value));
+        return undefined;
       case 'endpoint':
-        if (change.value !== undefined) return publishEndpoint(change.value, signal);
-        labelsOf.delete(change.address);
-        sync.delete(ipKey(change.address));
-        return;
+        if (change.value !== undefined) return endpoints.upsert(change.value, signal);
+        endpoints.delete(change.address);
+        return undefined;
       case 'service': {
-        const { namespace, name, value } = change;
-        const key = serviceKey(cluster.name, namespace, name);
-        if (value?.exported === undefined) sync.delete(key);
-        else sync.upsert(key, encodeClusterService(value.exported));
-        if (value === undefined) sync.delete(localServiceKey(namespace, name));
-        else sync.upsert(localServiceKey(namespace, name), encodeLocalService(value.local));
-        for (const warning of value?.settings.warnings ?? [])
-          logger.warn({ namespace, service: name }, warning);
-        return;
+        const { namespace, name } = change;
+        const exported = change.value?.exported;
+        set(serviceKey(cluster.name, namespace, name), exported && encodeClusterService(exported));
+        set(
+          localServiceKey(namespace, name),
+          change.value && encodeLocalService(change.value.local),
+        );
+        warnings.tell(namespace, name, change.value);
+        return undefined;
       }
       case 'policy': {
         const key = localPolicyKey(change.policyKind, change.namespace, change.name);
-        if (change.value === undefined) sync.delete(key);
-        else sync.upsert(key, encodeLocalPolicy(change.value));
-        return;
+        set(key, change.value && encodeLocalPolicy(change.value));
+        return undefined;
       }
       default:
         change satisfies never;
+        throw new Error(`unknown kind of record: ${String(value)}`);
     }
   };
-
   /** A single record that cannot be published is reported, and the next one is tried. */
   const publishAll = async (
     changes: readonly RecordChange[],
@@ -162,19 +147,21 @@ export function createPublisher(options: PublisherOptions): Publisher {
         await publish(change, signal);
       } catch (error) {
         signal.throwIfAborted();
-        logger.error(
-          { err: error, record: change.kind },
-          'cannot publish a record, it is left out',
-        );
+        const record = describeRecord(change);
+        logger.error({ err: error, record }, 'cannot publish a record, it is left out');
       }
     }
   };
 
-  const retry = async <T>(attempt: () => Promise<T>, signal: AbortSignal): Promise<T> => {
+  const untilAnswered = async (
+    attempt: () => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void> => {
     const backoff = createBackoff({ minMs: 50, maxMs: 5_000 });
     for (;;) {
       try {
-        return await attempt();
+        await attempt();
+        return;
       } catch (error) {
         if (signal.aborted || !(error instanceof KvError) || !error.retryable) throw error;
         logger.warn({ err: error }, 'etcd does not answer, will be retried');
@@ -182,19 +169,18 @@ export function createPublisher(options: PublisherOptions): Publisher {
       }
     }
   };
-
   const finishFirstSync = async (signal: AbortSignal): Promise<void> => {
     const swept = sync.sweep();
     await sync.flushed(signal);
     const now = encodeTimestamp(clock.now());
-    for (const kind of MARKED_KINDS)
-      sync.upsert(syncedKey(cluster.name, CANARY_PREFIXES[kind]), now);
+    for (const kind of MARKED_KINDS) {
+      sync.upsert(syncedKey(cluster.name, CANARY_PREFIXES[kind]), now, { last: true });
+    }
     await sync.flushed(signal);
     ready = true;
     markReady();
     logger.info({ keys: sync.status.keys, swept }, 'everything is published');
   };
-
   const consume = async (
     batches: AsyncIterable<readonly ObjectEvent[]>,
     signal: AbortSignal,
@@ -207,7 +193,6 @@ export function createPublisher(options: PublisherOptions): Publisher {
       if (batch.some((event) => event.kind === 'synced')) await finishFirstSync(signal);
     }
   };
-
   const beat = async (signal: AbortSignal): Promise<void> => {
     while (!signal.aborted) {
       sync.upsert(HEARTBEAT_KEY, encodeTimestamp(clock.now()));
@@ -215,92 +200,52 @@ export function createPublisher(options: PublisherOptions): Publisher {
     }
   };
 
-  /** Identities outlive their last user by the grace time. */
-  const collect = async (signal: AbortSignal): Promise<void> => {
-    const graceMs = options.identityGraceMs ?? 900_000;
-    while (!signal.aborted) {
-      await clock.sleep(graceMs / 3, signal);
-      if (!ready) continue;
-      const inUse = new Set(labelsOf.values());
-      for (const text of identities.known.keys()) {
-        if (inUse.has(text)) unusedSince.delete(text);
-        else if (!unusedSince.has(text)) unusedSince.set(text, clock.monotonic());
-      }
-      for (const [text, since] of unusedSince) {
-        if (clock.monotonic() - since < graceMs) inUse.add(text);
-        else unusedSince.delete(text);
-      }
-      try {
-        const collected = await identities.collectGarbage(inUse, signal);
-        if (collected > 0) logger.info({ collected }, 'unused identities were deleted');
-      } catch (error) {
-        if (!(error instanceof KvError)) throw error;
-        logger.warn({ err: error }, 'cannot delete unused identities, will be retried');
-      }
-    }
-  };
-
-  /** A lost lease may mean lost data: identities hang on no lease, so they are looked after here. */
-  const restoreIdentities = async (signal: AbortSignal): Promise<void> => {
-    let lost = 0;
-    let wake = (): void => undefined;
-    lease.onLost(() => {
-      lost += 1;
-      wake();
-    });
-    signal.addEventListener('abort', () => wake(), { once: true });
-    for (let seen = 0; !signal.aborted; ) {
-      if (seen === lost) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-        continue;
-      }
-      seen = lost;
-      await retry(() => identities.restore(signal), signal);
-    }
-  };
-
   return {
     ready: becameReady,
+    setNodeFacts(name, facts) {
+      for (const change of model.setNodeFacts(name, facts)) {
+        if (change.kind === 'node') {
+          set(nodeKey(cluster.name, change.name), change.value && encodeNode(change.value));
+        }
+      }
+    },
+    findNodeConflict: (name, facts) => model.findNodeConflict(name, facts),
     get status() {
-      return { ...sync.status, ready, endpoints: labelsOf.size, identities: identities.known.size };
+      const { endpoints: count, withoutIdentity } = endpoints.counts;
+      return {
+        ...sync.status,
+        ready,
+        endpoints: count,
+        endpointsWithoutIdentity: withoutIdentity,
+        identities: identities.known.size,
+      };
     },
     async run(batches, signal) {
       const ending = new AbortController();
       const linked = AbortSignal.any([signal, ending.signal]);
+      const enforcing = { store, sync, maxConnectedClusters, clock, logger, signal: linked };
       try {
-        await retry(() => identities.load(linked), linked);
-        await retry(() => sync.adopt(adoptedPrefixes(cluster.name), linked), linked);
-        sync.upsert(clusterConfigKey(cluster.name), ownConfig(cluster.id, maxConnectedClusters));
-        await Promise.all([
+        await untilAnswered(() => identities.load(linked), linked);
+        await untilAnswered(() => sync.adopt(adoptedPrefixes(cluster.name), linked), linked);
+        const parts = [
           sync.run(linked),
           beat(linked),
-          collect(linked),
-          restoreIdentities(linked),
+          endpoints.maintain(() => ready, linked),
+          enforceClusterConfig(cluster, enforcing),
           consume(batches, linked),
-        ]);
+        ];
+        try {
+          await Promise.all(parts);
+        } finally {
+          // The first that fails takes the others along, and all have ended before this does.
+          ending.abort();
+          await Promise.allSettled(parts);
+        }
       } catch (error) {
         if (!signal.aborted) throw error;
-      } finally {
-        ending.abort();
       }
     },
   };
-}
-
-/** What we say of ourselves: markers exist, and service exports are known but off. */
-export function ownConfig(id: ClusterId, max: MaxConnectedClusters): string {
-  return encodeClusterConfig({
-    id,
-    capabilities: {
-      syncedCanaries: true,
-      cached: false,
-      maxConnectedClusters: max,
-      serviceExportsEnabled: false,
-      endpointSlicesExportMode: undefined,
-    },
-  });
 }
 
 /** Prefixes that this publisher alone writes, and whose leftovers it may sweep. */
@@ -312,4 +257,37 @@ function adoptedPrefixes(cluster: ClusterName): string[] {
     LOCAL_SERVICES_PREFIX,
     LOCAL_POLICIES_PREFIX,
   ];
+}
+
+/** Tells what is wrong with a Service's annotations once, and again only when that changes. */
+function createServiceWarnings(logger: Logger) {
+  const told = new Map<string, string>();
+  return {
+    tell(namespace: string, service: string, value: ConvertedService | undefined): void {
+      const path = `${namespace}/${service}`;
+      const warnings = value?.settings.warnings ?? [];
+      const text = warnings.join('\n');
+      if (text === (told.get(path) ?? '')) return;
+      if (text === '') told.delete(path);
+      else told.set(path, text);
+      for (const warning of warnings) {
+        logger.warn({ namespace, service, warning }, 'an annotation of a service is not as expected');
+      }
+    },
+  };
+}
+
+function describeRecord(change: RecordChange): string {
+  switch (change.kind) {
+    case 'node':
+      return `node ${change.name}`;
+    case 'endpoint':
+      return `address ${change.address} of pod ${change.value?.namespace}/${change.value?.podName}`;
+    case 'service':
+      return `service ${change.namespace}/${change.name}`;
+    case 'policy':
+      return `${change.policyKind} ${change.namespace}/${change.name}`;
+    default:
+      throw change satisfies never;
+  }
 }

@@ -3,8 +3,7 @@
  * and puts everything again when the lease was lost. The counterpart of Cilium's `pkg/kvstore/store/syncstore.go`, and
  * stricter in one thing: keys that an earlier process left are adopted, and swept once everything wanted is known.
  */
-import type { KvLease, KvOp, KvStore } from '../../mesh/kvstore/kvstore.ts';
-import { KvError } from '../../mesh/kvstore/kvstore.ts';
+import { KvError, type KvLease, type KvOp, type KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
@@ -22,19 +21,24 @@ export interface SyncStoreStatus {
   readonly keys: number;
   /** Keys whose write is still to be done. */
   readonly pending: number;
+  /** Keys whose value etcd will not take, with its words. */
+  readonly refused: Readonly<Record<string, string>>;
+  /** Why the latest write failed; undefined when it did not. */
   readonly lastError: string | undefined;
 }
 
 export interface SyncStore {
-  /** Wants a key to hold a value. Equal bytes are no work. */
-  upsert(key: string, value: string): void;
-  /** Wants a key gone. */
+  /** Wants a key to hold a value. Equal bytes are no work. A `last` key is written only when no other is pending. */
+  upsert(key: string, value: string, options?: { readonly last?: boolean }): void;
+  /** Wants a key gone. Only keys that we wrote or adopted are deleted. */
   delete(key: string): void;
-  /** Resolves when everything wanted at the time of the call is in etcd. */
+  /** Writes a wanted key once more, whatever is believed to stand there. */
+  rewrite(key: string): void;
+  /** Resolves when everything wanted at the time of the call, or something newer, is in etcd. */
   flushed(signal: AbortSignal): Promise<void>;
   /** Lists `prefixes` and takes what stands there as written by us, so that what is still wanted is not written again. */
   adopt(prefixes: readonly string[], signal: AbortSignal): Promise<void>;
-  /** Deletes adopted keys that nobody has wanted since. To be called when every source has told everything. */
+  /** Deletes adopted keys that nobody has wanted since; returns how many. For when every source has told everything. */
   sweep(): number;
   /** Writes until `signal` aborts. Keys stay when it ends. */
   run(signal: AbortSignal): Promise<void>;
@@ -46,166 +50,218 @@ const OPERATIONS_PER_BATCH = 100;
 /** Bytes in one transaction, well below the server's request limit. */
 const BYTES_PER_BATCH = 1_000_000;
 
+/** Some value that is not known: of a write without an answer, or on a lease that is not ours and may end with it. */
+const UNKNOWN = null;
+
+interface Waiter {
+  /** Keys waited for, each with the change that must be written. */
+  readonly open: Map<string, number>;
+  readonly done: () => void;
+}
+
+interface Batch {
+  readonly entries: readonly {
+    readonly key: string;
+    readonly change: number;
+    readonly value: string | undefined;
+  }[];
+}
+
 /** Makes a sync store; it does nothing until `run`. */
 export function createSyncStore(options: SyncStoreOptions): SyncStore {
   const { store, lease, logger, clock = systemClock } = options;
   /** What etcd shall hold. */
   const wanted = new Map<string, string>();
   /** What etcd holds, as far as we wrote or saw it. */
-  const written = new Map<string, string>();
-  const pending = new Set<string>();
-  const waiters = new Set<() => void>();
+  const written = new Map<string, string | typeof UNKNOWN>();
+  /** Keys to be written, each with the number of its latest change. */
+  const pending = new Map<string, number>();
+  const last = new Set<string>();
+  const refused = new Map<string, string>();
+  const waiters = new Set<Waiter>();
   const backoff = createBackoff({ minMs: 50, maxMs: 10_000 });
   let wake: () => void = () => undefined;
   let lastError: string | undefined;
+  let changes = 0;
+  /** Counts lost leases: what was written before one is gone. */
+  let generation = 0;
+  /** How many writes are done one by one, to find the one that etcd refuses. */
+  let singly = 0;
 
-  const touch = (key: string): void => {
-    if (wanted.get(key) === written.get(key)) pending.delete(key);
-    else pending.add(key);
-    if (pending.size > 0) wake();
-    else notify();
+  const isRight = (key: string): boolean => wanted.get(key) === written.get(key);
+  const settle = (key: string, change: number): void => {
+    for (const waiter of [...waiters]) {
+      const awaited = waiter.open.get(key);
+      if (awaited === undefined || awaited > change) continue;
+      waiter.open.delete(key);
+      if (waiter.open.size === 0) waiter.done();
+    }
   };
-  const notify = (): void => {
-    for (const waiter of [...waiters]) waiter();
+  const touch = (key: string): void => {
+    changes += 1;
+    if (isRight(key)) {
+      pending.delete(key);
+      settle(key, changes);
+      return;
+    }
+    pending.set(key, changes);
+    wake();
   };
 
   lease.onLost(() => {
     logger.warn({ keys: wanted.size }, 'lease was lost and made again: every key is written again');
+    generation += 1;
     written.clear();
-    for (const key of wanted.keys()) pending.add(key);
-    wake();
+    for (const key of wanted.keys()) touch(key);
   });
 
-  const nextBatch = (): { keys: string[]; ops: KvOp[] } => {
-    const keys: string[] = [];
-    const ops: KvOp[] = [];
+  const nextBatch = (): Batch => {
+    const ordinary = collect((key) => !last.has(key));
+    return ordinary.entries.length > 0 ? ordinary : collect((key) => last.has(key));
+  };
+  const collect = (belongs: (key: string) => boolean): Batch => {
+    const limit = singly > 0 ? 1 : OPERATIONS_PER_BATCH;
+    const entries: Batch['entries'][number][] = [];
     let bytes = 0;
-    for (const key of pending) {
+    for (const [key, change] of pending) {
+      if (!belongs(key)) continue;
       const value = wanted.get(key);
-      bytes += key.length + (value?.length ?? 0);
-      if (keys.length > 0 && (keys.length >= OPERATIONS_PER_BATCH || bytes > BYTES_PER_BATCH))
-        break;
-      keys.push(key);
-      ops.push(value === undefined ? { kind: 'delete', key } : { kind: 'put', key, value, lease });
+      bytes += key.length + (value === undefined ? 0 : Buffer.byteLength(value));
+      if (entries.length > 0 && (entries.length >= limit || bytes > BYTES_PER_BATCH)) break;
+      entries.push({ key, change, value });
     }
-    return { keys, ops };
+    return { entries };
   };
 
-  const writeBatch = async (signal: AbortSignal): Promise<void> => {
-    const { keys, ops } = nextBatch();
-    const values = keys.map((key) => wanted.get(key));
-    await store.transact({ compare: [], then: ops }, { signal });
-    for (const [index, key] of keys.entries()) {
-      const value = values[index];
+  const write = async ({ entries }: Batch, signal: AbortSignal): Promise<void> => {
+    const then = entries.map(
+      ({ key, value }): KvOp =>
+        value === undefined ? { kind: 'delete', key } : { kind: 'put', key, value, lease },
+    );
+    const before = generation;
+    // Until the answer nobody knows: a write that timed out may have been done.
+    for (const { key } of entries) written.set(key, UNKNOWN);
+    await store.transact({ compare: [], then }, { signal });
+    if (generation !== before) return;
+    for (const { key, change, value } of entries) {
       if (value === undefined) written.delete(key);
       else written.set(key, value);
-      // A newer value may have come meanwhile: then the key stays pending.
-      if (wanted.get(key) === value) pending.delete(key);
+      if (isRight(key)) pending.delete(key);
+      settle(key, change);
+    }
+  };
+  const refuse = ({ entries }: Batch, error: KvError): void => {
+    for (const { key, change, value } of entries) {
+      logger.error({ key, bytes: value?.length, err: error }, 'etcd refuses a value: it is left out');
+      refused.set(key, error.message);
+      if (pending.get(key) === change) pending.delete(key);
+      settle(key, change);
+    }
+  };
+  const step = async (signal: AbortSignal): Promise<void> => {
+    const batch = nextBatch();
+    try {
+      await write(batch, signal);
+      singly = Math.max(0, singly - 1);
+      if (backoff.attempts > 0) logger.info({ pending: pending.size }, 'writes to etcd work again');
+      backoff.reset();
+      lastError = undefined;
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof KvError)) throw error;
+      lastError = error.message;
+      if (error.code === 'too-large') {
+        // One value that etcd will never take must not hold back the others.
+        if (batch.entries.length === 1) refuse(batch, error);
+        else singly = batch.entries.length;
+        return;
+      }
+      const delayMs = Math.round(backoff.next());
+      logger.warn({ err: error, pending: pending.size, delayMs }, 'cannot write to etcd, will be retried');
+      await clock.sleep(delayMs, signal).catch(() => undefined);
     }
   };
 
   return {
-    upsert(key, value) {
+    upsert(key, value, { last: isLast = false } = {}) {
+      if (isLast) last.add(key);
+      if (wanted.get(key) !== value) refused.delete(key);
       wanted.set(key, value);
-      touch(key);
+      if (!refused.has(key)) touch(key);
     },
     delete(key) {
       wanted.delete(key);
+      refused.delete(key);
+      touch(key);
+    },
+    rewrite(key) {
+      if (!wanted.has(key)) return;
+      written.set(key, UNKNOWN);
       touch(key);
     },
     async flushed(signal) {
-      // The keys pending now, each with what is wanted of it now: later changes are not waited for.
-      const open = new Set(pending);
-      while (open.size > 0) {
-        signal.throwIfAborted();
-        await waitForChange(waiters, signal);
-        for (const key of open) if (!pending.has(key)) open.delete(key);
-      }
+      const open = new Map(pending);
+      if (open.size === 0) return;
+      await new Promise<void>((resolve, reject) => {
+        const end = (): void => {
+          waiters.delete(waiter);
+          signal.removeEventListener('abort', onAbort);
+        };
+        const onAbort = (): void => {
+          end();
+          reject(signal.reason);
+        };
+        const waiter: Waiter = {
+          open,
+          done: () => {
+            end();
+            resolve();
+          },
+        };
+        if (signal.aborted) return reject(signal.reason);
+        waiters.add(waiter);
+        signal.addEventListener('abort', onAbort, { once: true });
+      });
     },
     async adopt(prefixes, signal) {
       for (const prefix of prefixes) {
         const { pairs } = await store.list(prefix, { signal });
         for (const { key, value, lease: holder } of pairs) {
-          // A key on another lease would vanish with it: it counts as not written, so that it is put on ours.
-          written.set(key, holder === lease.id ? value.toString('utf8') : FOREIGN_LEASE);
+          // On another lease it would vanish with that one: so it is put again, on ours.
+          written.set(key, holder === lease.id ? value.toString('utf8') : UNKNOWN);
         }
       }
     },
     sweep() {
       let swept = 0;
-      for (const key of written.keys()) {
+      for (const key of [...written.keys()]) {
         if (wanted.has(key)) continue;
-        pending.add(key);
+        touch(key);
         swept += 1;
       }
-      if (swept > 0) wake();
       return swept;
     },
     async run(signal) {
-      signal.addEventListener('abort', () => wake(), { once: true });
+      const onAbort = (): void => wake();
+      signal.addEventListener('abort', onAbort, { once: true });
       while (!signal.aborted) {
-        if (pending.size === 0) {
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-          });
+        if (pending.size > 0) {
+          await step(signal);
           continue;
         }
-        try {
-          await writeBatch(signal);
-          if (backoff.attempts > 0)
-            logger.info({ pending: pending.size }, 'writes to etcd work again');
-          backoff.reset();
-          lastError = undefined;
-          notify();
-        } catch (error) {
-          if (signal.aborted) return;
-          if (!(error instanceof KvError)) throw error;
-          lastError = error.message;
-          const delayMs = backoff.next();
-          logger.warn(
-            { err: error, pending: pending.size, delayMs },
-            'cannot write to etcd, will be retried',
-          );
-          if (error.code === 'too-large') dropLargest();
-          await clock.sleep(delayMs, signal).catch(() => undefined);
-        }
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
       }
+      signal.removeEventListener('abort', onAbort);
     },
     get status() {
-      return { keys: wanted.size, pending: pending.size, lastError };
+      return {
+        keys: wanted.size,
+        pending: pending.size,
+        refused: Object.fromEntries(refused),
+        lastError,
+      };
     },
   };
-
-  /** One value that etcd will never take must not hold back the others. */
-  function dropLargest(): void {
-    const { keys } = nextBatch();
-    const [largest] = keys.sort(
-      (a, b) => (wanted.get(b)?.length ?? 0) - (wanted.get(a)?.length ?? 0),
-    );
-    if (largest === undefined) return;
-    logger.error(
-      { key: largest, bytes: wanted.get(largest)?.length },
-      'value is too large for etcd: it is not published',
-    );
-    pending.delete(largest);
-  }
-}
-
-/** Stands for a value on a lease that is not ours; no value of ours equals it. */
-const FOREIGN_LEASE = '\u0000foreign lease';
-
-async function waitForChange(waiters: Set<() => void>, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    const onAbort = (): void => {
-      waiters.delete(onChange);
-      reject(signal.reason);
-    };
-    const onChange = (): void => {
-      waiters.delete(onChange);
-      signal.removeEventListener('abort', onAbort);
-      resolve();
-    };
-    waiters.add(onChange);
-    signal.addEventListener('abort', onAbort, { once: true });
-  });
 }

@@ -91,7 +91,17 @@ export function parseFile(name: string, text: string, previous?: ParsedFile): Pa
       problems.push({ where, message: `not YAML: ${error.message.split('\n')[0]}` });
       continue;
     }
-    const value: unknown = document.toJS({ maxAliasCount: 100 });
+    let value: unknown;
+    try {
+      value = document.toJS({ maxAliasCount: 100 });
+    } catch (cause) {
+      // A few lines of aliases of aliases can stand for more than fits into memory.
+      problems.push({
+        where,
+        message: `not usable: ${cause instanceof Error ? cause.message : String(cause)}`,
+      });
+      continue;
+    }
     for (const item of itemsOf(value)) readDocument(item, where, { objects, problems, previous });
   }
   // A file whose YAML is broken may be half-written: what it said before stands until it can be read again.
