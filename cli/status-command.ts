@@ -1,12 +1,21 @@
-/** `clustermesh status`: what the agents on this machine say. */
+/** `clustermesh status`: what the agents on this machine say. Each is asked by its own program, which knows how to show it. */
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
-import { ApiError } from '../agent/api/api-error.ts';
-import { fetchStatus } from '../agent/api/client.ts';
-import { problemsOf, renderStatus } from '../agent/api/render.ts';
-import type { AgentStatus } from '../agent/api/status.ts';
-import { CliError } from './cli-error.ts';
+import { CliError, EXIT_CODES } from './cli-error.ts';
 
+const AGENT = fileURLToPath(new URL('../agent/main.js', import.meta.url));
 const DEFAULT_SOCKET = '/run/isthmus/agent.sock';
+const TIMEOUT_MS = 20_000;
+const MAX_OUTPUT = 64 * 1024 * 1024;
+
+type Format = 'table' | 'json';
+
+interface Flags {
+  readonly socketPath?: readonly string[];
+  readonly lab?: string;
+  readonly output: Format;
+}
 
 /** Builds the command. `print` gets the answers, `setProblem` is called when one of them needs attention. */
 export function statusCommand(print: (text: string) => void, setProblem: () => void): Command {
@@ -15,37 +24,53 @@ export function statusCommand(print: (text: string) => void, setProblem: () => v
     .option('--socket-path <path...>', `sockets of the agents (default: ${DEFAULT_SOCKET})`)
     .option('--lab <name>', "all agents of a lab, instead of the machine's own")
     .addOption(
-      new Option('-o, --output <format>', 'how to print it')
+      new Option('-o, --output <format>', 'how to print it; JSON is a list')
         .choices(['table', 'json'])
         .default('table'),
     )
-    .action(async (flags: { socketPath?: string[]; lab?: string; output: 'table' | 'json' }) => {
+    .action(async (flags: Flags) => {
       const sockets = await socketsOf(flags);
-      const statuses: AgentStatus[] = [];
-      const silent: string[] = [];
-      for (const socket of sockets) {
-        try {
-          statuses.push(await fetchStatus(socket));
-        } catch (error) {
-          if (!(error instanceof ApiError) || error.code !== 'unreachable') throw error;
-          silent.push(error.message);
-        }
+      const answers = await Promise.all(sockets.map((socket) => askAgent(socket, flags.output)));
+      const texts = answers.flatMap((answer) => (answer.text === '' ? [] : [answer.text]));
+      print(flags.output === 'json' ? `[\n${texts.join(',\n')}\n]\n` : texts.join('\n'));
+      const silent = answers.filter(({ code }) => code === EXIT_CODES.unreachable);
+      if (silent.length > 0) {
+        throw new CliError('unreachable', silent.map(({ problem }) => problem).join('\n'));
       }
-      if (flags.output === 'json') print(`${JSON.stringify(statuses, null, 2)}\n`);
-      else print(statuses.map(renderStatus).join('\n'));
-      if (silent.length > 0) throw new CliError('unreachable', silent.join('\n'));
-      if (statuses.some((status) => !status.ready || problemsOf(status).length > 0)) setProblem();
+      const failed = answers.filter(({ text }) => text === '');
+      if (failed.length > 0) {
+        throw new CliError('problem', failed.map(({ problem }) => problem).join('\n'));
+      }
+      if (answers.some(({ code }) => code !== EXIT_CODES.fine)) setProblem();
     });
 }
 
-async function socketsOf(flags: {
-  socketPath?: string[];
-  lab?: string;
-}): Promise<readonly string[]> {
+async function socketsOf(flags: Flags): Promise<readonly string[]> {
   if (flags.lab === undefined) return flags.socketPath ?? [DEFAULT_SOCKET];
   if (flags.socketPath !== undefined) {
     throw new CliError('usage', 'give --socket-path or --lab, not both');
   }
   const { findLab } = await import('../e2e/lab/find-lab.ts');
   return (await findLab(flags.lab)).plan.nodes.map((node) => node.socketPath);
+}
+
+/** Runs `clustermesh-agent status`; its exit codes are ours. */
+function askAgent(
+  socket: string,
+  format: Format,
+): Promise<{ readonly code: number; readonly text: string; readonly problem: string }> {
+  const args = [AGENT, 'status', `--socket-path=${socket}`, `--output=${format}`];
+  return new Promise((resolve) => {
+    execFile(
+      process.execPath,
+      args,
+      { timeout: TIMEOUT_MS, maxBuffer: MAX_OUTPUT },
+      (error, stdout, stderr) => {
+        const ended = error?.code;
+        const code = error === null ? 0 : typeof ended === 'number' ? ended : EXIT_CODES.problem;
+        const problem = stderr.trim().replace(/^clustermesh-agent: /, '') || (error?.message ?? '');
+        resolve({ code, text: stdout, problem });
+      },
+    );
+  });
 }

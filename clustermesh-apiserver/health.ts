@@ -1,86 +1,99 @@
-/** Health over HTTP: `/healthz` while the process lives, `/readyz` when everything is published, `/status` with the reasons. */
-import { createServer, type Server } from 'node:http';
+/** Health over plain HTTP, for probes and people. */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
+import { ApiserverError } from './apiserver-error.ts';
 
-/** What the endpoints are asked for. */
+/** What the endpoint answers from; asked anew for each request. */
 export interface HealthSources {
-  /** Why this process is not ready; empty when it is. */
-  readonly notReady: () => readonly string[];
-  /** Everything about its state, for people and tools. */
+  /** What is still missing before the cluster can be read; empty when it is ready. */
+  readonly missing: () => readonly string[];
+  /** State for people, as JSON. */
   readonly status: () => unknown;
 }
 
-/** Why the health endpoint cannot be had. */
-export class HealthError extends Error {
-  readonly code: 'port-taken';
-  readonly retryable = false;
-
-  constructor(message: string, options: { cause: unknown }) {
-    super(message, options);
-    this.name = 'HealthError';
-    this.code = 'port-taken';
-  }
+/** A listening health endpoint. */
+export interface Health extends AsyncDisposable {
+  /** Where it listens: the port is the real one when 0 was asked for. */
+  readonly address: HostPort;
 }
 
-/** Opens the endpoints; the port is the real one when 0 was asked for. Throws HealthError. */
-export async function listenHealth(
-  address: HostPort,
-  sources: HealthSources,
-): Promise<AsyncDisposable & { readonly address: HostPort }> {
-  const server = createServer((request, response) => {
-    const { code, body } = answer(request.url ?? '/', sources);
-    response.writeHead(code, { 'content-type': 'application/json' });
-    response.end(`${JSON.stringify(body, jsonValue)}\n`);
+/** Listens. Throws ApiserverError `port-taken` or `address`. */
+export async function listenHealth(address: HostPort, sources: HealthSources): Promise<Health> {
+  const server = createServer((request, response) => respond(request, response, sources));
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) =>
+      reject(listenError(cause, { ...address, flag: '--health-address' })),
+    );
+    server.listen({ host: address.host, port: address.port }, resolve);
   });
-  const port = await listen(server, address);
+  const bound = server.address();
+  let closed: Promise<void> | undefined;
   return {
-    address: { host: address.host, port },
-    [Symbol.asyncDispose]: async () => {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
+    address: {
+      host: address.host,
+      port: typeof bound === 'object' && bound !== null ? bound.port : address.port,
+    },
+    [Symbol.asyncDispose]() {
+      closed ??= new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      });
+      return closed;
     },
   };
 }
 
-function answer(url: string, sources: HealthSources): { code: number; body: unknown } {
-  switch (url.split('?')[0]) {
-    case '/healthz':
-      return { code: 200, body: { healthy: true } };
-    case '/readyz': {
-      const notReady = sources.notReady();
-      return {
-        code: notReady.length === 0 ? 200 : 503,
-        body: { ready: notReady.length === 0, notReady },
-      };
-    }
-    case '/status':
-      return { code: 200, body: { notReady: sources.notReady(), ...asObject(sources.status()) } };
-    default:
-      return { code: 404, body: { error: `no such path: expected /healthz, /readyz or /status` } };
-  }
-}
-
-async function listen(server: Server, { host, port }: HostPort): Promise<number> {
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(port, host, resolve);
-    });
-  } catch (cause) {
-    throw new HealthError(
-      `cannot listen on ${host} port ${port} for health: ${cause instanceof Error ? cause.message : String(cause)}; give another by --health-address`,
-      { cause },
+/** One clear line for an address that cannot be listened on. */
+export function listenError(
+  cause: NodeJS.ErrnoException,
+  address: HostPort & { readonly flag: string },
+): ApiserverError {
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  const where = `${host}:${address.port}`;
+  if (cause.code === 'EADDRINUSE') {
+    return new ApiserverError(
+      'port-taken',
+      `cannot listen on ${where}: the port is taken; free it or choose another with ${address.flag}`,
+      { retryable: true, cause },
     );
   }
-  const address = server.address();
-  return typeof address === 'object' && address !== null ? address.port : port;
+  return new ApiserverError(
+    'address',
+    `cannot listen on ${where}: ${cause.message}; choose another with ${address.flag}`,
+    { cause },
+  );
 }
 
-function asObject(value: unknown): object {
-  return typeof value === 'object' && value !== null ? value : { value };
+function respond(request: IncomingMessage, response: ServerResponse, sources: HealthSources): void {
+  const path = (request.url ?? '/').split('?')[0];
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    answer(response, 405, 'only GET is answered\n');
+    return;
+  }
+  switch (path) {
+    case '/healthz':
+      answer(response, 200, 'ok\n');
+      return;
+    case '/readyz': {
+      const missing = sources.missing();
+      if (missing.length === 0) answer(response, 200, 'ok\n');
+      else answer(response, 503, `not ready: ${missing.join(', ')}\n`);
+      return;
+    }
+    case '/status':
+      answer(response, 200, `${JSON.stringify(sources.status(), null, 2)}\n`, 'application/json');
+      return;
+    default:
+      answer(response, 404, 'expected /readyz, /healthz or /status\n');
+  }
 }
 
-/** JSON knows no big integers; revisions are read by people. */
-function jsonValue(_name: string, value: unknown): unknown {
-  return typeof value === 'bigint' ? value.toString() : value;
+function answer(
+  response: ServerResponse,
+  status: number,
+  body: string,
+  type = 'text/plain; charset=utf-8',
+): void {
+  response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' });
+  response.end(body);
 }

@@ -8,8 +8,9 @@ import {
 import { defineOptions } from '../mesh/runtime/options.ts';
 import { parseClusterName, parseMaxConnectedClusters } from '../mesh/wire/ids.ts';
 
-/** Shortest and longest life of the lease that published keys hang on, as Cilium bounds it. */
-const LEASE_TTL = { minMs: 25_000, maxMs: 86_400_000 };
+/** Bounds of Cilium's `--kvstore-lease-ttl` (`pkg/kvstore`), in milliseconds. */
+const MIN_LEASE_TTL_MS = 25_000;
+const MAX_LEASE_TTL_MS = 24 * 3_600_000;
 
 /** Options of `clustermesh-apiserver`. */
 export const APISERVER_OPTIONS = defineOptions({
@@ -39,7 +40,7 @@ export const APISERVER_OPTIONS = defineOptions({
     env: 'ISTHMUS_MANIFESTS',
     parse: parseText,
     required: true,
-    help: 'watched directory of Kubernetes YAML that describes this cluster',
+    help: 'directory of Kubernetes YAML that describes this cluster; it is watched. Replace files by rename, so that none is read half written',
   },
   dataDir: {
     flag: '--data-dir DIR',
@@ -53,114 +54,121 @@ export const APISERVER_OPTIONS = defineOptions({
     env: 'ISTHMUS_GATE_ADDRESS',
     default: '[::]:2379',
     parse: parseHostPort,
-    help: 'where readers of this and other clusters connect',
+    help: 'where agents and peers read this cluster (etcd over mutual TLS)',
   },
   tlsCertFile: {
     flag: '--tls-cert-file FILE',
     env: 'ISTHMUS_TLS_CERT_FILE',
     parse: parseText,
     required: true,
-    help: 'certificate of the gate, with its intermediates; read again when it changes',
+    help: 'certificate of the gate and the registry',
   },
   tlsKeyFile: {
     flag: '--tls-key-file FILE',
     env: 'ISTHMUS_TLS_KEY_FILE',
     parse: parseText,
     required: true,
-    help: 'private key of that certificate',
+    help: 'its private key',
   },
   trustedCaFile: {
     flag: '--trusted-ca-file FILE',
     env: 'ISTHMUS_TRUSTED_CA_FILE',
     parse: parseText,
     required: true,
-    help: "this cluster's own CA, which vouches for its nodes, machines and readers",
+    help: "CA of this cluster's own certificates",
   },
   peerTrustDir: {
     flag: '--peer-trust-dir DIR',
     env: 'ISTHMUS_PEER_TRUST_DIR',
     parse: parseText,
-    help: 'folder with <peer>.crt for each peer: its CA vouches for that peer and for nobody else',
+    help: "directory with <peer>.crt, that peer's CA; without it only certificates of the own CA are believed",
   },
   revokedFile: {
     flag: '--revoked-file FILE',
     env: 'ISTHMUS_REVOKED_FILE',
     parse: parseText,
-    help: 'YAML list of {fingerprint: sha256} or {commonName: name} that are refused and cut off',
+    help: 'YAML list of {fingerprint: SHA-256} and {commonName: name} that are let in no longer',
   },
   etcdBinary: {
-    flag: '--etcd-binary NAME',
+    flag: '--etcd-binary FILE',
     env: 'ISTHMUS_ETCD_BINARY',
     default: 'etcd',
     parse: parseText,
-    help: 'name or path of the etcd to start',
+    help: 'etcd program that is started',
   },
   etcdPort: {
     flag: '--etcd-port PORT',
     env: 'ISTHMUS_ETCD_PORT',
     default: '0',
     parse: integerParser(0, 65_535),
-    help: 'loopback port of that etcd; 0 takes a free one',
+    help: 'port of the embedded etcd on 127.0.0.1; 0 takes a free one',
   },
   etcdEndpoints: {
     flag: '--etcd-endpoints URL',
     env: 'ISTHMUS_ETCD_ENDPOINTS',
     parse: parseText,
     repeatable: true,
-    help: 'an etcd run by others, instead of the embedded one; it must be reached by this program alone',
+    help: 'etcd run by others; without it one is started here',
   },
   etcdCaFile: {
     flag: '--etcd-ca-file FILE',
     env: 'ISTHMUS_ETCD_CA_FILE',
     parse: parseText,
-    help: 'CA of the etcd given by --etcd-endpoints',
+    help: 'CA of --etcd-endpoints',
   },
   etcdCertFile: {
     flag: '--etcd-cert-file FILE',
     env: 'ISTHMUS_ETCD_CERT_FILE',
     parse: parseText,
-    help: 'client certificate for it',
+    help: 'client certificate for --etcd-endpoints, with the right to write all keys',
   },
   etcdKeyFile: {
     flag: '--etcd-key-file FILE',
     env: 'ISTHMUS_ETCD_KEY_FILE',
     parse: parseText,
-    help: 'private key of that certificate',
+    help: 'its private key',
   },
   registryAddress: {
     flag: '--registry-address HOST:PORT',
     env: 'ISTHMUS_REGISTRY_ADDRESS',
     default: '[::]:2381',
     parse: parseHostPort,
-    help: "where this cluster's agents open their sessions",
+    help: "where this cluster's agents announce their nodes (gRPC over mutual TLS)",
   },
   nodeSessionGrace: {
     flag: '--node-session-grace DURATION',
     env: 'ISTHMUS_NODE_SESSION_GRACE',
     default: '60s',
     parse: parseDuration,
-    help: 'how long a node stays published after its session ended',
+    help: 'how long a node without a manifest stays published after its agent has gone',
   },
   healthAddress: {
     flag: '--health-address HOST:PORT',
     env: 'ISTHMUS_HEALTH_ADDRESS',
     default: '127.0.0.1:9880',
     parse: parseHostPort,
-    help: 'where /healthz, /readyz and /status answer',
+    help: 'where /readyz, /healthz and /status answer over plain HTTP',
   },
   kvstoreLeaseTtl: {
     flag: '--kvstore-lease-ttl DURATION',
     env: 'ISTHMUS_KVSTORE_LEASE_TTL',
     default: '15m',
     parse: parseLeaseTtl,
-    help: 'how long published keys outlive this program, 25s to 24h',
+    help: 'how long what is published outlives this process, 25s to 24h',
   },
   heartbeatInterval: {
     flag: '--heartbeat-interval DURATION',
     env: 'ISTHMUS_HEARTBEAT_INTERVAL',
     default: '60s',
+    parse: parseHeartbeat,
+    help: 'how often the sign of life for peers is written, 1s to 60s',
+  },
+  identityGrace: {
+    flag: '--identity-grace DURATION',
+    env: 'ISTHMUS_IDENTITY_GRACE',
+    default: '15m',
     parse: parseDuration,
-    help: 'how often the heartbeat is written; readers of Cilium expect one each two minutes',
+    help: 'how long the number of a set of labels is kept after its last pod has gone',
   },
   logLevel: {
     flag: '--log-level LEVEL',
@@ -171,10 +179,23 @@ export const APISERVER_OPTIONS = defineOptions({
   },
 });
 
+/** What a lease counts in: whole seconds. */
 function parseLeaseTtl(text: string): number {
+  return parseBounded(text, { min: MIN_LEASE_TTL_MS, max: MAX_LEASE_TTL_MS, words: '25s to 24h' });
+}
+
+/** Cilium's readers give a peer up when its heartbeat is two minutes old. */
+function parseHeartbeat(text: string): number {
+  return parseBounded(text, { min: 1000, max: 60_000, words: '1s to 60s' });
+}
+
+function parseBounded(
+  text: string,
+  bounds: { readonly min: number; readonly max: number; readonly words: string },
+): number {
   const milliseconds = parseDuration(text);
-  if (milliseconds < LEASE_TTL.minMs || milliseconds > LEASE_TTL.maxMs) {
-    throw new Error(`cannot use ${text}: expected 25s to 24h`);
+  if (milliseconds < bounds.min || milliseconds > bounds.max) {
+    throw new Error(`cannot use duration ${text}: expected ${bounds.words}`);
   }
   return milliseconds;
 }

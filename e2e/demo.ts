@@ -1,7 +1,8 @@
 /** `npm run demo`: two clusters on this machine, and what a mesh does for them, in a minute. `--keep` leaves them running. */
 import { readFile } from 'node:fs/promises';
-import { Command, CommanderError } from 'commander';
 import { Listr } from 'listr2';
+import { parseBoolean } from '../mesh/runtime/option-parsers.ts';
+import { defineOptions, OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { renderKept, renderReport } from './demo/report.ts';
 import {
@@ -22,11 +23,22 @@ const TOPOLOGY = 'e2e/topologies/two-clusters.yaml';
 const KEPT_NAME = 'demo';
 const EXIT_INTERRUPTED = 130;
 
-process.exitCode = await main(process.argv);
+const DESCRIPTION = 'Two clusters on this machine: joined, used, and taken down. Needs root.';
+const OPTIONS = defineOptions({
+  keep: {
+    flag: '--keep',
+    switch: true,
+    parse: parseBoolean,
+    help: 'leave the clusters running, to look around',
+  },
+});
+
+process.exitCode = await main(process.argv.slice(2));
 
 async function main(argv: readonly string[]): Promise<number> {
-  const keep = parseFlags(argv);
-  if (keep === undefined) return 0;
+  const flags = parseFlags(argv);
+  if ('code' in flags) return flags.code;
+  const { keep } = flags;
   const stopping = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => stopping.abort(new Error('interrupted')));
@@ -107,17 +119,17 @@ async function tell(options: {
   ).run();
 }
 
-/** True for `--keep`; undefined when help was shown. */
-function parseFlags(argv: readonly string[]): boolean | undefined {
-  const command = new Command('demo')
-    .description('Two clusters on this machine, joined, used, and taken down. Needs root.')
-    .option('--keep', 'leave the clusters running')
-    .exitOverride();
+/** What is asked for: `--keep`, or only the exit code when help was shown or the call is wrong. */
+function parseFlags(
+  argv: readonly string[],
+): { readonly keep: boolean } | { readonly code: number } {
   try {
-    command.parse([...argv]);
+    const { keep } = parseOptions(OPTIONS, argv, {}, { name: 'demo', description: DESCRIPTION });
+    return { keep: keep ?? false };
   } catch (error) {
-    if (error instanceof CommanderError && error.exitCode === 0) return undefined;
-    process.exit(2);
+    if (!(error instanceof OptionsError)) throw error;
+    if (error.code === 'help') console.log(error.message);
+    else console.error(`demo: ${error.message}`);
+    return { code: error.exitCode };
   }
-  return command.opts<{ keep?: true }>().keep === true;
 }

@@ -72,18 +72,34 @@ struct buffer {
 	size_t size;
 };
 
-static void put_json_string(FILE *out, const char *text)
+/* Bytes of the UTF-8 character at `text`, 0 when there is none: the environment may hold anything, and texts get cut. */
+static int utf8_length(const unsigned char *text)
 {
-	fputc('"', out);
-	for (; *text; text++) {
-		unsigned char c = (unsigned char)*text;
+	int length = *text < 0x80 ? 1 : *text < 0xc2 ? 0 : *text < 0xe0 ? 2 : *text < 0xf0 ? 3 : *text < 0xf5 ? 4 : 0;
 
-		if (c == '"' || c == '\\')
-			fprintf(out, "\\%c", c);
-		else if (c < 0x20)
-			fprintf(out, "\\u%04x", c);
+	for (int i = 1; i < length; i++)
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+	return length;
+}
+
+static void put_json_string(FILE *out, const char *string)
+{
+	const unsigned char *text = (const unsigned char *)string;
+
+	fputc('"', out);
+	while (*text) {
+		int length = utf8_length(text);
+
+		if (*text == '"' || *text == '\\')
+			fprintf(out, "\\%c", *text);
+		else if (*text < 0x20)
+			fprintf(out, "\\u%04x", *text);
+		else if (length == 0)
+			fputs("\\ufffd", out);
 		else
-			fputc(c, out);
+			fwrite(text, 1, (size_t)length, out);
+		text += length ? length : 1;
 	}
 	fputc('"', out);
 }

@@ -169,6 +169,12 @@ test('clustermesh-cni refuses what it cannot use', { skip }, async (t) => {
   const cases: [string, Record<string, string>, unknown, number][] = [
     ['no command', { CNI_COMMAND: '' }, CONFIG, 4],
     ['an unknown command', { CNI_COMMAND: 'UPDATE' }, CONFIG, 4],
+    [
+      'a text that is cut within a character',
+      { CNI_COMMAND: `${'x'.repeat(9)}${'é'.repeat(600)}` },
+      CONFIG,
+      4,
+    ],
     ['no container', { CNI_CONTAINERID: '' }, CONFIG, 4],
     ['a container named as a path', { CNI_CONTAINERID: '../x' }, CONFIG, 4],
     ['no namespace', { CNI_NETNS: '' }, CONFIG, 4],

@@ -71,21 +71,29 @@ async function watchConfig(
   options: ReaderOptions,
   onAccepted: (ref: ClusterRef, config: ClusterConfig) => void,
 ): Promise<void> {
-  const { name, facts } = options;
+  const { name, facts, context } = options;
   const key = clusterConfigKey(name);
-  let seen = false;
+  let latest: Buffer | undefined;
+  const look = (value: Buffer): void => {
+    if (!takeConfig(value, key, options)) return;
+    const { ref, config } = facts;
+    if (ref !== undefined && config !== undefined) onAccepted(ref, config);
+  };
+  // A cluster that was refused because another holds its id has its turn when that one leaves.
+  const stopWaiting = context.ids.onRelease(() => {
+    if (latest !== undefined && !facts.reading && facts.ref === undefined) look(latest);
+  });
+  options.signal.addEventListener('abort', stopWaiting, { once: true });
   for await (const event of store.watch({ key }, { signal: options.signal })) {
     noteConnection('config', event, options);
     switch (event.kind) {
       case 'put':
-        seen = true;
-        if (takeConfig(event.pair.value, key, options)) {
-          const { ref, config } = facts;
-          if (ref !== undefined && config !== undefined) onAccepted(ref, config);
-        }
+        latest = event.pair.value;
+        look(latest);
         break;
       case 'synced':
-        if (event.count === 0 && !facts.reading && !seen) reportMissing(key, options);
+        if (event.count === 0 && !facts.reading && latest === undefined)
+          reportMissing(key, options);
         break;
       case 'list-start':
       case 'delete':
@@ -124,7 +132,7 @@ function takeConfig(value: Buffer, key: string, options: ReaderOptions): boolean
     : validateClusterConfig(config, {
         peer: name,
         own: context.own,
-        holder: context.ids.get(config.id),
+        holder: context.ids.holderOf(config.id),
       });
   if (refusal !== undefined) return refuseConfig(new PeerError('config-refused', refusal), options);
   if (facts.ref !== undefined && facts.ref.id !== config.id) {
@@ -145,7 +153,7 @@ function takeConfig(value: Buffer, key: string, options: ReaderOptions): boolean
     throw new PeerError('store-replaced', `cluster ${name} keeps its data in another layout now`);
   }
   facts.ref ??= { name, id: parseClusterId(config.id, context.own.max), own: options.own };
-  context.ids.set(config.id, name);
+  context.ids.take(config.id, name);
   context.onIdentified(name, facts.ref.id);
   facts.reading = true;
   facts.changed();

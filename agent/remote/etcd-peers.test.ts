@@ -11,6 +11,7 @@ import {
 } from '../../mesh/testing/test-certificates.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { connectionReader } from '../connection.ts';
+import { createClusterIds } from './cluster-ids.ts';
 import { createPeer, type Peer } from './peer.ts';
 import { publishCluster } from './testing/published-cluster.ts';
 import { createRecordingSink, type RecordingSink } from './testing/recording-sink.ts';
@@ -45,7 +46,7 @@ function startPeer(t: Test): { peer: Peer; sink: RecordingSink } {
     own: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
     nodeIps: [],
     sink,
-    ids: new Map(),
+    ids: createClusterIds({ id: 1, name: parseClusterName('alpha') }),
     onIdentified: () => undefined,
     clock: systemClock,
     logger: createLogger('test', { level: 'silent' }),

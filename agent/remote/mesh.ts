@@ -1,5 +1,6 @@
 import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
 import { createBell } from '../state/bell.ts';
+import { createClusterIds } from './cluster-ids.ts';
 import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
 import type { KnownPeers } from './known-peers.ts';
 import {
@@ -49,7 +50,7 @@ export function createMesh(options: {
 }): Mesh {
   const { directory, knownPeers, readConnection, rescanMs = OWN_FILE_RESCAN_MS } = options;
   const { clock, logger, own: self } = options.context;
-  const ids = new Map<number, ClusterName>([[self.id, self.name]]);
+  const ids = createClusterIds(self);
   const slots = new Map<ClusterName, Slot>();
   const changed = createBell();
   let view: PeerDirectory | undefined;

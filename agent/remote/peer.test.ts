@@ -3,9 +3,10 @@ import { KvError } from '../../mesh/kvstore/kvstore.ts';
 import { createMemoryStore, type MemoryStore } from '../../mesh/kvstore/memory.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
-import { type ClusterName, parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { ipKey, nodeKey } from '../../mesh/wire/keys.ts';
+import { type ClusterIds, createClusterIds } from './cluster-ids.ts';
 import { createPeer, type Peer } from './peer.ts';
 import { type PublishedCluster, publishCluster } from './testing/published-cluster.ts';
 import { createRecordingSink, type RecordingSink } from './testing/recording-sink.ts';
@@ -15,7 +16,7 @@ interface Rig {
   readonly cluster: PublishedCluster;
   readonly peer: Peer;
   readonly sink: RecordingSink;
-  readonly ids: Map<number, ClusterName>;
+  readonly ids: ClusterIds;
   readonly opened: () => number;
   connect(fingerprint: string, store?: MemoryStore): void;
   stop(): Promise<void>;
@@ -29,7 +30,7 @@ function startPeer(
   const { name = 'beta', id = 2, max = 255 } = options;
   const cluster = publishCluster(name, id);
   const sink = createRecordingSink();
-  const ids = new Map([[1, parseClusterName('alpha')]]);
+  const ids = createClusterIds({ id: 1, name: parseClusterName('alpha') });
   const stopping = new AbortController();
   let opened = 0;
   const peer = createPeer(cluster.name, {
@@ -166,14 +167,14 @@ const refusals: readonly [
 for (const [name, max, config, reason] of refusals) {
   test(`a peer with ${name} is refused with one line, and read once that is mended`, async (t) => {
     const { cluster, peer, sink, ids } = startPeer(t, { max });
-    ids.set(3, parseClusterName('gamma'));
+    ids.take(3, parseClusterName('gamma'));
     await cluster.config(config);
     await until('it is refused', () => peer.status().state.kind === 'failed');
     const { state } = peer.status();
     t.match('reason' in state ? state.reason : '', reason);
     t.notMatch('reason' in state ? state.reason : '', '\n');
     t.equal(sink.held.size, 0);
-    t.equal(ids.get(3), 'gamma', 'the first holder keeps the id');
+    t.equal(ids.holderOf(3), 'gamma', 'the first holder keeps the id');
     await publishAll(cluster);
     await cluster.marked();
     await cluster.config({ capabilities: { maxConnectedClusters: max } });
@@ -323,8 +324,8 @@ test('a changed id takes everything back and begins anew under the new one', asy
   await publishAll(renumbered);
   await until('ready', isReady(peer));
   t.equal(peer.status().clusterId, 5);
-  t.equal(ids.get(2), undefined);
-  t.equal(ids.get(5), 'beta');
+  t.equal(ids.holderOf(2), undefined);
+  t.equal(ids.holderOf(5), 'beta');
   t.ok(sink.held.has('identity 327937'));
 });
 
@@ -338,7 +339,7 @@ test('ending takes nothing back, draining everything', async (t) => {
   peer.drain();
   t.equal(sink.held.size, 0);
   t.equal(sink.log.at(-1), 'removed');
-  t.notOk(ids.has(2));
+  t.equal(ids.holderOf(2), undefined);
 });
 
 const failures: readonly [name: string, error: Error, reason: RegExp][] = [
@@ -412,4 +413,40 @@ test('the own cluster is read like a peer, with its services and policies', asyn
   await until('ready', isReady(peer));
   t.ok(sink.held.has('local-service demo/web'));
   t.ok(sink.held.has('local-policy CiliumNetworkPolicy/demo/p'));
+});
+
+test('a peer whose id another one holds has its turn when that one leaves', async (t) => {
+  const { cluster, peer, ids } = startPeer(t);
+  ids.take(2, parseClusterName('gamma'));
+  await publishAll(cluster);
+  await cluster.marked();
+  await until('it is refused', () => peer.status().state.kind === 'failed');
+  ids.release(2, parseClusterName('delta'));
+  t.equal(ids.holderOf(2), 'gamma', 'nobody frees what another holds');
+  ids.release(2, parseClusterName('gamma'));
+  await until('ready', isReady(peer));
+  t.equal(ids.holderOf(2), 'beta');
+});
+
+test('a cluster mirrored in the cache layout is read there', async (t) => {
+  const { cluster, peer, sink } = startPeer(t);
+  await publishAll(cluster);
+  const { pairs } = await cluster.store.list('cilium/state/');
+  for (const { key, value } of pairs) {
+    const mirrored = key
+      .replace('cilium/state', 'cilium/cache')
+      .replace('/ip/v1/default/', '/ip/v1/beta/')
+      .replace('/identities/v1/id/', '/identities/v1/beta/id/');
+    await cluster.store.put(mirrored, value);
+    await cluster.store.delete(key);
+  }
+  await cluster.config({ capabilities: { cached: true } });
+  await cluster.marked();
+  await until('it is being read', () => peer.status().state.kind === 'syncing');
+  t.equal(sink.held.size, 0, 'markers of the source are not those of the mirror');
+  for (const kind of ['nodes', 'services', 'ip', 'identities']) {
+    await cluster.store.put(`cilium/synced/beta/cilium/cache/${kind}/v1`, '2026-01-01T00:00:00Z');
+  }
+  await until('ready', isReady(peer));
+  t.equal(sink.held.size, 4);
 });

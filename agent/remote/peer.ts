@@ -6,6 +6,7 @@ import type { ClusterConfig } from '../../mesh/wire/cluster-config.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
 import type { IpAddress } from '../../mesh/wire/ip.ts';
 import { retraction } from './accept.ts';
+import type { ClusterIds } from './cluster-ids.ts';
 import { readCluster } from './cluster-reader.ts';
 import { type ClusterRef, type ClusterSink, MESH_KINDS, type MeshKind } from './cluster-sink.ts';
 import { createHoldings, type Holdings } from './holdings.ts';
@@ -43,8 +44,8 @@ export interface PeerContext {
   };
   readonly nodeIps: readonly IpAddress[];
   readonly sink: ClusterSink;
-  /** Cluster ids in use, by their holder; shared by all peers of an agent. */
-  readonly ids: Map<number, ClusterName>;
+  /** Cluster ids in use; shared by all peers of an agent. */
+  readonly ids: ClusterIds;
   /** Told when a cluster's id is known. */
   readonly onIdentified: (name: ClusterName, id: ClusterId) => void;
   readonly clock: Clock;
@@ -161,11 +162,12 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
       }
     }
     if (facts.ref === undefined) return;
-    if (ids.get(facts.ref.id) === name) ids.delete(facts.ref.id);
-    sink.removed(facts.ref);
+    const { ref } = facts;
+    sink.removed(ref);
     facts.ref = undefined;
     facts.config = undefined;
     facts.refusals.clearAll();
+    ids.release(ref.id, name);
   };
 
   /** Notes what a connection died of. */

@@ -85,6 +85,8 @@ export function createEngine(options: {
   });
   const bell = createBell();
   let reconsider = true;
+  /** Whether some cluster's services became known, or its absence, since the last look at what is remembered. */
+  let servicesSpoke = true;
   let unreadable: ReadonlySet<number> | undefined;
 
   /** Removes what a previous process left and nobody can want any more. */
@@ -92,7 +94,8 @@ export function createEngine(options: {
     const isOwnSynced = completeness.isSynced(ownId, 'local-policies');
     if (isOwnSynced && !completeness.isOutstanding(ownId, ['identities', 'ips']))
       policies.release();
-    services.forgetRemembered();
+    if (servicesSpoke) services.forgetRemembered();
+    servicesSpoke = false;
     policies.refresh();
     services.refresh();
     ipcacheRec.table.prune(({ clusterId }) =>
@@ -184,14 +187,17 @@ export function createEngine(options: {
     },
     synced(cluster, kind) {
       completeness.synced(cluster.id, kind);
+      servicesSpoke ||= kind === 'services';
       touched();
     },
     removed(cluster) {
       completeness.removed(cluster.id);
+      servicesSpoke = true;
       touched();
     },
     setPeers(peers) {
       completeness.setPeers(peers);
+      servicesSpoke = true;
       touched();
     },
     restoreEndpoints(endpoints, ids) {

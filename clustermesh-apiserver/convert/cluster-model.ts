@@ -12,11 +12,18 @@ import type {
   ClusterObject,
   EndpointSliceObject,
   NamespaceObject,
+  NodeObject,
   PodObject,
   ServiceObject,
 } from '../sources/objects.ts';
 import { createAddressOwners } from './address-owners.ts';
-import { convertNode } from './node.ts';
+import {
+  convertNode,
+  findOverlap,
+  type NodeConflict,
+  type NodeFacts,
+  nodeHoldings,
+} from './node.ts';
 import { podIdentityLabels } from './pod-labels.ts';
 import { type ConvertedService, convertService } from './service.ts';
 
@@ -58,6 +65,10 @@ export interface ClusterModel {
   apply(
     changes: readonly { readonly object: ClusterObject; readonly exists: boolean }[],
   ): RecordChange[];
+  /** Takes what a node's own agent says of it, or undefined when that counts no more. */
+  setNodeFacts(name: string, facts: NodeFacts | undefined): RecordChange[];
+  /** What of `facts` another node or a pod holds already; undefined when nothing is. */
+  findNodeConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
 }
 
 /** Makes the model of an empty cluster. */
@@ -65,10 +76,13 @@ export function createClusterModel(cluster: {
   readonly name: ClusterName;
   readonly id: ClusterId;
 }): ClusterModel {
+  const nodes = new Map<string, NodeObject>();
+  const nodeFacts = new Map<string, NodeFacts>();
   const namespaces = new Map<string, NamespaceObject>();
   const pods = new Map<string, PodObject>();
   const podsByNamespace = new Map<string, Map<string, PodObject>>();
   const services = new Map<string, ServiceObject>();
+  const servicesByNamespace = new Map<string, Map<string, ServiceObject>>();
   const slices = new Map<string, EndpointSliceObject>();
   const slicesByService = new Map<string, Map<string, EndpointSliceObject>>();
   const owners = createAddressOwners<IpAddress>();
@@ -92,23 +106,21 @@ export function createClusterModel(cluster: {
   const takePod = (pod: PodObject, exists: boolean, dirty: Dirty): void => {
     const id = pathOf(pod);
     const before = pods.get(id);
+    const held = exists ? addressesOf(pod) : [];
     for (const address of addressesOf(before)) {
-      owners.release(address, id);
+      // What it keeps it does not let go of: another claimant would come first.
+      if (!held.includes(address)) owners.release(address, id);
       dirty.addresses.add(address);
     }
     if (exists) pods.set(id, pod);
     else pods.delete(id);
     setNested(podsByNamespace, pod.namespace, id, exists ? pod : undefined);
-    for (const address of exists ? addressesOf(pod) : []) {
+    for (const address of held) {
       owners.claim(address, id);
       dirty.addresses.add(address);
     }
-    for (const service of services.values()) {
-      if (
-        service.namespace !== pod.namespace ||
-        (slicesByService.get(pathOf(service))?.size ?? 0) > 0
-      )
-        continue;
+    for (const service of servicesByNamespace.get(pod.namespace)?.values() ?? []) {
+      if ((slicesByService.get(pathOf(service))?.size ?? 0) > 0) continue;
       if (
         [before, pod].some((candidate) => candidate !== undefined && isSelected(service, candidate))
       ) {
@@ -133,11 +145,9 @@ export function createClusterModel(cluster: {
   const take = (object: ClusterObject, exists: boolean, dirty: Dirty): void => {
     switch (object.kind) {
       case 'Node':
-        dirty.records.push({
-          kind: 'node',
-          name: object.name,
-          value: exists ? convertNode(object, cluster) : undefined,
-        });
+        if (exists) nodes.set(object.name, object);
+        else nodes.delete(object.name);
+        dirty.nodes.add(object.name);
         return;
       case 'Namespace':
         if (exists) namespaces.set(object.name, object);
@@ -152,6 +162,7 @@ export function createClusterModel(cluster: {
       case 'Service':
         if (exists) services.set(pathOf(object), object);
         else services.delete(pathOf(object));
+        setNested(servicesByNamespace, object.namespace, object.name, exists ? object : undefined);
         dirty.services.add(pathOf(object));
         return;
       case 'EndpointSlice':
@@ -184,14 +195,49 @@ export function createClusterModel(cluster: {
     return { kind: 'service', namespace, name, value: convertService(input, cluster) };
   };
 
+  const nodeRecord = (name: string): RecordChange => ({
+    kind: 'node',
+    name,
+    value: convertNode(name, { object: nodes.get(name), facts: nodeFacts.get(name) }, cluster),
+  });
+
   return {
+    setNodeFacts(name, facts) {
+      if (facts === undefined) nodeFacts.delete(name);
+      else nodeFacts.set(name, facts);
+      return [nodeRecord(name)];
+    },
+    findNodeConflict(name, facts) {
+      for (const address of facts.addresses) {
+        const pod = owners.ownerOf(address);
+        if (pod !== undefined)
+          return { field: 'addresses', reason: `${address} is held by pod ${pod}` };
+      }
+      for (const other of new Set([...nodes.keys(), ...nodeFacts.keys()])) {
+        if (other === name) continue;
+        const held = nodeHoldings({ object: nodes.get(other), facts: nodeFacts.get(other) });
+        const conflict = findOverlap(facts, held, `node ${other}`);
+        if (conflict !== undefined) return conflict;
+      }
+      return undefined;
+    },
     apply(changes) {
-      const dirty: Dirty = { records: [], addresses: new Set(), services: new Set() };
+      const dirty: Dirty = {
+        records: [],
+        nodes: new Set(),
+        addresses: new Set(),
+        services: new Set(),
+      };
       for (const { object, exists } of changes) take(object, exists, dirty);
       const endpoints = [...dirty.addresses].map(
         (address): RecordChange => ({ kind: 'endpoint', address, value: endpointOf(address) }),
       );
-      return [...dirty.records, ...endpoints, ...[...dirty.services].map(serviceRecord)];
+      return [
+        ...[...dirty.nodes].map(nodeRecord),
+        ...dirty.records,
+        ...endpoints,
+        ...[...dirty.services].map(serviceRecord),
+      ];
     },
   };
 }
@@ -199,6 +245,7 @@ export function createClusterModel(cluster: {
 /** What a batch of changes touched. */
 interface Dirty {
   readonly records: RecordChange[];
+  readonly nodes: Set<string>;
   readonly addresses: Set<IpAddress>;
   readonly services: Set<string>;
 }

@@ -29,6 +29,8 @@ const IRRELEVANT: readonly RegExp[] = [
   /^etcd_node/,
   /^statefulset\.kubernetes\.io\/pod-name/,
   /^apps\.kubernetes\.io\/pod-index/,
+  // Not in Cilium's list: these say what the cluster knows of a pod, so the pod itself may not say them.
+  /^io\.cilium\.k8s\./,
 ];
 
 /** Whether a pod's label is part of its identity. */

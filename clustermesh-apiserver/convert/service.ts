@@ -1,5 +1,5 @@
 import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../mesh/wire/ip.ts';
+import { type IpAddress, ipFamily } from '../../mesh/wire/ip.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { BackendZone, ClusterService, L4Port, PortMap } from '../../mesh/wire/service.ts';
 import type { EndpointSliceObject, PodObject, ServiceObject } from '../sources/objects.ts';
@@ -108,7 +108,10 @@ function addSlice(backends: Backends, slice: EndpointSliceObject): void {
 
 function addPod(backends: Backends, service: ServiceObject, pod: PodObject): void {
   if (!pod.ready || pod.finished) return;
+  // A Service has backends of its own families only; a headless one without addresses has all of them.
+  const families = new Set(service.clusterIps.map(ipFamily));
   for (const address of pod.ips) {
+    if (families.size > 0 && !families.has(ipFamily(address))) continue;
     const ports = portsOf(backends, address);
     for (const { name, protocol, port, targetPort } of service.ports) {
       const number =

@@ -3,6 +3,8 @@ import { X509Certificate } from 'node:crypto';
 import type { ChainEnds } from './caller.ts';
 
 const LONGEST_CHAIN = 8;
+/** Extended key usage "TLS client" (RFC 5280, 4.2.1.12). */
+const CLIENT_USAGE = '1.3.6.1.5.5.7.3.2';
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
 
 /** The CAs that the gate believes: for what they may vouch is decided by whose they are. */
@@ -35,15 +37,18 @@ export function findChainEnds(
   bundles: TrustBundles,
   now: number,
 ): ChainEnds {
+  const nobody: ChainEnds = { own: false, peers: [] };
+  const usages: readonly string[] | undefined = leaf.keyUsage;
+  if (usages !== undefined && !usages.includes(CLIENT_USAGE)) return nobody;
   const anchors = new Map<string | undefined, ReadonlySet<string>>();
   for (const [owner, bundle] of [[undefined, bundles.own] as const, ...bundles.peers]) {
     const found = anchorsOf(leaf, { intermediates, bundle, now });
     if (found.size > 0) anchors.set(owner, found);
   }
   const [first, ...others] = [...anchors.values()];
-  if (first === undefined) return { own: false, peers: [] };
+  if (first === undefined) return nobody;
   const isOneAnchor = others.every((set) => [...set].some((anchor) => first.has(anchor)));
-  if (!isOneAnchor) return { own: false, peers: [] };
+  if (!isOneAnchor) return nobody;
   const peers = [...anchors.keys()].filter((owner) => owner !== undefined).sort();
   return { own: anchors.has(undefined), peers };
 }
@@ -104,7 +109,8 @@ function hasIssued(issuer: X509Certificate, certificate: X509Certificate, now: n
   );
 }
 
-function isWithinValidity(certificate: X509Certificate, now: number): boolean {
+/** Whether a certificate is valid at `now`, in milliseconds since 1970. */
+export function isWithinValidity(certificate: X509Certificate, now: number): boolean {
   return Date.parse(certificate.validFrom) <= now && now <= Date.parse(certificate.validTo);
 }
 

@@ -8,13 +8,21 @@ import {
   type TlsOptions,
 } from 'node:tls';
 import { type Caller, identifyCaller, type RefusalReason } from './caller.ts';
-import { findChainEnds } from './certificate-chain.ts';
+import { findChainEnds, isWithinValidity } from './certificate-chain.ts';
 import { GateError } from './gate-error.ts';
 import { isRevoked, plainFingerprint } from './revocations.ts';
 import type { Trust } from './trust.ts';
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const MAX_INTERMEDIATES = 8;
+/**
+ * What OpenSSL says of a chain that is sound but ends at an intermediate authority of a trust file, whose own issuer is not
+ * known. Go takes such a chain, and so do we, if our own check finds the end.
+ */
+const PARTIAL_CHAIN = new Set<unknown>([
+  'UNABLE_TO_GET_ISSUER_CERT',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+]);
 
 /** What a certificate amounts to under the present trust. */
 export type Verdict =
@@ -72,7 +80,7 @@ export async function listenConnections(options: {
       reason,
       name: commonName,
     });
-    if (Date.parse(leaf.validTo) < now()) return refused('expired-certificate');
+    if (!isWithinValidity(leaf, now())) return refused('expired-certificate');
     const ends = findChainEnds(leaf, intermediates, trust.bundles, now());
     if (!ends.own && ends.peers.length === 0) return refused('untrusted-certificate');
     if (isRevoked({ fingerprint, commonName }, trust.revocations)) return refused('revoked');
@@ -86,7 +94,7 @@ export async function listenConnections(options: {
       return;
     }
     const { leaf, intermediates, commonName } = chain;
-    if (!socket.authorized) {
+    if (!socket.authorized && !PARTIAL_CHAIN.has(socket.authorizationError)) {
       refuse(socket, reasonOf(socket), commonName);
       return;
     }
@@ -98,6 +106,8 @@ export async function listenConnections(options: {
       refuse(socket, verdict.reason, commonName);
       return;
     }
+    // gRPC's server shows certificates of authorised connections only.
+    socket.authorized = true;
     const entry = known ?? { ...base, verdict };
     entries.set(fingerprint, entry);
     entry.sockets.add(socket);
@@ -115,7 +125,10 @@ export async function listenConnections(options: {
   const judgeAgain = (): void => {
     for (const [fingerprint, entry] of [...entries]) {
       const verdict = judge(entry);
-      if (sameVerdict(verdict, entry.verdict)) continue;
+      if (entry.verdict.kind === 'refused' || sameVerdict(verdict, entry.verdict)) {
+        entry.verdict = verdict;
+        continue;
+      }
       entries.delete(fingerprint);
       const reason = verdict.kind === 'refused' ? verdict.reason : 'other-caller';
       onCut(entry.commonName, reason, entry.sockets.size);
@@ -164,8 +177,6 @@ function tlsOptions(trust: Trust): TlsOptions {
     requestCert: true,
     // Judged in `admit`, which can tell why.
     rejectUnauthorized: false,
-    // A trust file may hold an intermediate authority alone.
-    allowPartialTrustChain: true,
     ALPNProtocols: ['h2'],
     minVersion: 'TLSv1.2',
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,

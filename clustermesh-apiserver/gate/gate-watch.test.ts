@@ -47,7 +47,9 @@ test('watches through the gate', { skip, timeout: 180_000 }, async (t) => {
     await put(direct, 'cilium/state/ip/v1/default/10.0.0.1', 'elsewhere');
     await remove(direct, `${PREFIX}alpha/a`);
     await put(direct, `${PREFIX}alpha/b`, 'end');
-    await until('all are told', () => watches.every(({ events }) => events.at(-1)?.value === 'end'));
+    await until('all are told', () =>
+      watches.every(({ events }) => events.at(-1)?.value === 'end'),
+    );
     const [directOld, directNew, gateOld, gateNew] = watches;
     t.same(gateOld?.events, directOld?.events);
     t.same(gateNew?.events, directNew?.events);

@@ -49,7 +49,8 @@ export async function enforceClusterConfig(
     }
     if (event.kind !== 'put' && event.kind !== 'delete') continue;
     // What an earlier process left is simply replaced, without a word.
-    if (hasStood) logger.warn({ key, found }, 'somebody changed our cluster configuration, it is put back');
+    if (hasStood)
+      logger.warn({ key, found }, 'somebody changed our cluster configuration, it is put back');
     sync.rewrite(key);
     // Somebody who insists shall not keep us busy.
     if (hasStood) await clock.sleep(100, signal).catch(() => undefined);

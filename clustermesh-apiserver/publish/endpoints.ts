@@ -108,7 +108,8 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
       try {
         await publish(record, signal);
       } catch (error) {
-        if (!signal.aborted && records.get(record.address) === record) records.delete(record.address);
+        if (!signal.aborted && records.get(record.address) === record)
+          records.delete(record.address);
         throw error;
       }
     },

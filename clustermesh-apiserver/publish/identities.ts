@@ -169,7 +169,10 @@ export function createIdentityAllocator(options: IdentityAllocatorOptions): Iden
           { key: ALLOCATIONS_PREFIX + text, modRevision: allocations.get(text)?.modRevision ?? 0n },
           { key: identityKey(id), exists: false },
         ];
-        if (isFree && (await store.transact({ compare, then: puts(text, id) }, { signal })).succeeded)
+        if (
+          isFree &&
+          (await store.transact({ compare, then: puts(text, id) }, { signal })).succeeded
+        )
           continue;
         known.delete(text);
         lost.push(text);

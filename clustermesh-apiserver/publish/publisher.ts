@@ -107,7 +107,6 @@ export function createPublisher(options: PublisherOptions): Publisher {
     else sync.upsert(key, value);
   };
   const publish = (change: RecordChange, signal: AbortSignal): Promise<void> | undefined => {
-    const { value } = change;
     switch (change.kind) {
       case 'node':
         set(nodeKey(cluster.name, change.name), change.value && encodeNode(change.value));
@@ -133,8 +132,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         return undefined;
       }
       default:
-        change satisfies never;
-        throw new Error(`unknown kind of record: ${String(value)}`);
+        throw change satisfies never;
     }
   };
   /** A single record that cannot be published is reported, and the next one is tried. */
@@ -271,7 +269,10 @@ function createServiceWarnings(logger: Logger) {
       if (text === '') told.delete(path);
       else told.set(path, text);
       for (const warning of warnings) {
-        logger.warn({ namespace, service, warning }, 'an annotation of a service is not as expected');
+        logger.warn(
+          { namespace, service, warning },
+          'an annotation of a service is not as expected',
+        );
       }
     },
   };

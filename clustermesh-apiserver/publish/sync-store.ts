@@ -152,7 +152,10 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
   };
   const refuse = ({ entries }: Batch, error: KvError): void => {
     for (const { key, change, value } of entries) {
-      logger.error({ key, bytes: value?.length, err: error }, 'etcd refuses a value: it is left out');
+      logger.error(
+        { key, bytes: value?.length, err: error },
+        'etcd refuses a value: it is left out',
+      );
       refused.set(key, error.message);
       if (pending.get(key) === change) pending.delete(key);
       settle(key, change);
@@ -177,7 +180,10 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
         return;
       }
       const delayMs = Math.round(backoff.next());
-      logger.warn({ err: error, pending: pending.size, delayMs }, 'cannot write to etcd, will be retried');
+      logger.warn(
+        { err: error, pending: pending.size, delayMs },
+        'cannot write to etcd, will be retried',
+      );
       await clock.sleep(delayMs, signal).catch(() => undefined);
     }
   };

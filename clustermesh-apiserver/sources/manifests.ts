@@ -1,4 +1,5 @@
 /** A cluster read from a directory of Kubernetes YAML: what stands in a file exists, what is gone from it is deleted. */
+import { join } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
@@ -21,9 +22,15 @@ export interface ManifestOptions {
   readonly signal: AbortSignal;
   readonly rescanMs?: number;
   readonly clock?: Clock;
-  /** Called with everything that is wrong now, each time that changes. */
+  /** Called with everything that is wrong now, each time that may have changed. */
   readonly onProblems?: (problems: readonly ManifestProblem[]) => void;
+  /** Called when the directory or a file cannot be read, once until the reason changes; what it held stays in force. */
+  readonly onUnreadable?: (path: string, error: Error) => void;
 }
+
+const NEWLINE = 0x0a;
+/** More aliases than this in one document are an attempt to exhaust memory. */
+const MAX_ALIASES = 100;
 
 interface ParsedFile {
   readonly objects: ReadonlyMap<string, ClusterObject>;
@@ -41,7 +48,6 @@ export async function* watchManifests(
 ): AsyncGenerator<readonly ObjectEvent[]> {
   const files = new Map<string, ParsedFile>();
   const contents = new Map<string, Buffer>();
-  const unreadable = new Map<string, string>();
   let shown = new Map<string, ClusterObject>();
   let first = true;
   const watching = {
@@ -49,10 +55,10 @@ export async function* watchManifests(
     ...(options.rescanMs === undefined ? {} : { rescanMs: options.rescanMs }),
     ...(options.clock === undefined ? {} : { clock: options.clock }),
     onError: (error: Error, file: string | undefined) =>
-      unreadable.set(file ?? directory, error.message),
+      options.onUnreadable?.(file === undefined ? directory : join(directory, file), error),
   };
   for await (const snapshot of watchDirectory(directory, watching)) {
-    for (const name of files.keys()) {
+    for (const name of [...files.keys()]) {
       if (!snapshot.has(name)) {
         files.delete(name);
         contents.delete(name);
@@ -60,13 +66,19 @@ export async function* watchManifests(
     }
     for (const [name, content] of snapshot) {
       if (!/\.(ya?ml|json)$/.test(name) || name.startsWith('.')) continue;
-      if (contents.get(name)?.equals(content) === true) continue;
+      const before = contents.get(name);
+      if (before?.equals(content) === true) continue;
+      const previous = files.get(name);
+      if (previous !== undefined && before !== undefined && isHalfWritten(content, before)) {
+        const message =
+          'half written or empty: what it said before stays in force; remove the file to remove its objects';
+        files.set(name, { ...previous, problems: [{ where: name, message }] });
+        continue;
+      }
       contents.set(name, content);
-      files.set(name, parseFile(name, content.toString('utf8'), files.get(name)));
+      files.set(name, parseFile(name, content.toString('utf8'), previous));
     }
     const { objects, problems } = combine(files);
-    for (const [where, message] of unreadable) problems.push({ where, message });
-    unreadable.clear();
     const events = difference(shown, objects);
     shown = objects;
     if (first) events.push({ kind: 'synced' });
@@ -76,64 +88,67 @@ export async function* watchManifests(
   }
 }
 
-/** Parses one file; what is wrong keeps what `previous` held for it. Exported for tests of single files. */
-export function parseFile(name: string, text: string, previous?: ParsedFile): ParsedFile {
-  const objects = new Map<string, ClusterObject>();
-  const problems: ManifestProblem[] = [];
-  const lines = new LineCounter();
-  const documents = parseAllDocuments(text, { lineCounter: lines });
-  const list = Array.isArray(documents) ? documents : [];
-  for (const [index, document] of list.entries()) {
-    const start = lines.linePos(document.contents?.range?.[0] ?? document.range?.[0] ?? 0).line;
-    const where = list.length > 1 ? `${name} document ${index + 1} (line ${start})` : name;
-    const [error] = document.errors;
-    if (error !== undefined) {
-      problems.push({ where, message: `not YAML: ${error.message.split('\n')[0]}` });
-      continue;
-    }
-    let value: unknown;
-    try {
-      value = document.toJS({ maxAliasCount: 100 });
-    } catch (cause) {
-      // A few lines of aliases of aliases can stand for more than fits into memory.
-      problems.push({
-        where,
-        message: `not usable: ${cause instanceof Error ? cause.message : String(cause)}`,
-      });
-      continue;
-    }
-    for (const item of itemsOf(value)) readDocument(item, where, { objects, problems, previous });
-  }
-  // A file whose YAML is broken may be half-written: what it said before stands until it can be read again.
-  const broken = list.some((document) => document.errors.length > 0);
-  if (broken)
-    for (const [id, object] of previous?.objects ?? [])
-      if (!objects.has(id)) objects.set(id, object);
-  return { objects, problems };
+/** Whether a file looks as if its writer were in the middle: emptied, or cut off inside a line of what it was. */
+function isHalfWritten(content: Buffer, before: Buffer): boolean {
+  if (content.length === 0) return before.length > 0;
+  const isBeginning =
+    content.length < before.length && before.subarray(0, content.length).equals(content);
+  return isBeginning && content.at(-1) !== NEWLINE && before.at(-1) === NEWLINE;
 }
 
-function readDocument(
-  item: unknown,
-  where: string,
-  into: {
-    objects: Map<string, ClusterObject>;
-    problems: ManifestProblem[];
-    previous: ParsedFile | undefined;
-  },
-): void {
+/** Parses one file; what is wrong keeps what `previous` held for it. Exported for tests of single files. */
+export function parseFile(name: string, text: string, previous?: ParsedFile): ParsedFile {
+  const reading: Reading = { objects: new Map(), problems: [], previous, isIncomplete: false };
+  const lines = new LineCounter();
+  const parsed = parseAllDocuments(text, { lineCounter: lines });
+  const documents = Array.isArray(parsed) ? parsed : [];
+  for (const [index, document] of documents.entries()) {
+    const start = lines.linePos(document.contents?.range?.[0] ?? document.range?.[0] ?? 0).line;
+    const where = documents.length > 1 ? `${name} document ${index + 1} (line ${start})` : name;
+    try {
+      const [error] = document.errors;
+      if (error !== undefined) throw error;
+      const items = itemsOf(document.toJS({ maxAliasCount: MAX_ALIASES }));
+      for (const item of items) readDocument(item, where, reading);
+    } catch (error) {
+      if (error instanceof ObjectError) throw error;
+      // Broken YAML, or aliases that lead nowhere or grow without end.
+      const why = error instanceof Error ? error.message.split('\n')[0] : String(error);
+      reading.problems.push({ where, message: `not YAML: ${why}` });
+      reading.isIncomplete = true;
+    }
+  }
+  // Which objects the broken part was to describe nobody can tell: all that stood in the file stay.
+  if (reading.isIncomplete) {
+    for (const [id, object] of previous?.objects ?? []) {
+      if (!reading.objects.has(id)) reading.objects.set(id, object);
+    }
+  }
+  return reading;
+}
+
+/** A file in the course of being read. */
+interface Reading {
+  readonly objects: Map<string, ClusterObject>;
+  readonly problems: ManifestProblem[];
+  readonly previous: ParsedFile | undefined;
+  /** Something in it could not be attributed to an object. */
+  isIncomplete: boolean;
+}
+
+function readDocument(item: unknown, where: string, reading: Reading): void {
   try {
     const object = parseObject(item);
-    into.objects.set(objectId(object), object);
+    reading.objects.set(objectId(object), object);
   } catch (error) {
     if (!(error instanceof ObjectError)) throw error;
     const id = nameOf(item);
+    const kept = id === undefined ? undefined : reading.previous?.objects.get(id);
+    if (id === undefined) reading.isIncomplete = true;
+    else if (kept !== undefined) reading.objects.set(id, kept);
     const label = id === undefined ? '' : `${id}: `;
-    const kept = id === undefined ? undefined : into.previous?.objects.get(id);
-    if (id !== undefined && kept !== undefined) into.objects.set(id, kept);
-    into.problems.push({
-      where,
-      message: `${label}${error.message}${kept === undefined ? '' : '; its last good version stays in force'}`,
-    });
+    const consequence = kept === undefined ? '' : '; its last good version stays in force';
+    reading.problems.push({ where, message: `${label}${error.message}${consequence}` });
   }
 }
 

@@ -12,10 +12,11 @@ export interface EchoOptions {
 }
 
 const CHUNK_BYTES = 16 * 1024;
+const MAX_BYTES = 64 * 1024 * 1024;
 
 /**
  * Listens on all addresses of both families. HTTP: `/` answers a line `<pod> <client's address>`; `/slow?seconds=N` the same
- * line and then N chunks of 16 KiB, one a second in ten pieces, and last the line `end`. UDP: every datagram is answered with
+ * line and then N chunks of 16 KiB, one a second in ten pieces, and last the line `end`; `/bytes?count=N` N bytes at once. UDP: every datagram is answered with
  * `<pod> <client's address>`. Resolves once everything listens.
  */
 export async function listenEcho(options: EchoOptions): Promise<AsyncDisposable> {
@@ -37,6 +38,10 @@ async function listenHttp(port: number, { pod, signal }: EchoOptions): Promise<S
     const url = new URL(request.url ?? '/', 'http://pod');
     response.setHeader('Content-Type', 'text/plain');
     const line = `${pod} ${plainAddress(request.socket.remoteAddress ?? '')}\n`;
+    if (url.pathname === '/bytes') {
+      response.end(Buffer.alloc(Math.min(Number(url.searchParams.get('count')), MAX_BYTES), '.'));
+      return;
+    }
     if (url.pathname !== '/slow') {
       response.end(line);
       return;

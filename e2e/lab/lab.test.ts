@@ -88,8 +88,22 @@ test('a lab makes pods by the real plugins, and leaves nothing behind', { skip }
     t.notOk(existsSync(`/run/netns/${second.netns}`));
     t.equal((await lab.addPod({ name: 'third', node: 'solo-1' })).ips.length, 2);
     t.throws(() => lab.pod('second'), { code: 'unknown-name' });
-    t.equal((await lab.exec('third', ['sh', '-c', 'exit 7'])).code, 7);
-    t.equal((await lab.exec('third', ['sleep', '9'], { timeoutMs: 50 })).code, 124);
+    await lab.agent('solo-1').kill();
+    await t.rejects(lab.addPod({ name: 'fourth', node: 'solo-1' }), {
+      code: 'cni',
+      message: /clustermesh-cni refused ADD .*cannot reach clustermesh-agent .*, CNI code 11/,
+    });
+    await lab.removePod('third');
+    await lab.agent('solo-1').start();
+    t.equal(
+      (await lab.agent('solo-1').status()).endpoints.length,
+      1,
+      'it sees what went meanwhile',
+    );
+    await lab.addPod({ name: 'fourth', node: 'solo-1' });
+    t.equal((await lab.agent('solo-1').status()).endpoints.length, 2);
+    t.equal((await lab.exec('fourth', ['sh', '-c', 'exit 7'])).code, 7);
+    t.equal((await lab.exec('fourth', ['sleep', '9'], { timeoutMs: 50 })).code, 124);
   }
   t.same(remains(name), []);
 });

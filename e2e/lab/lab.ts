@@ -196,7 +196,11 @@ async function buildLab(
     const node = find(nodes, 'node', planned.node);
     await mkdir(planned.cgroup);
     await makePodNamespace(planned.netns, signal);
-    const { ips } = await addPodInterface(planned, node, cni);
+    const { ips } = await addPodInterface(planned, node, cni).catch(async (error: unknown) => {
+      await run(['ip', 'netns', 'delete', planned.netns]);
+      await removeCgroups(planned.cgroup);
+      throw error;
+    });
     const pod = withIps(planned, ips);
     pods.set(pod.name, pod);
     if (pod.role === 'server') {

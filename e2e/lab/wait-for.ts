@@ -38,6 +38,12 @@ export async function waitFor<T>(
         cause: lastError,
       });
     }
-    await clock.sleep(intervalMs, signal);
+    try {
+      await clock.sleep(intervalMs, signal);
+    } catch (error) {
+      // The signal's own reason says more than "aborted".
+      signal?.throwIfAborted();
+      throw error;
+    }
   }
 }

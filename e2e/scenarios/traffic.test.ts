@@ -23,6 +23,14 @@ test('traffic between two clusters', { skip, timeout: 240_000 }, async (t) => {
     },
   );
 
+  await t.test('full packets fit through the tunnel', async (t) => {
+    for (const family of [4, 6] as const) {
+      const url = urlOf(remote.ip(family), 8080, '/bytes?count=8000000');
+      const argv = ['curl', '-sS', '--max-time', '20', '-o', '/dev/null', '-w', '%{size_download}'];
+      t.equal((await lab.exec('client', [...argv, url])).stdout, '8000000', `over IPv${family}`);
+    }
+  });
+
   await t.test('a global service answers from both clusters', async (t) => {
     for (const family of [4, 6] as const) {
       const url = urlOf(lab.clusterIp('alpha', 'web', family), 80);

@@ -37,7 +37,11 @@ test('readEtcdClientConfig() reads what Cilium writes', async (t) => {
   const renewed = await (await createTestAuthority(dir, 'new')).issue('remote');
   await writeFile(files.certFile, await readFile(renewed.certFile));
   await writeFile(files.keyFile, await readFile(renewed.keyFile));
-  t.not((await readEtcdClientConfig(path)).fingerprint, config.fingerprint, 'the certificate changed');
+  t.not(
+    (await readEtcdClientConfig(path)).fingerprint,
+    config.fingerprint,
+    'the certificate changed',
+  );
 });
 
 test('readEtcdClientConfig() takes plain endpoints without certificates', async (t) => {
@@ -56,7 +60,11 @@ test('readEtcdClientConfig() says in one line what is wrong, and where', async (
   const other = await authority.issue('other');
   await writeFile(dir.file('half.crt'), (await readFile(certFile)).subarray(0, 200));
   const endpoints = 'endpoints: [https://10.0.0.1:2379]';
-  const tls = { ca: `trusted-ca-file: ${caFile}`, cert: `cert-file: ${certFile}`, key: `key-file: ${keyFile}` };
+  const tls = {
+    ca: `trusted-ca-file: ${caFile}`,
+    cert: `cert-file: ${certFile}`,
+    key: `key-file: ${keyFile}`,
+  };
   const whole = [endpoints, tls.ca, tls.cert, tls.key];
   const cases: readonly {
     name: string;
@@ -66,24 +74,128 @@ test('readEtcdClientConfig() says in one line what is wrong, and where', async (
     message: RegExp;
   }[] = [
     { name: 'an empty file', lines: [], code: 'bad-yaml', message: /it is empty/ },
-    { name: 'a half-written file', lines: ['endpoints: [https://10.0'], code: 'bad-yaml', message: /half written/ },
+    {
+      name: 'a half-written file',
+      lines: ['endpoints: [https://10.0'],
+      code: 'bad-yaml',
+      message: /half written/,
+    },
     { name: 'a file of another kind', lines: ['hello'], code: 'bad-yaml', message: /no fields/ },
-    { name: 'a file cut before the certificates', lines: [endpoints], code: 'bad-field', field: 'trusted-ca-file', message: /it is missing/ },
-    { name: 'no endpoints', lines: whole.slice(1), code: 'bad-field', field: 'endpoints', message: /it is missing/ },
-    { name: 'a list without an endpoint', lines: ['endpoints: []', ...whole.slice(1)], code: 'bad-field', field: 'endpoints', message: /at least one URL/ },
-    { name: 'endpoints of a wrong type', lines: ['endpoints: https://10.0.0.1:2379', ...whole.slice(1)], code: 'bad-field', field: 'endpoints', message: /it is string/ },
-    { name: 'an endpoint of a wrong type', lines: ['endpoints: [https://10.0.0.1:2379, 7]', ...whole.slice(1)], code: 'bad-field', field: 'endpoints[1]', message: /it is number 7/ },
-    { name: 'an endpoint that is no URL', lines: ['endpoints: ["10.0.0.1:2379"]', ...whole.slice(1)], code: 'bad-field', field: 'endpoints[0]', message: /expected https:\/\/host:port/ },
-    { name: 'a missing certificate file', lines: [endpoints, tls.ca, 'cert-file: /nowhere/tls.crt', tls.key], code: 'bad-certificate', field: 'cert-file', message: /\/nowhere\/tls\.crt/ },
-    { name: 'a certificate file of a wrong type', lines: [endpoints, tls.ca, 'cert-file: [a]', tls.key], code: 'bad-field', field: 'cert-file', message: /it is a list/ },
-    { name: 'a half-written certificate', lines: [endpoints, tls.ca, 'cert-file: half.crt', tls.key], code: 'bad-certificate', field: 'cert-file', message: /half written/ },
-    { name: 'a key where the CA should be', lines: [endpoints, `trusted-ca-file: ${keyFile}`, tls.cert, tls.key], code: 'bad-certificate', field: 'trusted-ca-file', message: /no PEM certificate/ },
-    { name: 'the key of another certificate', lines: [endpoints, tls.ca, tls.cert, `key-file: ${other.keyFile}`], code: 'bad-certificate', field: 'key-file', message: /does not belong/ },
-    { name: 'aliases of a wrong type', lines: [...whole, 'cilium-host-aliases: yes please'], code: 'bad-field', field: 'cilium-host-aliases', message: /expected a list/ },
-    { name: 'an alias without a host', lines: [...whole, 'cilium-host-aliases: [{ips: [10.0.0.1]}]'], code: 'bad-field', field: 'cilium-host-aliases[0]', message: /hostname/ },
-    { name: 'an alias without addresses', lines: [...whole, 'cilium-host-aliases: [{hostname: a, ips: []}]'], code: 'bad-field', field: 'cilium-host-aliases[0]', message: /at least one ip/ },
-    { name: 'an alias with a bad address', lines: [...whole, 'cilium-host-aliases: [{hostname: a, ips: [10.0.0]}]'], code: 'bad-field', field: 'cilium-host-aliases[0]', message: /expected an IP address/ },
-    { name: 'an alias given twice', lines: [...whole, 'cilium-host-aliases: [{hostname: a, ips: [10.0.0.1]}, {hostname: a, ips: [10.0.0.2]}]'], code: 'bad-field', field: 'cilium-host-aliases[1]', message: /twice/ },
+    {
+      name: 'a file cut before the certificates',
+      lines: [endpoints],
+      code: 'bad-field',
+      field: 'trusted-ca-file',
+      message: /it is missing/,
+    },
+    {
+      name: 'no endpoints',
+      lines: whole.slice(1),
+      code: 'bad-field',
+      field: 'endpoints',
+      message: /it is missing/,
+    },
+    {
+      name: 'a list without an endpoint',
+      lines: ['endpoints: []', ...whole.slice(1)],
+      code: 'bad-field',
+      field: 'endpoints',
+      message: /at least one URL/,
+    },
+    {
+      name: 'endpoints of a wrong type',
+      lines: ['endpoints: https://10.0.0.1:2379', ...whole.slice(1)],
+      code: 'bad-field',
+      field: 'endpoints',
+      message: /it is string/,
+    },
+    {
+      name: 'an endpoint of a wrong type',
+      lines: ['endpoints: [https://10.0.0.1:2379, 7]', ...whole.slice(1)],
+      code: 'bad-field',
+      field: 'endpoints[1]',
+      message: /it is number 7/,
+    },
+    {
+      name: 'an endpoint that is no URL',
+      lines: ['endpoints: ["10.0.0.1:2379"]', ...whole.slice(1)],
+      code: 'bad-field',
+      field: 'endpoints[0]',
+      message: /expected https:\/\/host:port/,
+    },
+    {
+      name: 'a missing certificate file',
+      lines: [endpoints, tls.ca, 'cert-file: /nowhere/tls.crt', tls.key],
+      code: 'bad-certificate',
+      field: 'cert-file',
+      message: /\/nowhere\/tls\.crt/,
+    },
+    {
+      name: 'a certificate file of a wrong type',
+      lines: [endpoints, tls.ca, 'cert-file: [a]', tls.key],
+      code: 'bad-field',
+      field: 'cert-file',
+      message: /it is a list/,
+    },
+    {
+      name: 'a half-written certificate',
+      lines: [endpoints, tls.ca, 'cert-file: half.crt', tls.key],
+      code: 'bad-certificate',
+      field: 'cert-file',
+      message: /half written/,
+    },
+    {
+      name: 'a key where the CA should be',
+      lines: [endpoints, `trusted-ca-file: ${keyFile}`, tls.cert, tls.key],
+      code: 'bad-certificate',
+      field: 'trusted-ca-file',
+      message: /no PEM certificate/,
+    },
+    {
+      name: 'the key of another certificate',
+      lines: [endpoints, tls.ca, tls.cert, `key-file: ${other.keyFile}`],
+      code: 'bad-certificate',
+      field: 'key-file',
+      message: /does not belong/,
+    },
+    {
+      name: 'aliases of a wrong type',
+      lines: [...whole, 'cilium-host-aliases: yes please'],
+      code: 'bad-field',
+      field: 'cilium-host-aliases',
+      message: /expected a list/,
+    },
+    {
+      name: 'an alias without a host',
+      lines: [...whole, 'cilium-host-aliases: [{ips: [10.0.0.1]}]'],
+      code: 'bad-field',
+      field: 'cilium-host-aliases[0]',
+      message: /hostname/,
+    },
+    {
+      name: 'an alias without addresses',
+      lines: [...whole, 'cilium-host-aliases: [{hostname: a, ips: []}]'],
+      code: 'bad-field',
+      field: 'cilium-host-aliases[0]',
+      message: /at least one ip/,
+    },
+    {
+      name: 'an alias with a bad address',
+      lines: [...whole, 'cilium-host-aliases: [{hostname: a, ips: [10.0.0]}]'],
+      code: 'bad-field',
+      field: 'cilium-host-aliases[0]',
+      message: /expected an IP address/,
+    },
+    {
+      name: 'an alias given twice',
+      lines: [
+        ...whole,
+        'cilium-host-aliases: [{hostname: a, ips: [10.0.0.1]}, {hostname: a, ips: [10.0.0.2]}]',
+      ],
+      code: 'bad-field',
+      field: 'cilium-host-aliases[1]',
+      message: /twice/,
+    },
   ];
   for (const { name, lines, code, field, message } of cases) {
     const path = dir.file('peer');
@@ -94,7 +206,10 @@ test('readEtcdClientConfig() says in one line what is wrong, and where', async (
     t.notMatch((error as Error).message, /\n/, `${name}: one line`);
     t.match((error as Error).message, path, `${name}: names the file`);
   }
-  await t.rejects(readEtcdClientConfig(dir.file('none')), { code: 'unreadable', message: /ENOENT/ });
+  await t.rejects(readEtcdClientConfig(dir.file('none')), {
+    code: 'unreadable',
+    message: /ENOENT/,
+  });
   await t.rejects(readEtcdClientConfig(dir.path), { code: 'unreadable', message: /EISDIR/ });
 });
 

@@ -1,29 +1,14 @@
 import type { Test } from 'tap';
-import { systemClock } from '../runtime/clock.ts';
-import { describeEvent, openWatchLog, type WatchLog } from '../testing/watch-log.ts';
-import { KvError, type KvErrorCode, type KvLease, type KvStore } from './kvstore.ts';
-
-/** A store under test, empty at the start, and the ways to break it. */
-export interface ConformanceSubject extends AsyncDisposable {
-  /** A client that `disconnect` cuts off. Values above 1 MiB in one request are refused, pages hold 10 keys. */
-  readonly store: KvStore;
-  /** A client of the same data that is never cut off. */
-  readonly direct: KvStore;
-  disconnect(): Promise<void>;
-  reconnect(): Promise<void>;
-  /** Compacts the whole history. */
-  compact(): Promise<void>;
-  /** Begins again as another cluster without data. */
-  wipe(): Promise<void>;
-  /** Lets a lease expire at the server. */
-  expireLease(lease: KvLease): Promise<void>;
-}
-
-/** One behaviour that every store has. */
-interface Case {
-  readonly name: string;
-  readonly run: (t: Test, subject: ConformanceSubject) => Promise<void>;
-}
+import { openWatchLog } from '../testing/watch-log.ts';
+import {
+  type ConformanceCase,
+  type ConformanceSubject,
+  rejectsWith,
+  until,
+  untilOk,
+} from './conformance-case.ts';
+import { WATCHES } from './conformance-watches.ts';
+import type { KvStore } from './kvstore.ts';
 
 /** Runs the tests that every KvStore passes, each on a subject of its own. */
 export async function testConformance(
@@ -38,7 +23,7 @@ export async function testConformance(
   }
 }
 
-const READ_WRITE: readonly Case[] = [
+const READ_WRITE: readonly ConformanceCase[] = [
   {
     name: 'get() returns what put() stored, byte by byte',
     run: async (t, { store }) => {
@@ -58,7 +43,13 @@ const READ_WRITE: readonly Case[] = [
     name: 'list() returns all keys below a prefix, in order of their bytes, at one revision',
     run: async (t, { store }) => {
       const keys = Array.from({ length: 95 }, (_, i) => `a/cluster-1/${i}`);
-      for (const key of [...keys, 'a/cluster-10/x', 'a/cluster-1', 'a/cluster-1/é', 'a/cluster-1/~']) {
+      for (const key of [
+        ...keys,
+        'a/cluster-10/x',
+        'a/cluster-1',
+        'a/cluster-1/é',
+        'a/cluster-1/~',
+      ]) {
         await store.put(key, key);
       }
       const { pairs, revision } = await store.list('a/cluster-1/');
@@ -69,7 +60,9 @@ const READ_WRITE: readonly Case[] = [
         pairs.map((pair) => pair.key),
         expected,
       );
-      t.ok(pairs.every((pair) => pair.value.toString() === pair.key && pair.modRevision <= revision));
+      t.ok(
+        pairs.every((pair) => pair.value.toString() === pair.key && pair.modRevision <= revision),
+      );
       t.same((await store.list('b/')).pairs, []);
     },
   },
@@ -94,7 +87,12 @@ const READ_WRITE: readonly Case[] = [
       await rejectsWith(t, 'invalid', async () => store.get(''));
       await rejectsWith(t, 'invalid', () => store.lease(0));
       const large = Buffer.alloc(1024 * 1024 + 1);
-      await rejectsWith(t, 'too-large', () => store.put('a/large', large), /a\/large.*1048577 bytes/);
+      await rejectsWith(
+        t,
+        'too-large',
+        () => store.put('a/large', large),
+        /a\/large.*1048577 bytes/,
+      );
       const then = [{ kind: 'put', key: 'a/large', value: large }] as const;
       await rejectsWith(t, 'too-large', () => store.transact({ compare: [], then }));
       await store.put('a/small', Buffer.alloc(1024 * 1024));
@@ -118,7 +116,7 @@ const READ_WRITE: readonly Case[] = [
   },
 ];
 
-const TRANSACTIONS: readonly Case[] = [
+const TRANSACTIONS: readonly ConformanceCase[] = [
   {
     name: 'transact() applies one branch, wholly and at one revision',
     run: async (t, { store }) => {
@@ -156,7 +154,10 @@ const TRANSACTIONS: readonly Case[] = [
         then: [{ kind: 'delete', key: 'a/new' }],
       });
       t.equal(stale.succeeded, false);
-      t.equal((await store.transact({ compare: [{ key: 'a/new', exists: true }], then: [] })).succeeded, true);
+      t.equal(
+        (await store.transact({ compare: [{ key: 'a/new', exists: true }], then: [] })).succeeded,
+        true,
+      );
     },
   },
   {
@@ -166,9 +167,22 @@ const TRANSACTIONS: readonly Case[] = [
         { kind: 'put', key: 'a/1', value: '1' },
         { kind: 'delete', key: 'a/1' },
       ] as const;
-      await rejectsWith(t, 'invalid', () => store.transact({ compare: [], then: twice }), /a\/1 twice/);
-      const many = Array.from({ length: 129 }, (_, i) => ({ kind: 'delete', key: `a/${i}` }) as const);
-      await rejectsWith(t, 'invalid', () => store.transact({ compare: [], then: many }), /at most 128/);
+      await rejectsWith(
+        t,
+        'invalid',
+        () => store.transact({ compare: [], then: twice }),
+        /a\/1 twice/,
+      );
+      const many = Array.from(
+        { length: 129 },
+        (_, i) => ({ kind: 'delete', key: `a/${i}` }) as const,
+      );
+      await rejectsWith(
+        t,
+        'invalid',
+        () => store.transact({ compare: [], then: many }),
+        /at most 128/,
+      );
     },
   },
   {
@@ -201,149 +215,7 @@ const TRANSACTIONS: readonly Case[] = [
   },
 ];
 
-const WATCHES: readonly Case[] = [
-  {
-    name: 'watch() lists, says synced, then tells changes in the order of writing',
-    run: async (t, { store }) => {
-      for (const key of ['a/2', 'a/1', 'ab/1']) await store.put(key, 'x');
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      t.same(log.events.map(describeEvent), ['list-start first', 'put a/1', 'put a/2', 'synced 2']);
-      await store.put('a/3', 'y');
-      await store.put('ab/2', 'y');
-      await store.delete('a/1');
-      await store.transact({
-        compare: [],
-        then: [
-          { kind: 'put', key: 'a/4', value: 'z' },
-          { kind: 'delete', key: 'a/2' },
-        ],
-      });
-      await store.put('a/end', '');
-      await log.until('the changes', () => log.held.has('a/end'));
-      t.same(deltas(log), ['put a/3', 'delete a/1', 'put a/4', 'delete a/2', 'put a/end']);
-      t.same([...log.held], [['a/3', 'y'], ['a/4', 'z'], ['a/end', '']]);
-    },
-  },
-  {
-    name: 'watch() of one key tells of no other',
-    run: async (t, { store }) => {
-      await using log = openWatchLog(store, { key: 'a/b' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      await store.put('a/b/c', '1');
-      await store.put('a/b', '2');
-      await store.delete('a/b');
-      await log.until('the deletion', () => log.of('delete').length === 1);
-      t.same(deltas(log), ['put a/b', 'delete a/b']);
-    },
-  },
-  {
-    name: 'watch() loses nothing of 2,000 changes made while it lists and follows',
-    run: async (t, { store, direct }) => {
-      const logs: WatchLog[] = [];
-      const write = async (writer: number): Promise<void> => {
-        for (let i = 0; i < 250; i += 1) {
-          await direct.put(`a/${writer}/${i % 50}`, String(i));
-          if (writer === 0 && i % 60 === 10) logs.push(openWatchLog(store, { prefix: 'a/' }));
-        }
-      };
-      await Promise.all(Array.from({ length: 8 }, (_, writer) => write(writer)));
-      const wanted = new Map((await store.list('a/')).pairs.map((p) => [p.key, p.value.toString()]));
-      t.equal(wanted.size, 400);
-      for (const log of logs) {
-        await log.until('the last state', () => sameMap(log.held, wanted));
-        const revisions = log.of('put').map(({ pair }) => pair.modRevision);
-        const live = revisions.slice(log.events.findIndex((e) => e.kind === 'synced') - 1);
-        t.same(live, [...live].sort((a, b) => Number(a - b)), 'in order of revision');
-        await log[Symbol.asyncDispose]();
-      }
-    },
-  },
-  {
-    name: 'watch() goes on after a cut where it was, without a new list',
-    run: async (t, { store, direct, disconnect, reconnect }) => {
-      for (let i = 0; i < 30; i += 1) await direct.put(`a/${i}`, '0');
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      await disconnect();
-      await log.until('the cut', () => log.of('disconnected').length > 0);
-      for (let i = 0; i < 1500; i += 1) await direct.put(`a/${i % 300}`, String(i));
-      await direct.delete('a/7');
-      await direct.put('a/end', '');
-      await reconnect();
-      await log.until('the last change', () => log.held.has('a/end'));
-      t.equal(log.of('list-start').length, 1);
-      t.equal(log.of('put').length, 30 + 1500 + 1, 'every change is told once');
-      t.same(log.of('delete').map(describeEvent), ['delete a/7']);
-    },
-  },
-  {
-    name: 'watch() says progress when it is back and nothing has changed',
-    run: async (t, { store, disconnect, reconnect }) => {
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      await disconnect();
-      await log.until('the cut', () => log.of('disconnected').length > 0);
-      t.equal(log.of('disconnected')[0]?.error.code, 'unavailable');
-      await reconnect();
-      await log.until('a sign of life', () => log.events.at(-1)?.kind === 'progress');
-      t.equal(log.of('list-start').length, 1);
-    },
-  },
-  {
-    name: 'watch() lists again after a compaction while cut off, with derived deletes',
-    run: async (t, { store, direct, disconnect, reconnect, compact }) => {
-      for (const key of ['a/kept', 'a/gone', 'a/changed']) await direct.put(key, '1');
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      await disconnect();
-      await log.until('the cut', () => log.of('disconnected').length > 0);
-      await direct.delete('a/gone');
-      await direct.put('a/changed', '2');
-      await direct.put('a/new', '2');
-      await compact();
-      await direct.put('a/later', '2');
-      await reconnect();
-      await log.until('the second list', () => log.of('synced').length === 2);
-      t.same(log.of('list-start').map(describeEvent), ['list-start first', 'list-start compacted']);
-      t.same(log.of('delete').map(describeEvent), ['delete a/gone derived']);
-      t.same([...log.held.keys()].sort(), ['a/changed', 'a/kept', 'a/later', 'a/new']);
-      t.equal(log.held.get('a/changed'), '2');
-    },
-  },
-  {
-    name: 'watch() lists again when the store comes back as another cluster',
-    run: async (t, { store, direct, wipe }) => {
-      for (const key of ['a/1', 'a/2']) await direct.put(key, 'old');
-      const before = store.clusterId ?? (await store.get('a/1'), store.clusterId);
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the list', () => log.of('synced').length === 1);
-      await wipe();
-      await untilOk(() => direct.put('a/2', 'new'));
-      await log.until('the second list', () => log.of('synced').length >= 2 && log.held.get('a/2') === 'new');
-      t.same(log.of('list-start').map(describeEvent), ['list-start first', 'list-start cluster-changed']);
-      t.ok(log.of('delete').some((event) => describeEvent(event) === 'delete a/1 derived'));
-      t.same([...log.held], [['a/2', 'new']]);
-      t.not(store.clusterId, before);
-    },
-  },
-  {
-    name: 'watch() waits for a store that is not there yet, and says so',
-    run: async (t, { store, direct, disconnect, reconnect }) => {
-      await direct.put('a/1', '1');
-      await disconnect();
-      await using log = openWatchLog(store, { prefix: 'a/' });
-      await log.until('the failure', () => log.of('disconnected').length > 0);
-      t.equal(log.of('list-start').length, 0);
-      await reconnect();
-      await log.until('the list', () => log.of('synced').length === 1);
-      t.same(log.of('list-start').map(describeEvent), ['list-start first']);
-      t.ok(log.held.has('a/1'));
-    },
-  },
-];
-
-const LEASES: readonly Case[] = [
+const LEASES: readonly ConformanceCase[] = [
   {
     name: 'a lost lease is made again and tells its owner, who puts its keys again',
     run: async (t, { store, direct, expireLease }) => {
@@ -355,7 +227,10 @@ const LEASES: readonly Case[] = [
         lost += 1;
       });
       await store.put('a/leased', '1', { lease });
-      await store.transact({ compare: [], then: [{ kind: 'put', key: 'a/too', value: '1', lease }] });
+      await store.transact({
+        compare: [],
+        then: [{ kind: 'put', key: 'a/too', value: '1', lease }],
+      });
       await store.put('a/free', '1');
       t.equal((await store.get('a/leased'))?.lease, first);
       await using log = openWatchLog(direct, { prefix: 'a/' });
@@ -401,7 +276,7 @@ const LEASES: readonly Case[] = [
   },
 ];
 
-const ENDINGS: readonly Case[] = [
+const ENDINGS: readonly ConformanceCase[] = [
   {
     name: 'a watch ends quietly by its signal, by leaving the loop, and when the store is disposed of',
     run: async (t, { store }) => {
@@ -413,7 +288,10 @@ const ENDINGS: readonly Case[] = [
         if (event.kind === 'synced') stopping.abort();
       }
       t.equal(seen, 3);
-      for await (const event of store.watch({ prefix: 'a/' }, { signal: new AbortController().signal })) {
+      for await (const event of store.watch(
+        { prefix: 'a/' },
+        { signal: new AbortController().signal },
+      )) {
         if (event.kind === 'put') break;
       }
       await using log = openWatchLog(store, { prefix: 'a/' });
@@ -449,50 +327,3 @@ const ENDINGS: readonly Case[] = [
     },
   },
 ];
-
-async function rejectsWith(
-  t: Test,
-  code: KvErrorCode,
-  run: () => Promise<unknown>,
-  message = /./,
-): Promise<void> {
-  try {
-    await run();
-    t.fail(`expected a KvError ${code}`);
-  } catch (error) {
-    t.ok(error instanceof KvError, 'it is a KvError');
-    t.match(error, { code, message });
-  }
-}
-
-function deltas(log: WatchLog): string[] {
-  const synced = log.events.findIndex((event) => event.kind === 'synced');
-  return log.events
-    .slice(synced + 1)
-    .filter((event) => event.kind !== 'progress')
-    .map(describeEvent);
-}
-
-function sameMap(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>): boolean {
-  return a.size === b.size && [...b].every(([key, value]) => a.get(key) === value);
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  await untilOk(async () => {
-    if (!condition()) throw new Error('not yet');
-  });
-}
-
-/** Repeats what fails until it does not, for 15 s. */
-async function untilOk(run: () => Promise<unknown>): Promise<void> {
-  const deadline = systemClock.monotonic() + 15_000;
-  for (;;) {
-    try {
-      await run();
-      return;
-    } catch (error) {
-      if (systemClock.monotonic() > deadline) throw error;
-    }
-    await systemClock.sleep(20);
-  }
-}

@@ -13,8 +13,18 @@ test('parseUrl() takes a host and a port, 2379 unless given', async (t) => {
 });
 
 test('parseUrl() refuses anything else', async (t) => {
-  const urls = ['', '10.0.0.1:2379', 'ftp://a:1', 'https://', 'https://a:99999', 'https://a/b', 'https://a?b', 'https://u:p@a'];
-  for (const url of urls) t.throws(() => parseUrl(url), { name: 'KvError', code: 'invalid', retryable: false }, url);
+  const urls = [
+    '',
+    '10.0.0.1:2379',
+    'ftp://a:1',
+    'https://',
+    'https://a:99999',
+    'https://a/b',
+    'https://a?b',
+    'https://u:p@a',
+  ];
+  for (const url of urls)
+    t.throws(() => parseUrl(url), { name: 'KvError', code: 'invalid', retryable: false }, url);
 });
 
 test('parseEndpoints() dials names, addresses and the addresses of aliases', async (t) => {
@@ -22,7 +32,13 @@ test('parseEndpoints() dials names, addresses and the addresses of aliases', asy
   const urls = ['http://a.example:1', 'http://127.0.0.1:2', 'http://[::1]:3', 'http://b.example:4'];
   t.same(
     parseEndpoints(urls, { hostAliases }).map(({ target }) => target),
-    ['dns:///a.example:1', 'ipv4:127.0.0.1:2', 'ipv6:[::1]:3', 'ipv4:10.0.0.1:4', 'ipv6:[2001:db8::1]:4'],
+    [
+      'dns:///a.example:1',
+      'ipv4:127.0.0.1:2',
+      'ipv6:[::1]:3',
+      'ipv4:10.0.0.1:4',
+      'ipv6:[2001:db8::1]:4',
+    ],
   );
   t.throws(() => parseEndpoints([], {}), { code: 'invalid', message: /no endpoint/ });
 });

@@ -36,32 +36,38 @@ test('a watch of etcd', { skip }, async (t: Test) => {
     t.equal(log.of('delete').length, 0);
   });
 
-  await t.test('loses none of 5,000 changes when it is cut again and again while catching up', async (t) => {
-    await fresh();
-    await using proxy = await openFaultyProxy({ targetPort: server.port });
-    await using store = await openEtcd({ endpoints: [`http://127.0.0.1:${proxy.port}`], retry });
-    await using writer = await openEtcd({ endpoints: [server.endpoint] });
-    await using log = openWatchLog(store, { prefix: 'a/' });
-    await log.until('the list', () => log.of('synced').length === 1);
-    proxy.setFaults({ refuse: true });
-    proxy.cut();
-    for (let batch = 0; batch < 50; batch += 1) {
-      const keys = Array.from({ length: 100 }, (_, i) => `a/${batch * 100 + i}`);
-      await Promise.all(keys.map((key) => writer.put(key, 'x'.repeat(500))));
-    }
-    proxy.setFaults({ bytesPerSecond: 2_000_000 });
-    const cuts: number[] = [];
-    while (log.held.size < 5000 && cuts.length < 6) {
-      const goal = Math.min(5000, (cuts.length + 1) * 700);
-      await log.until(`${goal} keys`, () => log.held.size >= goal);
-      cuts.push(log.held.size);
+  await t.test(
+    'loses none of 5,000 changes when it is cut again and again while catching up',
+    async (t) => {
+      await fresh();
+      await using proxy = await openFaultyProxy({ targetPort: server.port });
+      await using store = await openEtcd({ endpoints: [`http://127.0.0.1:${proxy.port}`], retry });
+      await using writer = await openEtcd({ endpoints: [server.endpoint] });
+      await using log = openWatchLog(store, { prefix: 'a/' });
+      await log.until('the list', () => log.of('synced').length === 1);
+      proxy.setFaults({ refuse: true });
       proxy.cut();
-    }
-    proxy.setFaults({});
-    await log.until('all of them', () => log.held.size === 5000);
-    t.equal(log.of('list-start').length, 1, `cut at ${cuts.join(', ')}`);
-    t.ok(cuts.some((size) => size < 5000), 'it was cut before the end');
-  });
+      for (let batch = 0; batch < 50; batch += 1) {
+        const keys = Array.from({ length: 100 }, (_, i) => `a/${batch * 100 + i}`);
+        await Promise.all(keys.map((key) => writer.put(key, 'x'.repeat(500))));
+      }
+      proxy.setFaults({ bytesPerSecond: 2_000_000 });
+      const cuts: number[] = [];
+      while (log.held.size < 5000 && cuts.length < 6) {
+        const goal = Math.min(5000, (cuts.length + 1) * 700);
+        await log.until(`${goal} keys`, () => log.held.size >= goal);
+        cuts.push(log.held.size);
+        proxy.cut();
+      }
+      proxy.setFaults({});
+      await log.until('all of them', () => log.held.size === 5000);
+      t.equal(log.of('list-start').length, 1, `cut at ${cuts.join(', ')}`);
+      t.ok(
+        cuts.some((size) => size < 5000),
+        'it was cut before the end',
+      );
+    },
+  );
 
   await t.test('catches up 70 values of 1 MiB in messages of a bounded size', async (t) => {
     await fresh();
@@ -99,18 +105,25 @@ test('a watch of etcd', { skip }, async (t: Test) => {
     t.equal(log.of('list-start').length, 1);
   });
 
-  await t.test('notices a server that answers keepalives but says nothing on the watch', async (t) => {
-    await fresh();
-    await using store = await openEtcd({ endpoints: [server.endpoint], retry, progressIntervalMs: 100 });
-    await using log = openWatchLog(store, { prefix: 'a/' });
-    await log.until('signs of life', () => log.of('progress').length >= 3);
-    server.pause();
-    await log.until('the notice', () => log.of('disconnected').length > 0, 5000);
-    server.resume();
-    await store.put('a/1', '1').catch(() => store.put('a/1', '1'));
-    await log.until('the change', () => log.held.has('a/1'));
-    t.equal(log.of('list-start').length, 1);
-  });
+  await t.test(
+    'notices a server that answers keepalives but says nothing on the watch',
+    async (t) => {
+      await fresh();
+      await using store = await openEtcd({
+        endpoints: [server.endpoint],
+        retry,
+        progressIntervalMs: 100,
+      });
+      await using log = openWatchLog(store, { prefix: 'a/' });
+      await log.until('signs of life', () => log.of('progress').length >= 3);
+      server.pause();
+      await log.until('the notice', () => log.of('disconnected').length > 0, 5000);
+      server.resume();
+      await store.put('a/1', '1').catch(() => store.put('a/1', '1'));
+      await log.until('the change', () => log.held.has('a/1'));
+      t.equal(log.of('list-start').length, 1);
+    },
+  );
 
   await t.test('goes on when the server half closes the connection', async (t) => {
     await fresh();
@@ -126,19 +139,25 @@ test('a watch of etcd', { skip }, async (t: Test) => {
     t.equal(log.of('list-start').length, 1);
   });
 
-  await t.test('notices data thrown away under the same cluster id by the falling revision', async (t) => {
-    await fresh();
-    await using store = await openEtcd({ endpoints: [server.endpoint], retry });
-    for (let i = 0; i < 20; i += 1) await store.put('a/old', String(i));
-    await using log = openWatchLog(store, { prefix: 'a/' });
-    await log.until('the list', () => log.of('synced').length === 1);
-    const before = store.clusterId;
-    await server.wipe({ sameToken: true });
-    await log.until('the second list', () => log.of('synced').length === 2);
-    t.equal(store.clusterId, before, 'the cluster id alone would not have told');
-    t.same(log.of('list-start').map(describeEvent), ['list-start first', 'list-start cluster-changed']);
-    t.same(log.of('delete').map(describeEvent), ['delete a/old derived']);
-  });
+  await t.test(
+    'notices data thrown away under the same cluster id by the falling revision',
+    async (t) => {
+      await fresh();
+      await using store = await openEtcd({ endpoints: [server.endpoint], retry });
+      for (let i = 0; i < 20; i += 1) await store.put('a/old', String(i));
+      await using log = openWatchLog(store, { prefix: 'a/' });
+      await log.until('the list', () => log.of('synced').length === 1);
+      const before = store.clusterId;
+      await server.wipe({ sameToken: true });
+      await log.until('the second list', () => log.of('synced').length === 2);
+      t.equal(store.clusterId, before, 'the cluster id alone would not have told');
+      t.same(log.of('list-start').map(describeEvent), [
+        'list-start first',
+        'list-start cluster-changed',
+      ]);
+      t.same(log.of('delete').map(describeEvent), ['delete a/old derived']);
+    },
+  );
 
   await t.test('uses the next endpoint when one is out of reach', async (t) => {
     await fresh();
@@ -189,7 +208,11 @@ test('TLS with etcd', { skip }, async (t: Test) => {
   const clientFiles = await authority.issue('client');
   const strangerFiles = await stranger.issue('client');
   await using server = await openEtcdServer({ tls: serverFiles });
-  const open = async (files: CertificateFiles, caFile: string, serverName?: string): Promise<KvStore> =>
+  const open = async (
+    files: CertificateFiles,
+    caFile: string,
+    serverName?: string,
+  ): Promise<KvStore> =>
     openEtcd({
       endpoints: [server.endpoint],
       retry,
@@ -214,7 +237,10 @@ test('TLS with etcd', { skip }, async (t: Test) => {
     await t.rejects(store.get('a/1'), { code: 'unauthenticated', message: /certificate/ });
     await t.rejects(store.put('a/1', '2'), { code: 'unauthenticated' });
     await using log = openWatchLog(store, { prefix: 'a/' });
-    await log.until('the failure', () => log.of('disconnected')[0]?.error.code === 'unauthenticated');
+    await log.until(
+      'the failure',
+      () => log.of('disconnected')[0]?.error.code === 'unauthenticated',
+    );
   });
   await t.test('does not believe a server with another name', async (t) => {
     await using store = await open(clientFiles, authority.caFile, 'other.example');
@@ -228,7 +254,13 @@ test('TLS with etcd', { skip }, async (t: Test) => {
   });
   await t.test('refuses broken certificates and https without any', async (t) => {
     const tls = { ca: 'no PEM', cert: 'no PEM', key: 'no PEM' };
-    await t.rejects(openEtcd({ endpoints: [server.endpoint], tls }), { code: 'invalid', message: /certificates/ });
-    await t.rejects(openEtcd({ endpoints: [server.endpoint] }), { code: 'invalid', message: /https needs/ });
+    await t.rejects(openEtcd({ endpoints: [server.endpoint], tls }), {
+      code: 'invalid',
+      message: /certificates/,
+    });
+    await t.rejects(openEtcd({ endpoints: [server.endpoint] }), {
+      code: 'invalid',
+      message: /https needs/,
+    });
   });
 });

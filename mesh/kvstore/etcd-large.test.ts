@@ -37,14 +37,20 @@ test('large amounts in etcd', { skip }, async (t: Test) => {
     await store.delete(last);
   });
 
-  await t.test('the first sync over a round trip of 60 ms costs little more than the round trips', async (t) => {
-    const near = await timeFirstSync(server.port, 0);
-    const far = await timeFirstSync(server.port, ROUND_TRIP_MS / 2);
-    // Connecting takes two round trips, each page and the watch one.
-    const roundTrips = 3 + Math.ceil(COUNT / 10_000);
-    const budget = 1.5 * near + roundTrips * ROUND_TRIP_MS + 250;
-    t.ok(far <= budget, `${Math.round(near)} ms near, ${Math.round(far)} ms far, budget ${Math.round(budget)} ms`);
-  });
+  await t.test(
+    'the first sync over a round trip of 60 ms costs little more than the round trips',
+    async (t) => {
+      const near = await timeFirstSync(server.port, 0);
+      const far = await timeFirstSync(server.port, ROUND_TRIP_MS / 2);
+      // Connecting takes two round trips, each page and the watch one.
+      const roundTrips = 3 + Math.ceil(COUNT / 10_000);
+      const budget = 1.5 * near + roundTrips * ROUND_TRIP_MS + 250;
+      t.ok(
+        far <= budget,
+        `${Math.round(near)} ms near, ${Math.round(far)} ms far, budget ${Math.round(budget)} ms`,
+      );
+    },
+  );
 
   await t.test('a value of 3 MiB is listed, watched and read', async (t) => {
     const value = Buffer.alloc(3 * 1024 * 1024, 'abc');
@@ -72,8 +78,14 @@ test('large amounts in etcd', { skip }, async (t: Test) => {
 test('what etcd refuses as too large is told as such', { skip }, async (t: Test) => {
   await using server: EtcdServer = await openEtcdServer({ args: ['--max-request-bytes=1000000'] });
   await using store = await openEtcd({ endpoints: [server.endpoint] });
-  await t.rejects(store.put('a/1', Buffer.alloc(1_100_000)), { code: 'too-large', retryable: false });
-  await t.rejects(store.put('a/1', Buffer.alloc(3_000_000)), { code: 'too-large', retryable: false });
+  await t.rejects(store.put('a/1', Buffer.alloc(1_100_000)), {
+    code: 'too-large',
+    retryable: false,
+  });
+  await t.rejects(store.put('a/1', Buffer.alloc(3_000_000)), {
+    code: 'too-large',
+    retryable: false,
+  });
   await store.put('a/1', 'at once after a refusal');
 });
 
@@ -82,7 +94,17 @@ async function writeAddresses(store: KvStore): Promise<void> {
   const running: Promise<unknown>[] = [];
   for (let i = 0; i < COUNT; i += 1) {
     const ip = `10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`;
-    const value = JSON.stringify({ IP: ip, Mask: null, HostIP: '192.168.1.1', ID: 65_536 + (i % 500), Key: 0, Metadata: '', K8sNamespace: 'default', K8sPodName: `pod-${i}`, NamedPorts: null });
+    const value = JSON.stringify({
+      IP: ip,
+      Mask: null,
+      HostIP: '192.168.1.1',
+      ID: 65_536 + (i % 500),
+      Key: 0,
+      Metadata: '',
+      K8sNamespace: 'default',
+      K8sPodName: `pod-${i}`,
+      NamedPorts: null,
+    });
     batch.push({ kind: 'put', key: `${PREFIX}${ip}`, value });
     if (batch.length === 125 || i === COUNT - 1) {
       running.push(store.transact({ compare: [], then: batch }));

@@ -99,29 +99,39 @@ function checkSameCluster(first: EtcdHeader, header: EtcdHeader, doing: string):
   );
 }
 
-/** A server that answers keys outside the range, out of order, or an empty page that promises more is not believed. */
+/** A server that answers keys outside the range, the same page twice, or an empty page that promises more is not believed. */
 function checkKeys(
   target: KeyTarget,
   answer: RangeAnswer,
   lastKey: string | undefined,
   doing: string,
 ): void {
-  const wrong = answer.pairs.find(({ key }) =>
-    'prefix' in target ? !key.startsWith(target.prefix) : key !== target.key,
-  );
+  const unasked = answer.pairs.find(({ key }) => !isInTarget(target, key));
+  if (unasked !== undefined) throw unaskedKey(doing, unasked.key);
   const firstKey = answer.pairs[0]?.key;
+  if (firstKey === undefined && answer.more) {
+    throw distrust(doing, 'the server promised more keys and sent none');
+  }
   const repeats =
-    lastKey !== undefined &&
     firstKey !== undefined &&
+    lastKey !== undefined &&
     Buffer.compare(Buffer.from(firstKey), Buffer.from(lastKey)) <= 0;
-  const why =
-    wrong !== undefined
-      ? `the server answered key ${JSON.stringify(wrong.key.slice(0, 200))}, which was not asked for`
-      : repeats
-        ? 'the server answered the same page again'
-        : answer.more && firstKey === undefined
-          ? 'the server promised more keys and sent none'
-          : undefined;
-  if (why !== undefined)
-    throw new KvError('invalid', `cannot ${doing}: ${why}`, { retryable: true });
+  if (repeats) throw distrust(doing, 'the server sent keys again that it had sent before');
+}
+
+/** Whether a key belongs to what was asked for. */
+export function isInTarget(target: KeyTarget, key: string): boolean {
+  return 'prefix' in target ? key.startsWith(target.prefix) : key === target.key;
+}
+
+/** The error for a key that nobody asked for. */
+export function unaskedKey(doing: string, key: string): KvError {
+  return distrust(
+    doing,
+    `the server sent key ${JSON.stringify(key.slice(0, 200))}, which was not asked for`,
+  );
+}
+
+function distrust(doing: string, why: string): KvError {
+  return new KvError('invalid', `cannot ${doing}: ${why}`, { retryable: true });
 }

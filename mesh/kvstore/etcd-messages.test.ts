@@ -43,7 +43,12 @@ function wirePair({ key, value, modRevision, lease }: Pair) {
 }
 
 function wireHeader({ clusterId, revision }: Header) {
-  return { cluster_id: String(clusterId), member_id: '7', revision: String(revision), raft_term: '2' };
+  return {
+    cluster_id: String(clusterId),
+    member_id: '7',
+    revision: String(revision),
+    raft_term: '2',
+  };
 }
 
 function expectHeader({ clusterId, revision }: Header) {
@@ -52,7 +57,12 @@ function expectHeader({ clusterId, revision }: Header) {
 
 test('decodeRangeAnswer() reads what a general encoder wrote', async (t) => {
   const property = fc.property(header, fc.array(pair), fc.boolean(), (head, pairs, more) => {
-    const bytes = encodeRange({ header: wireHeader(head), kvs: pairs.map(wirePair), more, count: '8' });
+    const bytes = encodeRange({
+      header: wireHeader(head),
+      kvs: pairs.map(wirePair),
+      more,
+      count: '8',
+    });
     t.same(decodeRangeAnswer(bytes), { header: expectHeader(head), pairs, more });
   });
   t.doesNotThrow(() => fc.assert(property));
@@ -136,7 +146,18 @@ test('readProtobuf() reads signed and unsigned numbers of every size', async (t)
     for (; rest > 127n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128);
     return Buffer.from([8, ...bytes, Number(rest)]);
   };
-  for (const value of [0n, 1n, 127n, 128n, 2n ** 49n - 1n, 2n ** 49n, 2n ** 53n + 1n, 2n ** 63n - 1n, -1n, -(2n ** 63n)]) {
+  for (const value of [
+    0n,
+    1n,
+    127n,
+    128n,
+    2n ** 49n - 1n,
+    2n ** 49n,
+    2n ** 53n + 1n,
+    2n ** 63n - 1n,
+    -1n,
+    -(2n ** 63n),
+  ]) {
     const reader = readProtobuf(varint(value));
     t.ok(reader.next());
     t.equal(reader.int64(), value);

@@ -2,7 +2,14 @@ import type { Backoff } from '../runtime/backoff.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { EtcdConnection, EtcdStream } from './etcd-connection.ts';
 import { canceledWatchError } from './etcd-error.ts';
-import { type KeyTarget, keyRange, listPages, targetName } from './etcd-list.ts';
+import {
+  isInTarget,
+  type KeyTarget,
+  keyRange,
+  listPages,
+  targetName,
+  unaskedKey,
+} from './etcd-list.ts';
 import { decodeWatchAnswer, type EtcdHeader, type WatchAnswer } from './etcd-messages.ts';
 import { KvError, type KvEvent } from './kvstore.ts';
 
@@ -146,7 +153,7 @@ async function* followStream(
       const answer = await supervised.read();
       checkAnswer(target, state, answer);
       connection.seen(answer.header);
-      yield* tellAnswer(state, answer);
+      yield* tellAnswer(target, state, answer);
     }
   } finally {
     signal.removeEventListener('abort', cancel);
@@ -179,11 +186,16 @@ function checkAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer):
   if (revision < state.seenRevision) throw changed();
 }
 
-function* tellAnswer(state: WatchState, answer: WatchAnswer): Generator<KvEvent, void, undefined> {
+function* tellAnswer(
+  target: KeyTarget,
+  state: WatchState,
+  answer: WatchAnswer,
+): Generator<KvEvent, void, undefined> {
   state.seenRevision = answer.header.revision;
   const reconnected = state.toldFailure !== undefined;
   state.toldFailure = undefined;
   for (const { deleted, pair } of answer.changes) {
+    if (!isInTarget(target, pair.key)) throw unaskedKey(`watch ${targetName(target)}`, pair.key);
     // The rest of this revision is still to come: a new stream must begin with it again.
     state.resumeFrom = pair.modRevision;
     if (deleted) {

@@ -51,7 +51,7 @@ test('the signal stops it', async (t) => {
 test('it dies with its parent, even when that is killed', async (t) => {
   const module = pathToFileURL(new URL('./child-process.js', import.meta.url).pathname).href;
   const script = `
-    const { startChild } = await import('${module}');
+    const { startChild } = await import(${JSON.stringify(module)});
     const child = startChild('sleep', ['100'], { signal: new AbortController().signal, name: 'test' });
     console.log(child.pid);
   `;
@@ -60,7 +60,9 @@ test('it dies with its parent, even when that is killed', async (t) => {
   const pid = await new Promise<number>((resolve) => {
     parent.stdout.once('data', (chunk: Buffer) => resolve(Number(chunk.toString())));
   });
-  await until(async () => (await readFile(`/proc/${pid}/cmdline`, 'utf8')).startsWith('/usr/bin/sleep'));
+  await until(async () =>
+    (await readFile(`/proc/${pid}/cmdline`, 'utf8')).startsWith('/usr/bin/sleep'),
+  );
   parent.kill('SIGKILL');
   await until(() => !isRunning(pid));
   t.pass('it is gone');
@@ -72,12 +74,19 @@ test('a program that is not there is named', async (t) => {
     ...expected,
     message: /^cannot start no-such-program: it is not in .*; install it or give its path$/,
   });
-  t.throws(() => findProgram('/etc/hostname'), { ...expected, message: /expected an executable file/ });
+  t.throws(() => findProgram('/etc/passwd'), {
+    ...expected,
+    message: /expected an executable file/,
+  });
   t.equal(findProgram('sh'), '/usr/bin/sh');
 });
 
 test('a cgroup that is not there ends it with a line that says so', async (t) => {
-  await using child = startChild('sleep', ['100'], { signal: never, name: 'test', cgroup: '/sys/fs/cgroup/no-such-group' });
+  await using child = startChild('sleep', ['100'], {
+    signal: never,
+    name: 'test',
+    cgroup: '/sys/fs/cgroup/no-such-group',
+  });
   t.not((await child.exited).code, 0);
   await until(() => child.lastLines.some((line) => line.includes('no-such-group')));
 });

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
+import { statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type Clock, systemClock } from './clock.ts';
@@ -140,12 +140,8 @@ export function findProgram(command: string, searchPath: string = SEARCH_PATH): 
     ? [command]
     : searchPath.split(delimiter).map((folder) => join(folder, command));
   for (const candidate of candidates) {
-    try {
-      accessSync(candidate, constants.X_OK);
-      return candidate;
-    } catch {
-      // Not here: the next one may have it.
-    }
+    const file = statSync(candidate, { throwIfNoEntry: false });
+    if (file?.isFile() && (file.mode & 0o111) !== 0) return candidate;
   }
   const where = command.includes('/')
     ? 'expected an executable file'

@@ -2,7 +2,7 @@ import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
 import { openTempDir, type TempDir } from '../testing/temp-dir.ts';
 import { systemClock } from './clock.ts';
-import { watchDirectory, type WatchDirectoryOptions } from './watch-directory.ts';
+import { type WatchDirectoryOptions, watchDirectory } from './watch-directory.ts';
 
 /** Follows a directory in the background of a test. */
 function follow(t: Test, directory: string, options: Partial<WatchDirectoryOptions> = {}) {
@@ -13,8 +13,14 @@ function follow(t: Test, directory: string, options: Partial<WatchDirectoryOptio
     errors.push(`${file ?? 'directory'}: ${error.message.split(':')[0]}`);
   };
   const run = async (): Promise<void> => {
-    for await (const files of watchDirectory(directory, { signal: stopping.signal, onError, ...options })) {
-      snapshots.push(Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.toString()])));
+    for await (const files of watchDirectory(directory, {
+      signal: stopping.signal,
+      onError,
+      ...options,
+    })) {
+      snapshots.push(
+        Object.fromEntries([...files].map(([name, bytes]) => [name, bytes.toString()])),
+      );
     }
   };
   const running = run();
@@ -32,7 +38,10 @@ function follow(t: Test, directory: string, options: Partial<WatchDirectoryOptio
     }
   };
   const shows = (expected: Record<string, string>): Promise<void> =>
-    until(JSON.stringify(expected), () => JSON.stringify(snapshots.at(-1)) === JSON.stringify(expected));
+    until(
+      JSON.stringify(expected),
+      () => JSON.stringify(snapshots.at(-1)) === JSON.stringify(expected),
+    );
   return { snapshots, errors, until, shows };
 }
 
@@ -95,7 +104,10 @@ test('watchDirectory() waits for a directory that is not there, and for its retu
   await writeFile(dir.file('later', 'a'), '1');
   await shows({ a: '1' });
   await rm(path, { recursive: true });
-  await until('the second error', () => errors.filter((error) => error === 'directory: ENOENT').length > 1);
+  await until(
+    'the second error',
+    () => errors.filter((error) => error === 'directory: ENOENT').length > 1,
+  );
   await mkdir(path);
   await writeFile(dir.file('later', 'a'), '2');
   await shows({ a: '2' });
@@ -129,5 +141,6 @@ test('watchDirectory() ends by its signal and by leaving the loop', async (t) =>
 
 async function version(dir: TempDir, name: string, files: Record<string, string>): Promise<void> {
   await mkdir(dir.file(name));
-  for (const [file, content] of Object.entries(files)) await writeFile(dir.file(name, file), content);
+  for (const [file, content] of Object.entries(files))
+    await writeFile(dir.file(name, file), content);
 }

@@ -1,5 +1,5 @@
-import { systemClock } from '../runtime/clock.ts';
 import type { KvEvent, KvStore } from '../kvstore/kvstore.ts';
+import { systemClock } from '../runtime/clock.ts';
 
 /** A watch that runs in the background of a test and remembers what it said. Disposing ends it. */
 export interface WatchLog extends AsyncDisposable {

@@ -109,7 +109,7 @@ export async function openGateFixture(
       files += 1;
       const base = dir.file(`etcdctl-${files}`);
       await writePrivateFile(`${base}.ca`, material.ca.toString());
-      const flags = [`--endpoints=${endpoint}`, `--cacert=${base}.ca`, '--command-timeout=5s'];
+      const flags = [`--endpoints=${endpoint}`, `--cacert=${base}.ca`, '--command-timeout=2s'];
       if (material.cert.length > 0) {
         await writePrivateFile(`${base}.crt`, material.cert.toString());
         await writePrivateFile(`${base}.key`, material.key.toString());

@@ -1,0 +1,36 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { test } from 'tap';
+import { createLogger } from '../../mesh/runtime/log.ts';
+import { openTempDir } from '../../mesh/testing/temp-dir.ts';
+import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import { openKnownPeers } from './known-peers.ts';
+
+const logger = createLogger('test', { level: 'silent' });
+const beta = parseClusterName('beta');
+
+test('ids are known to the next process, until they are forgotten', async (t) => {
+  await using dir = await openTempDir('known');
+  const peers = openKnownPeers(dir.path, logger);
+  t.equal(peers.idOf(beta), undefined);
+  peers.learn(beta, parseClusterId(2));
+  t.equal(openKnownPeers(dir.path, logger).idOf(beta), 2);
+  peers.forget(beta);
+  t.equal(openKnownPeers(dir.path, logger).idOf(beta), undefined);
+});
+
+test('a file that cannot be read is as if nothing were known, and is replaced', async (t) => {
+  await using dir = await openTempDir('known');
+  for (const content of ['{"be', '{"beta":0}', '{"Beta":2}', 'null']) {
+    writeFileSync(dir.file('peers.json'), content);
+    t.equal(openKnownPeers(dir.path, logger).idOf(beta), undefined);
+  }
+  openKnownPeers(dir.path, logger).learn(beta, parseClusterId(3));
+  t.same(JSON.parse(readFileSync(dir.file('peers.json'), 'utf8')), { beta: 3 });
+});
+
+test('a directory that cannot be written does not stop anything', async (t) => {
+  await using dir = await openTempDir('known');
+  const peers = openKnownPeers(dir.file('nowhere'), logger);
+  peers.learn(beta, parseClusterId(2));
+  t.equal(peers.idOf(beta), 2);
+});

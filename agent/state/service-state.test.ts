@@ -1,0 +1,139 @@
+import { test } from 'tap';
+import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import { parseIpAddress } from '../../mesh/wire/ip.ts';
+import type { LocalService } from '../../mesh/wire/local-service.ts';
+import type { ClusterService } from '../../mesh/wire/service.ts';
+import type { FrontendEntry } from '../datapath/desired.ts';
+import { sameFrontend } from '../merge/frontends.ts';
+import type { ClusterRef } from '../remote/cluster-sink.ts';
+import { createMemoryDatapath, type MemoryDatapath } from './memory-datapath.ts';
+import { createReconciler } from './reconciler.ts';
+import { createServiceState } from './service-state.ts';
+
+const ref = (name: string, id: number): ClusterRef => ({
+  name: parseClusterName(name),
+  id: parseClusterId(id),
+  own: id === 1,
+});
+
+function local(name: string, clusterIp: string, backend?: string): LocalService {
+  return {
+    namespace: 'demo',
+    name,
+    clusterIps: [parseIpAddress(clusterIp)],
+    ports: [{ name: 'http', protocol: 'TCP', port: 80 }],
+    headless: false,
+    global: true,
+    shared: true,
+    affinity: 'none',
+    backends: new Map(
+      backend === undefined
+        ? []
+        : [[parseIpAddress(backend), new Map([['http', { protocol: 'TCP', port: 80 }]])]],
+    ),
+  };
+}
+
+function remote(clusterId: number, backend: string): ClusterService {
+  return {
+    cluster: parseClusterName(`c${clusterId}`),
+    namespace: 'demo',
+    name: 'web',
+    frontends: new Map(),
+    backends: new Map([
+      [parseIpAddress(backend), new Map([['http', { protocol: 'TCP', port: 80 }]])],
+    ]),
+    hostnames: undefined,
+    zones: undefined,
+    labels: {},
+    selector: {},
+    includeExternal: true,
+    shared: true,
+    clusterId,
+  };
+}
+
+function open(datapath: MemoryDatapath, isOutstanding: (id: number) => boolean = () => false) {
+  const reconciler = createReconciler(datapath.services, { sameRow: sameFrontend });
+  const state = createServiceState(1, { reconciler, isOutstanding });
+  const settle = (): string[] => {
+    state.refresh();
+    reconciler.flush(0);
+    return datapath.services
+      .rows()
+      .map(({ address, service, backends }) =>
+        `${address} ${service} ${backends.map((backend) => backend.address).join(' ')}`.trim(),
+      )
+      .sort();
+  };
+  return { state, settle, reconciler };
+}
+
+test('a remote record alone makes nothing, with the local Service it adds backends', async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  state.setRemote(ref('beta', 2), 'demo/web', remote(2, '10.2.0.5'));
+  t.same(settle(), []);
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.2.0.5']);
+  state.setRemote(ref('beta', 2), 'demo/web', undefined);
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+  state.setLocal('demo/web', undefined);
+  t.same(settle(), []);
+});
+
+test("the own cluster's shared record adds nothing", async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  state.setRemote(ref('alpha', 1), 'demo/web', remote(1, '10.1.0.9'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+});
+
+test('of two Services with one address the first has it, until it goes', async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  state.setLocal('demo/old', local('old', '10.96.0.1', '10.1.0.5'));
+  state.setLocal('demo/new', local('new', '10.96.0.1', '10.1.0.6'));
+  t.same(settle(), ['10.96.0.1 demo/old 10.1.0.5']);
+  t.same(state.conflicts(), ['TCP 10.96.0.1 port 80 is held by demo/old, not by demo/new']);
+  state.setLocal('demo/old', undefined);
+  t.same(settle(), ['10.96.0.1 demo/new 10.1.0.6']);
+  t.same(state.conflicts(), []);
+});
+
+test('a changed address moves the frontend', async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  settle();
+  state.setLocal('demo/web', local('web', '10.96.0.2', '10.1.0.5'));
+  t.same(settle(), ['10.96.0.2 demo/web 10.1.0.5']);
+});
+
+test('after a restart backends of a cluster that has not spoken stay, and cost no write', async (t) => {
+  const datapath = createMemoryDatapath();
+  const row: FrontendEntry = {
+    address: parseIpAddress('10.96.0.1'),
+    port: 80,
+    protocol: 'TCP',
+    service: '',
+    backends: [
+      { address: parseIpAddress('10.2.0.5'), port: 80, protocol: 'TCP', clusterId: 2 },
+      { address: parseIpAddress('10.1.0.5'), port: 80, protocol: 'TCP', clusterId: 1 },
+      { address: parseIpAddress('10.3.0.5'), port: 80, protocol: 'TCP', clusterId: 3 },
+    ],
+  };
+  datapath.services.apply({ upserts: [row], deletes: [] });
+  const silent = new Set([2, 3]);
+  const { state, settle } = open(datapath, (id) => silent.has(id));
+  const written = datapath.log.length;
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  settle();
+  t.equal(datapath.log.length, written);
+  state.setRemote(ref('beta', 2), 'demo/web', remote(2, '10.2.0.6'));
+  t.same(
+    settle(),
+    ['10.96.0.1 demo/web 10.1.0.5 10.2.0.6 10.3.0.5'],
+    'a record replaces what was remembered of its cluster',
+  );
+  silent.clear();
+  state.forgetRemembered();
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.2.0.6']);
+});
