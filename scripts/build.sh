@@ -3,7 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-sources=(agent bench bpf cli clustermesh-apiserver e2e mesh pki scripts package.json package-lock.json tsconfig.json)
+sources=(package.json package-lock.json tsconfig.json)
+for folder in agent bench bpf cli clustermesh-apiserver e2e mesh pki scripts; do
+	[ ! -d "$folder" ] || sources+=("$folder")
+done
 stamp=dist/.built
 
 # The list of files is part of the stamp: a removed file is newer than nothing.
