@@ -48,6 +48,13 @@ test('toKvError() maps what gRPC and etcd say', async (t) => {
     t.match(error, { code, retryable, cause }, message);
     t.match(error.message, /^cannot list a\/ at https:\/\/10\.0\.0\.1:2379: \S/);
   }
+  const refused = new Error(
+    '14 UNAVAILABLE: No connection established. Last error: Error: connect ECONNREFUSED 10.0.0.1:2379. Resolution note: ',
+  );
+  t.equal(
+    toKvError(refused, 'list a/').message,
+    'cannot list a/: connect ECONNREFUSED 10.0.0.1:2379',
+  );
   const known = new KvError('closed', 'closed', { retryable: false });
   t.equal(toKvError(known, 'list'), known);
 });

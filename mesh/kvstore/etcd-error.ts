@@ -45,7 +45,12 @@ function describeFailure(error: unknown): { grpcCode: number | undefined; detail
   // etcd3 drops the code but keeps grpc-js' message, which begins with it.
   const match = /(?:^|\s)(\d{1,2}) [A-Z_]+: (.*)$/s.exec(error.message);
   if (match === null) return { grpcCode: undefined, details: error.message };
-  return { grpcCode: Number(match[1]), details: (match[2] ?? '').trim() };
+  // grpc-js wraps the system's error in words that tell a reader nothing.
+  const details = (match[2] ?? '')
+    .replace(/^No connection established\. Last error: (Error: )?/, '')
+    .replace(/\.?\s*Resolution note:\s*$/, '')
+    .trim();
+  return { grpcCode: Number(match[1]), details };
 }
 
 function judge(grpcCode: number | undefined, details: string): Verdict {

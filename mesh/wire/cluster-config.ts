@@ -37,7 +37,7 @@ export function encodeClusterConfig(config: ClusterConfig): string {
       cached: capabilities.cached || undefined,
       maxConnectedClusters: capabilities.maxConnectedClusters,
       serviceExportsEnabled: capabilities.serviceExportsEnabled,
-      endpointSlicesExportMode: capabilities.endpointSlicesExportMode,
+      endpointSlicesExportMode: capabilities.endpointSlicesExportMode || undefined,
     },
   });
 }

@@ -1,5 +1,5 @@
 /** The label string of an identity (`pkg/identity/key`, `pkg/labels`): `source:key=value;` sorted by key. */
-import { compareBytes, MAX_VALUE_BYTES } from './json.ts';
+import { checkSize, compareBytes, MAX_VALUE_BYTES } from './json.ts';
 import { WireError } from './wire-error.ts';
 
 /** A label with the source that says who gave it, `k8s` for those of Kubernetes objects. */
@@ -19,14 +19,18 @@ export const SERVICE_ACCOUNT_LABEL = 'io.cilium.k8s.policy.serviceaccount';
 /** Labels of a pod's namespace stand behind this prefix among the pod's own. */
 export const NAMESPACE_LABELS_PREFIX = 'io.cilium.k8s.namespace.labels.';
 
+const SOURCE = /^[^$:;=][^:;=]*$/;
+const KEY = /^[^=;]+$/;
+
 /** Encodes labels; they are sorted here, so any order may come in. Throws WireError for what the form cannot carry. */
 export function encodeLabels(labels: Labels): string {
   let text = '';
   for (const label of sortLabels(labels)) {
-    if (/[:;]/.test(label.source) || /[=;]/.test(label.key) || label.value.includes(';')) {
+    // Source and key must be there, and what begins with "$" is read as the short form of a reserved label.
+    if (!SOURCE.test(label.source) || !KEY.test(label.key) || label.value.includes(';')) {
       throw new WireError(
         'bad-value',
-        `cannot encode label ${label.source}:${label.key}=${label.value}: ":" in a source, "=" in a key and ";" anywhere have no escape`,
+        `cannot encode label ${label.source}:${label.key}=${label.value}: expected a source without ":", "=" and "$" in front, a key without "=", and no ";", which have no escape`,
       );
     }
     text += `${label.source}:${label.key}=${label.value};`;
@@ -36,13 +40,7 @@ export function encodeLabels(labels: Labels): string {
 
 /** Decodes a label string. Throws WireError `bad-value` naming the label. */
 export function decodeLabels(value: Buffer | string, key: string): Labels {
-  if (value.length > MAX_VALUE_BYTES) {
-    throw new WireError(
-      'too-large',
-      `cannot parse ${key}: ${value.length} bytes, at most ${MAX_VALUE_BYTES} are accepted`,
-      { key },
-    );
-  }
+  checkSize(value, key, MAX_VALUE_BYTES);
   const parts = value.toString().split(';');
   if (parts.pop() !== '') {
     throw new WireError('bad-value', `cannot parse ${key}: the label string does not end in ";"`, {

@@ -1,5 +1,5 @@
 import type { Brand } from './brand.ts';
-import { WireError } from './wire-error.ts';
+import { excerpt, WireError } from './wire-error.ts';
 
 /** Cluster id: 0 is "no mesh" and never travels; 1 to 255, or to 511 in a mesh of 511 clusters. */
 export type ClusterId = Brand<number, 'ClusterId'>;
@@ -51,7 +51,7 @@ export function parseClusterId(value: unknown, max: MaxConnectedClusters = 511):
   if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > max) {
     throw new WireError(
       'bad-value',
-      `cannot parse cluster id ${String(value)}: expected 1 to ${max}`,
+      `cannot parse cluster id ${excerpt(value)}: expected 1 to ${max}`,
     );
   }
   return value as ClusterId;
@@ -62,7 +62,7 @@ export function parseClusterName(value: unknown): ClusterName {
   if (typeof value !== 'string' || value.length > 32 || !CLUSTER_NAME.test(value)) {
     throw new WireError(
       'bad-value',
-      `cannot parse cluster name ${JSON.stringify(value)}: expected 1 to 32 of a-z, 0-9 and "-", beginning and ending with a letter or digit`,
+      `cannot parse cluster name ${excerpt(value)}: expected 1 to 32 of a-z, 0-9 and "-", beginning and ending with a letter or digit`,
     );
   }
   if (value === 'default') {
@@ -79,7 +79,7 @@ export function parseMaxConnectedClusters(value: unknown): MaxConnectedClusters 
   if (value !== 255 && value !== 511) {
     throw new WireError(
       'bad-value',
-      `cannot parse max connected clusters ${String(value)}: expected 255 or 511`,
+      `cannot parse max connected clusters ${excerpt(value)}: expected 255 or 511`,
     );
   }
   return value;
@@ -95,7 +95,7 @@ export function parseNumericIdentity(value: unknown): NumericIdentity {
   ) {
     throw new WireError(
       'bad-value',
-      `cannot parse identity ${String(value)}: expected an integer below 2^24`,
+      `cannot parse identity ${excerpt(value)}: expected an integer below 2^24`,
     );
   }
   return value as NumericIdentity;

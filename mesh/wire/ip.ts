@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import type { Brand } from './brand.ts';
-import { WireError } from './wire-error.ts';
+import { excerpt, WireError } from './wire-error.ts';
 
 /** An IP address in canonical text (RFC 5952); an IPv4 address mapped into IPv6 is the IPv4 address. */
 export type IpAddress = Brand<string, 'IpAddress'>;
@@ -14,13 +14,14 @@ export function parseIpAddress(text: unknown): IpAddress {
   if (typeof text === 'string') {
     const fast = parseIpv4(text);
     if (fast !== undefined) return fast;
-    if (text.includes(':') && !text.includes('%') && ipaddr.IPv6.isValid(text)) {
-      return canonical(ipaddr.IPv6.parse(text));
+    const groups = text.includes('%') ? undefined : hexGroups(text);
+    if (groups !== undefined && ipaddr.IPv6.isValid(groups)) {
+      return canonical(ipaddr.IPv6.parse(groups));
     }
   }
   throw new WireError(
     'bad-value',
-    `cannot parse ${describe(text)}: expected an IPv4 or IPv6 address`,
+    `cannot parse ${excerpt(text)}: expected an IPv4 or IPv6 address`,
   );
 }
 
@@ -29,7 +30,7 @@ export function parseIpPrefix(text: unknown): IpPrefix {
   if (typeof text !== 'string') {
     throw new WireError(
       'bad-value',
-      `cannot parse ${describe(text)}: expected a prefix such as 10.1.0.0/16`,
+      `cannot parse ${excerpt(text)}: expected a prefix such as 10.1.0.0/16`,
     );
   }
   const slash = text.indexOf('/');
@@ -41,7 +42,7 @@ export function parseIpPrefix(text: unknown): IpPrefix {
   if (!/^(0|[1-9]\d{0,2})$/.test(length)) {
     throw new WireError(
       'bad-value',
-      `cannot parse ${describe(text)}: expected a prefix length behind "/"`,
+      `cannot parse ${excerpt(text)}: expected a prefix length behind "/"`,
     );
   }
   return makePrefix(parseIpAddress(text.slice(0, slash)), Number(length));
@@ -109,6 +110,20 @@ function parseIpv4(text: string): IpAddress | undefined {
   return text as IpAddress;
 }
 
+/**
+ * IPv6 text with a dotted tail turned into groups: the library's own reading of such tails takes `::1.2.3.4` for
+ * 1.2.3.4 and leading zeros for octal. Undefined for text that is not IPv6.
+ */
+function hexGroups(text: string): string | undefined {
+  const tail = text.lastIndexOf(':') + 1;
+  if (tail === 0) return undefined;
+  if (!text.includes('.')) return text;
+  const ipv4 = parseIpv4(text.slice(tail));
+  if (ipv4 === undefined) return undefined;
+  const [a = 0, b = 0, c = 0, d = 0] = ipToBytes(ipv4);
+  return `${text.slice(0, tail)}${(a * 256 + b).toString(16)}:${(c * 256 + d).toString(16)}`;
+}
+
 function canonical(address: ipaddr.IPv6): IpAddress {
   if (address.isIPv4MappedAddress()) return address.toIPv4Address().toString() as IpAddress;
   return address.toRFC5952String() as IpAddress;
@@ -117,8 +132,4 @@ function canonical(address: ipaddr.IPv6): IpAddress {
 /** Unlike `ipFromBytes`, keeps sixteen bytes an IPv6 address, so that a cleared mapped prefix does not change family. */
 function bytesToText(bytes: Uint8Array): string {
   return bytes.length === 4 ? ipFromBytes(bytes) : new ipaddr.IPv6([...bytes]).toRFC5952String();
-}
-
-function describe(value: unknown): string {
-  return value === '' ? 'an empty string' : (JSON.stringify(value)?.slice(0, 60) ?? String(value));
 }

@@ -2,7 +2,7 @@
  * Reading and writing JSON as Go's encoding/json does: readers match field names without regard to case, writers escape
  * `<`, `>` and `&` and sort the keys of maps.
  */
-import { WireError } from './wire-error.ts';
+import { excerpt, WireError } from './wire-error.ts';
 
 /** A parsed JSON object whose fields are still to be checked. */
 export interface JsonObject {
@@ -15,6 +15,8 @@ export interface FieldPath {
   readonly field: string;
 }
 
+const ARRAY_INDEX = /^(0|[1-9]\d*)$/;
+
 /** Largest value accepted for kinds that etcd's own default limit bounds, in bytes. */
 export const MAX_VALUE_BYTES = 1_572_864;
 
@@ -24,13 +26,7 @@ export function parseJsonObject(
   key: string,
   maxBytes = MAX_VALUE_BYTES,
 ): JsonObject {
-  if (value.length > maxBytes) {
-    throw new WireError(
-      'too-large',
-      `cannot parse ${key}: ${value.length} bytes, at most ${maxBytes} are accepted`,
-      { key },
-    );
-  }
+  checkSize(value, key, maxBytes);
   let parsed: unknown;
   try {
     parsed = JSON.parse(typeof value === 'string' ? value : value.toString('utf8'));
@@ -43,11 +39,22 @@ export function parseJsonObject(
   if (!isObject(parsed)) {
     throw new WireError(
       'bad-value',
-      `cannot parse ${key}: ${typeName(parsed)}, expected a JSON object`,
+      `cannot parse ${key}: ${excerpt(parsed)}, expected a JSON object`,
       { key },
     );
   }
   return parsed;
+}
+
+/** Throws WireError `too-large` for a value of more than `maxBytes` in UTF-8. */
+export function checkSize(value: Buffer | string, key: string, maxBytes: number): void {
+  const bytes = Buffer.byteLength(value);
+  if (bytes <= maxBytes) return;
+  throw new WireError(
+    'too-large',
+    `cannot parse ${key}: ${bytes} bytes, at most ${maxBytes} are accepted`,
+    { key },
+  );
 }
 
 /** Value of a field; Go also accepts a name that differs in case, so the exact name wins and any other comes second. */
@@ -100,6 +107,13 @@ export function readOptionalString(at: FieldPath, found: unknown): string | unde
   return text === '' ? undefined : text;
 }
 
+/** A string that must be there and not be empty. `expected` says what it stands for. */
+export function readRequiredString(at: FieldPath, found: unknown, expected: string): string {
+  const text = readString(at, found);
+  if (text === '') failField(at, text, expected);
+  return text;
+}
+
 /** A boolean; absent and null are false. */
 export function readBoolean(at: FieldPath, found: unknown): boolean {
   if (found === undefined || found === null) return false;
@@ -148,9 +162,9 @@ export function readStringMap(
   return map;
 }
 
-/** JSON text with the keys of every plain object in the order they have, and Go's escapes. */
+/** JSON text with the fields of objects in the order they have, the names of maps sorted, and Go's escapes. */
 export function encodeGoJson(value: unknown): string {
-  return JSON.stringify(value).replace(/[<>&\u2028\u2029]/g, escapeAsGo);
+  return writeJson(value).replace(/[<>&\u2028\u2029]/g, escapeAsGo);
 }
 
 /** The same entries with their names in the order of their bytes, which is how Go writes maps. */
@@ -176,22 +190,29 @@ export function compareBytes(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }
 
+function writeJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map((item) => writeJson(item)).join(',')}]`;
+  // An undefined item of a list is null in JSON.
+  if (!isObject(value)) return JSON.stringify(value) ?? 'null';
+  const names = Object.keys(value);
+  // A JavaScript object puts names that are array indices first, in the order of their numbers, whatever order they were
+  // set in. No field is called so, hence the object is a map, and those are sorted by bytes.
+  if (ARRAY_INDEX.test(names[0] ?? '')) names.sort(compareBytes);
+  let text = '';
+  for (const name of names) {
+    const member = value[name];
+    if (member === undefined) continue;
+    text += `${text === '' ? '' : ','}${JSON.stringify(name)}:${writeJson(member)}`;
+  }
+  return `{${text}}`;
+}
+
 function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function escapeAsGo(character: string): string {
   return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
-}
-
-function excerpt(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
-}
-
-function typeName(value: unknown): string {
-  if (value === null) return 'null';
-  return Array.isArray(value) ? 'a list' : `a ${typeof value}`;
 }
 
 function messageOf(cause: unknown): string {

@@ -177,7 +177,7 @@ function parseCiliumKey(key: string, parts: readonly string[]): ParsedKey {
       expectParts(key, rest, 1);
       return { kind: 'cluster-config', cluster: clusterIn(key, rest[0]) };
     case 'synced':
-      if (rest.length < 2)
+      if (rest.length < 2 || rest.includes(''))
         throw badKey(key, `${parts.length} parts, expected cilium/synced/<cluster>/<prefix>`);
       return { kind: 'synced', cluster: clusterIn(key, rest[0]), prefix: rest.slice(1).join('/') };
     case 'state':
@@ -245,8 +245,13 @@ function parseIpKey(key: string, parts: readonly string[], cached: boolean): Par
 function parseIdentityKey(key: string, parts: readonly string[], cached: boolean): ParsedKey {
   const cluster = cached ? clusterIn(key, parts[0]) : undefined;
   const [branch, ...rest] = cached ? parts.slice(1) : parts;
-  if (branch === 'value' && !cached && rest.length >= 1) {
-    return { kind: 'identity-reference', labels: rest[0] ?? '', suffix: rest.slice(1).join('/') };
+  if (branch === 'value' && !cached && rest.length >= 2) {
+    // Labels may hold slashes, as those of namespaces do; the node behind them does not.
+    return {
+      kind: 'identity-reference',
+      labels: rest.slice(0, -1).join('/'),
+      suffix: rest.at(-1) ?? '',
+    };
   }
   if (branch === 'locks' && !cached) return { kind: 'internal' };
   const [id = ''] = rest;

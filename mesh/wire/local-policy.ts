@@ -5,6 +5,7 @@ import {
   failField,
   parseJsonObject,
   readObject,
+  readRequiredString,
   readString,
   readUint,
 } from './json.ts';
@@ -45,7 +46,7 @@ export function decodeLocalPolicy(value: Buffer | string, key: string): LocalPol
   return {
     kind,
     namespace: readString(at('namespace'), object.namespace),
-    name: readString(at('name'), object.name),
+    name: readRequiredString(at('name'), object.name, 'a name'),
     generation: readUint(at('generation'), object.generation, Number.MAX_SAFE_INTEGER),
     manifest:
       readObject(at('manifest'), object.manifest) ??

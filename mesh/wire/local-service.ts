@@ -9,6 +9,7 @@ import {
   readArray,
   readBoolean,
   readObject,
+  readRequiredString,
   readString,
   readUint,
 } from './json.ts';
@@ -60,8 +61,8 @@ export function decodeLocalService(value: Buffer | string, key: string): LocalSe
   const clusterIps = readArray(at('clusterIps'), object.clusterIps) ?? [];
   const ports = readArray(at('ports'), object.ports) ?? [];
   return {
-    namespace: readString(at('namespace'), object.namespace),
-    name: readString(at('name'), object.name),
+    namespace: readRequiredString(at('namespace'), object.namespace, 'a name'),
+    name: readRequiredString(at('name'), object.name, 'a name'),
     clusterIps: clusterIps.map((ip, index) =>
       parseField(at(`clusterIps[${index}]`), ip, parseIpAddress),
     ),

@@ -11,6 +11,7 @@ import {
   parseJsonObject,
   readArray,
   readObject,
+  readRequiredString,
   readString,
   readStringMap,
   readUint,
@@ -87,10 +88,8 @@ export function decodeNode(value: Buffer | string, key: string): Node {
   const at = (field: string): FieldPath => ({ key, field });
   const read = <T>(field: string, reader: (at: FieldPath, found: unknown) => T): T =>
     reader(at(field), fieldOf(object, field));
-  const name = read('Name', readString);
-  if (name === '') failField(at('Name'), name, 'the name of the node');
   return {
-    name,
+    name: readRequiredString(at('Name'), fieldOf(object, 'Name'), 'the name of the node'),
     cluster: parseField(at('Cluster'), fieldOf(object, 'Cluster'), parseClusterName),
     clusterId: readUint(at('ClusterID'), fieldOf(object, 'ClusterID'), 511),
     addresses: read('IPAddresses', readAddresses),

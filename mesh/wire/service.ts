@@ -6,12 +6,12 @@ import {
   type FieldPath,
   failField,
   fieldOf,
-  type JsonObject,
   parseField,
   parseJsonObject,
   readArray,
   readBoolean,
   readObject,
+  readRequiredString,
   readString,
   readStringMap,
   readUint,
@@ -79,8 +79,8 @@ export function decodeClusterService(value: Buffer | string, key: string): Clust
   const at = (field: string): FieldPath => ({ key, field });
   return {
     cluster: parseField(at('cluster'), fieldOf(object, 'cluster'), parseClusterName),
-    namespace: readRequired(at('namespace'), object, 'namespace'),
-    name: readRequired(at('name'), object, 'name'),
+    namespace: readRequiredString(at('namespace'), fieldOf(object, 'namespace'), 'a name'),
+    name: readRequiredString(at('name'), fieldOf(object, 'name'), 'a name'),
     frontends: readPortsByIp(at('frontends'), fieldOf(object, 'frontends')),
     backends: readPortsByIp(at('backends'), fieldOf(object, 'backends')),
     hostnames: readByIp(at('hostnames'), fieldOf(object, 'hostnames'), readString),
@@ -178,10 +178,4 @@ function optionalRecord<T, U>(
 ): Record<string, U> | undefined {
   if (map === undefined || map.size === 0) return undefined;
   return sortedRecord([...map].map(([ip, value]) => [ip, encode(value)]));
-}
-
-function readRequired(at: FieldPath, object: JsonObject, name: string): string {
-  const text = readString(at, fieldOf(object, name));
-  if (text === '') failField(at, text, 'a name');
-  return text;
 }

@@ -1,6 +1,6 @@
 import { WireError } from './wire-error.ts';
 
-const RFC_3339 = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$/;
+const RFC_3339 = /^(\d{4})-(\d{2})-(\d{2})T([01]\d|2[0-3]):\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$/;
 
 /** Time as heartbeats and synced markers carry it: RFC 3339 in UTC, whole seconds. `milliseconds` since 1970. */
 export function encodeTimestamp(milliseconds: number): string {
@@ -10,7 +10,7 @@ export function encodeTimestamp(milliseconds: number): string {
 /** Milliseconds since 1970. Throws WireError `bad-value`; readers of markers ignore the value, so they need not call this. */
 export function decodeTimestamp(value: Buffer | string, key: string): number {
   const text = value.toString();
-  const milliseconds = RFC_3339.test(text) ? Date.parse(text) : Number.NaN;
+  const milliseconds = parseTime(text);
   if (Number.isNaN(milliseconds)) {
     throw new WireError(
       'bad-value',
@@ -19,4 +19,12 @@ export function decodeTimestamp(value: Buffer | string, key: string): number {
     );
   }
   return milliseconds;
+}
+
+function parseTime(text: string): number {
+  const parts = RFC_3339.exec(text);
+  if (parts === null) return Number.NaN;
+  // `Date.parse` takes the 31st of any month for a day of the next one.
+  const lastDay = new Date(Date.UTC(Number(parts[1]), Number(parts[2]), 0)).getUTCDate();
+  return Number(parts[3]) > lastDay ? Number.NaN : Date.parse(text);
 }

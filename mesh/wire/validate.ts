@@ -120,11 +120,11 @@ export function validateIdentity(
     return reject('reserved-label', `identity ${id}: a peer may not use labels of source reserved`);
   }
   const clusters = labels.filter((label) => label.key === CLUSTER_LABEL);
-  const [cluster, ...others] = clusters;
-  if (cluster === undefined || cluster.source !== 'k8s') {
+  const cluster = clusters.find((label) => label.source === 'k8s');
+  if (cluster === undefined) {
     return reject('cluster-label-missing', `identity ${id}: label k8s:${CLUSTER_LABEL} is missing`);
   }
-  if (others.length > 0 || cluster.value !== peer.name) {
+  if (clusters.length > 1 || cluster.value !== peer.name) {
     const values = clusters.map((label) => label.value).join(', ');
     return reject(
       'cluster-label-foreign',
