@@ -1,90 +1,67 @@
 import { test } from 'tap';
 import { readGlobalServiceSettings } from './annotations.ts';
 
-const cases: readonly {
-  readonly name: string;
-  readonly annotations: Record<string, string>;
-  readonly expected: readonly [
-    global: boolean,
-    shared: boolean,
-    affinity: string,
-    warnings: number,
-  ];
-}[] = [
-  { name: 'nothing', annotations: {}, expected: [false, false, 'none', 0] },
-  {
-    name: 'global alone shares',
-    annotations: { 'service.cilium.io/global': 'true' },
-    expected: [true, true, 'none', 0],
-  },
-  {
-    name: 'the old name',
-    annotations: { 'io.cilium/global-service': 'true' },
-    expected: [true, true, 'none', 0],
-  },
-  {
-    name: 'the new name wins over the old',
-    annotations: { 'service.cilium.io/global': 'false', 'io.cilium/global-service': 'true' },
-    expected: [false, false, 'none', 0],
-  },
-  {
-    name: 'any case',
-    annotations: { 'service.cilium.io/global': 'TRUE' },
-    expected: [true, true, 'none', 0],
-  },
-  {
-    name: 'a word that is none',
-    annotations: { 'service.cilium.io/global': 'yes' },
-    expected: [false, false, 'none', 1],
-  },
-  {
-    name: 'not shared',
-    annotations: { 'service.cilium.io/global': 'true', 'service.cilium.io/shared': 'false' },
-    expected: [true, false, 'none', 0],
-  },
-  {
-    name: 'shared with a word that is none is not shared',
-    annotations: { 'service.cilium.io/global': 'true', 'io.cilium/shared-service': 'no' },
-    expected: [true, false, 'none', 1],
-  },
-  {
-    name: 'shared without global',
-    annotations: { 'service.cilium.io/shared': 'true' },
-    expected: [false, false, 'none', 0],
-  },
-  {
-    name: 'affinity local',
-    annotations: { 'service.cilium.io/global': 'true', 'service.cilium.io/affinity': 'Local' },
-    expected: [true, true, 'local', 0],
-  },
-  {
-    name: 'affinity remote by its old name',
-    annotations: { 'service.cilium.io/global': 'true', 'io.cilium/service-affinity': 'remote' },
-    expected: [true, true, 'remote', 0],
-  },
-  {
-    name: 'affinity none, the documented value',
-    annotations: { 'service.cilium.io/global': 'true', 'service.cilium.io/affinity': 'none' },
-    expected: [true, true, 'none', 0],
-  },
-  {
-    name: 'an unknown affinity is none and warned about',
-    annotations: { 'service.cilium.io/global': 'true', 'service.cilium.io/affinity': 'nearest' },
-    expected: [true, true, 'none', 1],
-  },
-  {
-    name: 'affinity counts only for a global service',
-    annotations: { 'service.cilium.io/affinity': 'local' },
-    expected: [false, false, 'none', 0],
-  },
+const GLOBAL = 'service.cilium.io/global';
+const SHARED = 'service.cilium.io/shared';
+const AFFINITY = 'service.cilium.io/affinity';
+const OLD_GLOBAL = 'io.cilium/global-service';
+const OLD_SHARED = 'io.cilium/shared-service';
+const OLD_AFFINITY = 'io.cilium/service-affinity';
+
+type Row = readonly [
+  what: string,
+  annotations: Readonly<Record<string, string>>,
+  expected: readonly [global: boolean, shared: boolean, affinity: string],
+  warnings?: number,
 ];
 
-for (const { name, annotations, expected } of cases) {
-  test(`readGlobalServiceSettings(): ${name}`, async (t) => {
+const ROWS: readonly Row[] = [
+  ['nothing', {}, [false, false, 'none']],
+  ['global', { [GLOBAL]: 'true' }, [true, true, 'none']],
+  ['global by its old name', { [OLD_GLOBAL]: 'true' }, [true, true, 'none']],
+  ['upper case is true, too', { [GLOBAL]: 'TRUE' }, [true, true, 'none']],
+  ['global false', { [GLOBAL]: 'false' }, [false, false, 'none']],
+  ['any other word is false', { [GLOBAL]: 'yes' }, [false, false, 'none'], 1],
+  [
+    'the new name wins over the old one',
+    { [GLOBAL]: 'false', [OLD_GLOBAL]: 'true' },
+    [false, false, 'none'],
+  ],
+  ['shared false', { [GLOBAL]: 'true', [SHARED]: 'false' }, [true, false, 'none']],
+  [
+    'shared false by its old name',
+    { [OLD_GLOBAL]: 'true', [OLD_SHARED]: 'false' },
+    [true, false, 'none'],
+  ],
+  [
+    'shared of any other word is false',
+    { [GLOBAL]: 'true', [SHARED]: 'x' },
+    [true, false, 'none'],
+    1,
+  ],
+  [
+    'the new shared wins',
+    { [GLOBAL]: 'true', [SHARED]: 'true', [OLD_SHARED]: 'false' },
+    [true, true, 'none'],
+  ],
+  ['shared alone counts nothing', { [SHARED]: 'true' }, [false, false, 'none']],
+  ['affinity in any case', { [GLOBAL]: 'true', [AFFINITY]: 'Local' }, [true, true, 'local']],
+  ['affinity local', { [GLOBAL]: 'true', [AFFINITY]: 'local' }, [true, true, 'local']],
+  [
+    'affinity remote by its old name',
+    { [GLOBAL]: 'true', [OLD_AFFINITY]: 'remote' },
+    [true, true, 'remote'],
+  ],
+  ['affinity none', { [GLOBAL]: 'true', [AFFINITY]: 'none' }, [true, true, 'none']],
+  ['empty affinity is none', { [GLOBAL]: 'true', [AFFINITY]: '' }, [true, true, 'none']],
+  ['unknown affinity is none', { [GLOBAL]: 'true', [AFFINITY]: 'near' }, [true, true, 'none'], 1],
+  ['affinity alone counts nothing', { [AFFINITY]: 'local' }, [false, false, 'none']],
+];
+
+for (const [what, annotations, [global, shared, affinity], warnings = 0] of ROWS) {
+  test(`readGlobalServiceSettings(): ${what}`, async (t) => {
     const settings = readGlobalServiceSettings(annotations);
-    t.same(
-      [settings.global, settings.shared, settings.affinity, settings.warnings.length],
-      expected,
-    );
+    t.match(settings, { global, shared, affinity });
+    t.equal(settings.warnings.length, warnings, settings.warnings.join('; '));
   });
 }

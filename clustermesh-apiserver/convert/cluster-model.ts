@@ -60,6 +60,7 @@ export type RecordChange =
       readonly value: LocalPolicy | undefined;
     };
 
+/** The cluster as known so far. */
 export interface ClusterModel {
   /** Takes objects that changed (`true`) or went (`false`) and returns what changed for it. */
   apply(

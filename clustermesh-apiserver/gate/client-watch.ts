@@ -3,7 +3,7 @@
  * asks for old revisions or has been too slow, from a private one until the two meet.
  */
 import type { Clock } from '../../mesh/runtime/clock.ts';
-import type { ResponseHeader, WatchEvent, WatchRequest } from './etcd-messages.ts';
+import type { WatchEvent, WatchRequest } from './etcd-messages.ts';
 import { type Feed, type FeedEnd, openFeed, type WatchedRange } from './feed.ts';
 import type { Batch } from './history.ts';
 import type { Reader, SharedWatches, Subscription } from './shared-watches.ts';
@@ -22,7 +22,13 @@ export type WatchCreate = WatchRequest & { readonly kind: 'create' };
 
 /** What a watch says of itself; the stream that it belongs to adds header and id. */
 export type WatchMessage =
-  | { readonly kind: 'events'; readonly events: readonly Buffer[]; readonly fragment: boolean }
+  | {
+      readonly kind: 'events';
+      readonly events: readonly Buffer[];
+      readonly fragment: boolean;
+      /** Revision of the last event. */
+      readonly revision: number;
+    }
   | { readonly kind: 'notice'; readonly revision: number }
   | { readonly kind: 'canceled'; readonly reason: string; readonly compactRevision: number };
 
@@ -56,10 +62,10 @@ export interface ClientWatch {
   pump(): void;
   /** The client has not read for long: gives back what costs memory until it does. */
   release(): void;
+  /** Asks etcd how far the watch is complete; `completeThrough` will tell. */
+  askProgress(): void;
   /** Everything up to this revision has been sent. */
   readonly completeThrough: number;
-  /** Answers of etcd seen so far. */
-  readonly signsOfLife: number;
   /** Resolves when etcd has accepted the watch, or it has ended. */
   readonly opened: Promise<void>;
   close(): void;
@@ -99,7 +105,6 @@ export function createClientWatch(
   let isStarted = false;
   let isClosed = false;
   let sentAt = clock.monotonic();
-  let priorMessages = 0;
 
   const reader: Reader = {
     onChange: () => {
@@ -112,7 +117,6 @@ export function createClientWatch(
   const leaveSource = (): void => {
     if (source.kind === 'queued') source.leave.abort();
     if (source.kind === 'private') {
-      priorMessages += source.feed.messages;
       source.feed.close();
       source.release();
     }
@@ -152,7 +156,6 @@ export function createClientWatch(
       return;
     }
     // The shared watch began further back than this one has to.
-    priorMessages += subscription.messages;
     subscription = shared.join(range, reader, { startRevision: nextRevision });
     if (isStarted && source.kind === 'shared') read();
   };
@@ -177,6 +180,7 @@ export function createClientWatch(
     }
     const feed = openFeed(upstream, {
       range,
+      clock,
       startRevision: nextRevision,
       onChange: () => pump(),
       onEnd: (end) => onEnd(end),
@@ -207,6 +211,7 @@ export function createClientWatch(
         kind: 'events',
         events: piece.map((event) => event.field),
         fragment: index < pieces.length - 1,
+        revision: piece.at(-1)?.revision ?? 0,
       });
     }
   };
@@ -267,12 +272,12 @@ export function createClientWatch(
     release() {
       if (source.kind === 'private' || source.kind === 'queued') leaveSource();
     },
+    askProgress() {
+      if (source.kind === 'private') source.feed.askProgress();
+      else subscription.askProgress();
+    },
     get completeThrough() {
       return completeThrough();
-    },
-    get signsOfLife() {
-      const own = source.kind === 'private' ? source.feed.messages : 0;
-      return priorMessages + subscription.messages + own;
     },
     close,
   };
@@ -291,9 +296,4 @@ function splitEvents(events: readonly WatchEvent[]): WatchEvent[][] {
     size += event.field.length;
   }
   return pieces;
-}
-
-/** Header for a message, never lower than what the stream has told before. */
-export function headerFor(latest: ResponseHeader, toldRevision: number): ResponseHeader {
-  return latest.revision >= toldRevision ? latest : { ...latest, revision: toldRevision };
 }

@@ -66,6 +66,8 @@ export async function listenConnections(options: {
   readonly now: () => number;
   readonly onConnection: (socket: TLSSocket) => void;
   readonly onRefused: (reason: RefusalReason, name: string, socket: TLSSocket) => void;
+  /** Connections can for the moment not be accepted. */
+  readonly onError: (error: Error) => void;
   /** Connections of a caller were cut. */
   readonly onCut: (name: string, reason: RefusalReason | 'other-caller', count: number) => void;
 }): Promise<Connections> {
@@ -88,6 +90,8 @@ export async function listenConnections(options: {
     return caller === undefined ? refused('unknown-name') : { kind: 'known', caller };
   };
   const admit = (socket: TLSSocket): void => {
+    // HTTP/2 tells of errors in its own way; one on a socket that nobody has yet must not end the process.
+    socket.on('error', () => undefined);
     const chain = readChain(socket);
     if (chain === undefined) {
       refuse(socket, 'no-certificate', '');
@@ -140,6 +144,8 @@ export async function listenConnections(options: {
   // A failed handshake is the client's affair; without a listener the error would end the process.
   server.on('tlsClientError', () => undefined);
   await listen(server, options);
+  // Such as too many open files: the connections that are there go on.
+  server.on('error', options.onError);
   const bound = server.address();
   return {
     address: {
@@ -203,7 +209,10 @@ function listen(server: Server, options: { host: string; port: number }): Promis
             }),
       );
     });
-    server.listen({ host, port }, resolve);
+    server.listen({ host, port }, () => {
+      server.removeAllListeners('error');
+      resolve();
+    });
   });
 }
 

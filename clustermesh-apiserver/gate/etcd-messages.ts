@@ -130,6 +130,11 @@ export function encodeWatchCreate(options: {
   return bytesField(1, create);
 }
 
+/** A request for a sign of life on a watch stream; the answer has no watch's id but `PROGRESS_ID`. */
+export const PROGRESS_REQUEST: Buffer = Buffer.from([3 * 8 + BYTES, 0]);
+/** etcd's `clientv3.InvalidWatchID`: an answer that speaks for the whole stream. */
+export const PROGRESS_ID = -1;
+
 /** Reads an answer on a watch stream. Throws ProtobufError. */
 export function decodeWatchResponse(message: Buffer): WatchResponse {
   let header: ResponseHeader = { ids: NO_BYTES, revision: 0, term: NO_BYTES };

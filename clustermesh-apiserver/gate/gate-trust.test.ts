@@ -1,4 +1,5 @@
 import { rename, rm, writeFile } from 'node:fs/promises';
+import { connect as connectPlain } from 'node:net';
 import { connect } from 'node:tls';
 import { test } from 'tap';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
@@ -153,6 +154,50 @@ test('trust follows its files', { skip, timeout: 120_000 }, async (t) => {
     await until('it is shown', async () => (await serverFingerprint(fixture)) !== before);
     await put(fixture, 'still');
     await until('the old stream is told', () => steady.events.length > told);
+    t.equal(steady.error, undefined);
+  });
+
+  await t.test('a session cannot be resumed, which would skip the certificate', async (t) => {
+    const { port, host } = gate.address;
+    const material = await fixture.tls(own, nodeLeaf('n1'));
+    const dial = async (
+      session?: Buffer,
+    ): Promise<{ session: Buffer | undefined; reused: boolean }> => {
+      const socket = connect({
+        port,
+        host,
+        ...material,
+        servername: 'localhost',
+        ALPNProtocols: ['h2'],
+        ...(session === undefined ? {} : { session }),
+      });
+      const sessions: Buffer[] = [];
+      socket.on('session', (offered) => sessions.push(offered));
+      await new Promise((resolve) => socket.once('data', resolve));
+      const reused = socket.isSessionReused();
+      socket.destroy();
+      return { session: sessions.at(-1) ?? socket.getSession(), reused };
+    };
+    const { session } = await dial();
+    t.notOk((await dial(session)).reused);
+  });
+
+  await t.test('noise on the port harms nobody', async (t) => {
+    const { port, host } = gate.address;
+    for (const noise of [Buffer.alloc(2000, 0xff), Buffer.from('GET / HTTP/1.1\r\n\r\n')]) {
+      const socket = connectPlain({ port, host });
+      socket.on('error', () => undefined).resume();
+      socket.write(noise);
+      await new Promise((resolve) => socket.once('close', resolve));
+    }
+    const material = await fixture.tls(own, nodeLeaf('n1'));
+    for (const ALPNProtocols of [['h2'], ['http/1.1'], []]) {
+      const socket = connect({ port, host, ...material, servername: 'localhost', ALPNProtocols });
+      socket.on('error', () => undefined).resume();
+      socket.write(Buffer.alloc(2000, 0xff));
+      await new Promise((resolve) => socket.once('close', resolve));
+    }
+    t.equal(await codeOf(node), 'OK');
     t.equal(steady.error, undefined);
   });
 

@@ -97,6 +97,9 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
         refusals.add(reason, { at: clock.now(), caller, from, what: 'connection' });
         logger?.info({ reason, caller, from }, 'a connection to the gate was refused');
       },
+      onError(error) {
+        logger?.error({ err: error }, 'the gate cannot accept a connection');
+      },
       onCut(caller, reason, count) {
         logger?.warn({ caller, reason, connections: count }, 'connections to the gate were cut');
       },

@@ -28,9 +28,9 @@ export interface Reader {
 /** A place at a shared watch. */
 export interface Subscription {
   readonly history: History;
-  readonly messages: number;
   /** Resolves when etcd has accepted the watch, or the watch has ended. */
   readonly opened: Promise<void>;
+  askProgress(): void;
   leave(): void;
 }
 
@@ -67,6 +67,7 @@ export function createSharedWatches(upstream: Upstream, clock: Clock): SharedWat
     });
     const feed = openFeed(upstream, {
       range,
+      clock,
       startRevision: firstRevision(startRevision, upstream.latest?.revision),
       onOpen: markOpened,
       onChange: flush,
@@ -106,10 +107,8 @@ export function createSharedWatches(upstream: Upstream, clock: Clock): SharedWat
       watch.readers.add(reader);
       return {
         history: watch.feed.history,
-        get messages() {
-          return watch.feed.messages;
-        },
         opened: watch.opened,
+        askProgress: () => watch.feed.askProgress(),
         leave() {
           if (!watch.readers.delete(reader)) return;
           if (watch.readers.size === 0 && watches.get(id) === watch) linger(id, watch);

@@ -37,6 +37,8 @@ export interface UpstreamWatchHandlers {
 
 /** One watch, on a stream of its own so that it can be paused. */
 export interface UpstreamWatch {
+  /** Sends another request on the stream. */
+  send(request: Buffer): void;
   pause(): void;
   resume(): void;
   /** Ends it without a call of `onEnd`. */
@@ -159,6 +161,7 @@ export function openUpstream(options: UpstreamOptions): Upstream {
       stream.on('end', () => end(new Error('etcd ended the watch')));
       stream.write(create);
       return {
+        send: (request) => stream.write(request),
         pause: () => stream.pause(),
         resume: () => stream.resume(),
         cancel() {

@@ -1,31 +1,31 @@
 /** One Watch call of a client: any number of watches on one stream, as etcd has it. */
 import { status } from '@grpc/grpc-js';
-import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { RefusalReason } from './caller.ts';
 import {
   type ClientStream,
   type ClientWatch,
   createClientWatch,
-  headerFor,
   type WatchContext,
   type WatchCreate,
   type WatchMessage,
 } from './client-watch.ts';
-import { decodeWatchRequest, encodeWatchResponse, type ResponseHeader } from './etcd-messages.ts';
+import {
+  decodeWatchRequest,
+  encodeWatchResponse,
+  PROGRESS_ID,
+  type ResponseHeader,
+} from './etcd-messages.ts';
 import { type KeyRange, rangeWithin, requestedRange } from './key-range.ts';
+import { createOutbox } from './outbox.ts';
 import { ProtobufError } from './protobuf.ts';
 
 const MAX_WATCHES = 256;
-/** Bytes on their way to a client above which nothing more is taken for it. */
-const OUTSTANDING_BYTES = 1024 * 1024;
-/** A client that has not taken anything for so long gives up what is held for it alone. */
-const STALL_MS = 10_000;
 /** What etcd's server answers when a caller may not watch a range (etcd `server/etcdserver/api/v3rpc/watch.go`). */
 const DENIED = 'rpc error: code = PermissionDenied desc = etcdserver: permission denied';
 const EMPTY_RANGE = 'mvcc: watcher range is empty';
 const DUPLICATE_ID = 'mvcc: duplicate watch ID provided on the WatchStream';
-/** etcd's `clientv3.InvalidWatchID`. */
-const NO_WATCH = -1;
+/** How often etcd is asked again while a client waits for an answer about progress. */
+const PROGRESS_MS = 1000;
 
 /** The call as gRPC gives it to us. */
 export interface WatchCall {
@@ -55,7 +55,7 @@ export function serveWatchStream(
   const { upstream, clock } = context;
   const { ranges, refuse } = options;
   const watches = new Map<number, ClientWatch>();
-  const outbox = createOutbox(call, clock, {
+  const outbox = createOutbox((message, onSent) => call.write(message, onSent), clock, {
     onReady: () => {
       for (const watch of [...watches.values()]) watch.pump();
     },
@@ -66,15 +66,20 @@ export function serveWatchStream(
   let header: ResponseHeader = { ids: Buffer.alloc(0), revision: 0, term: Buffer.alloc(0) };
   let nextId = 0;
   let isClosed = false;
-  /** Signs of life of each watch when the client asked for progress. */
-  let progressAsked: Map<ClientWatch, number> | undefined;
+  /** Revision that the client waits for to be told wholly; undefined when it has not asked. */
+  let progressWanted: number | undefined;
 
-  const nextHeader = (): ResponseHeader => {
-    header = headerFor(upstream.latest ?? header, header.revision);
-    return header;
-  };
-  const answer = (response: Omit<Parameters<typeof encodeWatchResponse>[0], 'header'>): void => {
-    if (!isClosed) outbox.write(encodeWatchResponse({ header: nextHeader(), ...response }));
+  /** Says something; revisions in headers never fall on a stream, or its reader takes it for another etcd. */
+  const answer = (
+    response: Omit<Parameters<typeof encodeWatchResponse>[0], 'header'>,
+    revision = upstream.latest?.revision ?? 0,
+  ): void => {
+    if (isClosed) return;
+    header = {
+      ...(upstream.latest ?? header),
+      revision: Math.max(header.revision, revision),
+    };
+    outbox.write(encodeWatchResponse({ header, ...response }));
   };
   const close = (): void => {
     isClosed = true;
@@ -88,28 +93,34 @@ export function serveWatchStream(
     call.fail({ code: status.UNAVAILABLE, details: 'etcdserver: etcd is out of reach' });
   };
   const refuseWatch = (reason: string): void => {
-    answer({ watchId: NO_WATCH, created: true, canceled: true, cancelReason: reason });
+    answer({ watchId: PROGRESS_ID, created: true, canceled: true, cancelReason: reason });
   };
+  const isComplete = (revision: number): boolean =>
+    [...watches.values()].every((watch) => watch.completeThrough >= revision);
   const answerProgress = (): void => {
-    if (progressAsked === undefined || isClosed) return;
-    let revision = Number.MAX_SAFE_INTEGER;
-    for (const watch of watches.values()) {
-      const asked = progressAsked.get(watch) ?? -1;
-      // Only etcd's own word since the question shows that it is alive, and how far each watch is complete.
-      if (watch.signsOfLife <= asked || watch.completeThrough < header.revision) return;
-      revision = Math.min(revision, watch.completeThrough);
-    }
-    progressAsked = undefined;
-    header = watches.size === 0 ? nextHeader() : { ...nextHeader(), revision };
-    outbox.write(encodeWatchResponse({ header, watchId: NO_WATCH }));
+    if (progressWanted === undefined || isClosed) return;
+    const revision = Math.max(progressWanted, header.revision);
+    if (!isComplete(revision)) return;
+    progressWanted = undefined;
+    answer({ watchId: PROGRESS_ID }, revision);
   };
-  const askProgress = async (): Promise<void> => {
-    if (watches.size > 0) {
-      progressAsked ??= new Map([...watches.values()].map((watch) => [watch, watch.signsOfLife]));
+  /** Asks until every watch is complete up to what etcd was at when the client asked; an etcd that is silent is not answered for. */
+  const awaitProgress = async (): Promise<void> => {
+    if (progressWanted !== undefined) return;
+    progressWanted = Number.POSITIVE_INFINITY;
+    try {
+      progressWanted = (await upstream.readCurrent()).revision;
+    } catch {
+      // The client asks again; that etcd is gone is told by the watches themselves.
+      progressWanted = undefined;
       return;
     }
-    header = headerFor(await upstream.readCurrent(), header.revision);
-    answer({ watchId: NO_WATCH });
+    answerProgress();
+    while (progressWanted !== undefined && !isClosed) {
+      for (const watch of watches.values()) watch.askProgress();
+      await clock.sleep(PROGRESS_MS, outbox.closed).catch(() => undefined);
+      answerProgress();
+    }
   };
 
   const createWatch = async (create: WatchCreate): Promise<void> => {
@@ -167,11 +178,14 @@ export function serveWatchStream(
   const sendMessage = (watchId: number, message: WatchMessage): void => {
     switch (message.kind) {
       case 'events':
-        answer({ watchId, events: message.events, fragment: message.fragment });
+        answer(
+          { watchId, events: message.events, fragment: message.fragment },
+          // Not etcd's newest: a claim of progress must not be lower, and would have to wait for other ranges.
+          message.revision,
+        );
         return;
       case 'notice':
-        header = { ...nextHeader(), revision: message.revision };
-        outbox.write(encodeWatchResponse({ header, watchId }));
+        answer({ watchId }, message.revision);
         return;
       case 'canceled':
         watches.delete(watchId);
@@ -207,7 +221,7 @@ export function serveWatchStream(
         if (isClosed) return;
         if (request.kind === 'create') await createWatch(request);
         else if (request.kind === 'cancel') cancelWatch(request.watchId);
-        else await askProgress();
+        else void awaitProgress();
         // Answers to requests count as well: who sends without reading waits.
         await outbox.ready();
       } catch (error) {
@@ -222,55 +236,5 @@ export function serveWatchStream(
       }
     },
     close,
-  };
-}
-
-/** Counts what is under way to the client, and notices when nothing of it arrives. */
-function createOutbox(
-  call: WatchCall,
-  clock: Clock,
-  options: { readonly onReady: () => void; readonly onStall: () => void },
-) {
-  const closing = new AbortController();
-  const waiting = new Set<() => void>();
-  let outstanding = 0;
-  let stall: AbortController | undefined;
-
-  const isReady = (): boolean => outstanding < OUTSTANDING_BYTES;
-  const watchForStall = (): void => {
-    stall?.abort();
-    stall = undefined;
-    if (isReady() || closing.signal.aborted) return;
-    stall = new AbortController();
-    clock.sleep(STALL_MS, stall.signal).then(options.onStall, () => undefined);
-  };
-  return {
-    get isReady() {
-      return isReady();
-    },
-    write(message: Buffer): void {
-      outstanding += message.length;
-      call.write(message, () => {
-        const wasReady = isReady();
-        outstanding -= message.length;
-        watchForStall();
-        if (wasReady || !isReady()) return;
-        for (const wake of waiting) wake();
-        waiting.clear();
-        options.onReady();
-      });
-      if (stall === undefined && !isReady()) watchForStall();
-    },
-    /** Resolves when more may be written, or the stream is closed. */
-    async ready(): Promise<void> {
-      if (isReady() || closing.signal.aborted) return;
-      await new Promise<void>((resolve) => waiting.add(resolve));
-    },
-    close(): void {
-      closing.abort();
-      stall?.abort();
-      for (const wake of waiting) wake();
-      waiting.clear();
-    },
   };
 }

@@ -1,6 +1,5 @@
 /** Addresses with the number of their labels: an identity is in etcd before the first address that carries it. */
 import { KvError, type KvLease } from '../../mesh/kvstore/kvstore.ts';
-import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { encodeLabels } from '../../mesh/wire/identity.ts';
@@ -11,7 +10,9 @@ import { ipKey } from '../../mesh/wire/keys.ts';
 import type { EndpointRecord } from '../convert/cluster-model.ts';
 import { type IdentityAllocator, IdentityError } from './identities.ts';
 import type { SyncStore } from './sync-store.ts';
+import { untilAnswered } from './until-answered.ts';
 
+/** Options of `createEndpointPublisher`. */
 export interface EndpointPublisherOptions {
   readonly identities: IdentityAllocator;
   readonly sync: Pick<SyncStore, 'upsert' | 'delete'>;
@@ -22,6 +23,7 @@ export interface EndpointPublisherOptions {
   readonly identityGraceMs: number;
 }
 
+/** Publishes a cluster's addresses. */
 export interface EndpointPublisher {
   /**
    * Publishes an address. While there is no number left for its labels it is not published, and tried again. Throws
@@ -39,6 +41,7 @@ export interface EndpointPublisher {
 export function createEndpointPublisher(options: EndpointPublisherOptions): EndpointPublisher {
   const { identities, sync, lease, clock, logger, identityGraceMs } = options;
   const records = new Map<IpAddress, EndpointRecord>();
+  const texts = new WeakMap<EndpointRecord, string>();
   const withoutIdentity = new Set<IpAddress>();
   const unusedSince = new Map<string, number>();
   let wake = new AbortController();
@@ -48,7 +51,11 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     const { address } = record;
     let identity: NumericIdentity;
     try {
-      identity = await untilAnswered(() => identities.allocate(record.labels, signal), signal);
+      identity = await untilAnswered(() => identities.allocate(record.labels, signal), {
+        clock,
+        logger,
+        signal,
+      });
     } catch (error) {
       signal.throwIfAborted();
       // Under the number of its former labels it would pass policies that it should not.
@@ -63,26 +70,17 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     withoutIdentity.delete(address);
     sync.upsert(ipKey(address), encodeRecord(record, identity));
   };
-  const untilAnswered = async <T>(attempt: () => Promise<T>, signal: AbortSignal): Promise<T> => {
-    const backoff = createBackoff({ minMs: 50, maxMs: 5_000 });
-    for (;;) {
-      try {
-        return await attempt();
-      } catch (error) {
-        if (signal.aborted || !(error instanceof KvError) || !error.retryable) throw error;
-        logger.warn({ err: error }, 'cannot allocate an identity, will be retried');
-        await clock.sleep(backoff.next(), signal);
-      }
-    }
-  };
-  const usedLabels = (): Set<string> => {
-    const used = new Set<string>();
-    for (const { labels } of records.values()) used.add(encodeLabels(labels));
-    return used;
+  /** Label string of a record: asked for again and again, of every address. */
+  const textOf = (record: EndpointRecord): string => {
+    const known = texts.get(record);
+    if (known !== undefined) return known;
+    const text = encodeLabels(record.labels);
+    texts.set(record, text);
+    return text;
   };
   const collect = async (signal: AbortSignal): Promise<void> => {
     const now = clock.monotonic();
-    const kept = usedLabels();
+    const kept = new Set([...records.values()].map(textOf));
     for (const text of [...unusedSince.keys()]) if (kept.has(text)) unusedSince.delete(text);
     for (const text of identities.known.keys()) {
       if (kept.has(text)) continue;
@@ -97,7 +95,7 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
   const restore = async (signal: AbortSignal): Promise<void> => {
     const lost = new Set(await identities.restore(signal));
     const again = [...records.values()].filter(
-      ({ address, labels }) => withoutIdentity.has(address) || lost.has(encodeLabels(labels)),
+      (record) => withoutIdentity.has(record.address) || lost.has(textOf(record)),
     );
     for (const record of again) await publish(record, signal);
   };

@@ -1,111 +1,187 @@
-import { test } from 'tap';
+import { type Test, test } from 'tap';
+import { KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
-import { type Labels, labelsFromRecord } from '../../mesh/wire/identity.ts';
+import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
+import { encodeLabels, labelsFromRecord } from '../../mesh/wire/identity.ts';
 import {
-  identityRange,
   type MaxConnectedClusters,
   parseClusterId,
   parseClusterName,
 } from '../../mesh/wire/ids.ts';
-import { identityKey } from '../../mesh/wire/keys.ts';
-import { createIdentityAllocator, IdentityError } from './identities.ts';
+import {
+  openEtcdUnderTest,
+  openMemoryUnderTest,
+  type StoreUnderTest,
+} from '../testing/publishing-rig.ts';
+import {
+  ALLOCATIONS_PREFIX,
+  createIdentityAllocator,
+  type IdentityAllocator,
+} from './identities.ts';
 
-const { signal } = new AbortController();
-const labels = (app: string): Labels =>
-  labelsFromRecord({ app, 'io.cilium.k8s.policy.cluster': 'alpha' });
+const IDS = 'cilium/state/identities/v1/id/';
+const signal = new AbortController().signal;
 
-function allocator(
-  store: ReturnType<typeof createMemoryStore>,
+const labels = (app: string) => labelsFromRecord({ app, 'io.cilium.k8s.policy.cluster': 'alpha' });
+const text = (app: string): string => encodeLabels(labels(app));
+
+async function loaded(
+  store: KvStore,
   options: { id?: number; max?: MaxConnectedClusters; random?: () => number } = {},
-) {
-  return createIdentityAllocator({
+): Promise<IdentityAllocator> {
+  const max = options.max ?? 255;
+  const allocator = createIdentityAllocator({
     store,
     cluster: parseClusterName('alpha'),
-    clusterId: parseClusterId(options.id ?? 1),
-    maxConnectedClusters: options.max ?? 255,
-    random: options.random ?? (() => 0),
+    clusterId: parseClusterId(options.id ?? 1, max),
+    maxConnectedClusters: max,
+    ...(options.random === undefined ? {} : { random: options.random }),
   });
+  await allocator.load(signal);
+  return allocator;
 }
 
-for (const { id, max } of [
-  { id: 1, max: 255 },
-  { id: 255, max: 255 },
-  { id: 511, max: 511 },
+async function connected(t: Test, under: StoreUnderTest): Promise<KvStore> {
+  const store = await under.connect();
+  t.teardown(() => store[Symbol.asyncDispose]());
+  return store;
+}
+
+test('allocate() stays in the range of the cluster, for 255 and 511 clusters', async (t) => {
+  const cases: readonly [number, MaxConnectedClusters, number, number][] = [
+    [1, 255, 65_536 + 256, 131_071],
+    [255, 255, 255 * 65_536 + 256, 256 * 65_536 - 1],
+    [1, 511, 32_768 + 256, 65_535],
+    [511, 511, 511 * 32_768 + 256, 512 * 32_768 - 1],
+  ];
+  for (const [id, max, first, last] of cases) {
+    for (const random of [() => 0, () => 0.999_999_999]) {
+      const allocator = await loaded(createMemoryStore(), { id, max, random });
+      for (const app of ['a', 'b', 'c']) {
+        const number = await allocator.allocate(labels(app), signal);
+        t.ok(number >= first && number <= last, `${number} of cluster ${id} of ${max}`);
+      }
+    }
+  }
+});
+
+for (const [kind, skip] of [
+  ['memory', false],
+  ['etcd', etcdSkipReason(process.env)],
 ] as const) {
-  test(`numbers of cluster ${id} in a mesh of ${max} lie in its range`, async (t) => {
-    const store = createMemoryStore();
-    const identities = allocator(store, { id, max });
-    const number = await identities.allocate(labels('web'), signal);
-    const range = identityRange(parseClusterId(id, max), max);
-    t.ok(
-      number >= range.first + 256 && number <= range.last,
-      `${number} in ${range.first} to ${range.last}`,
+  const open = (t: Test) => (kind === 'memory' ? openMemoryUnderTest() : openEtcdUnderTest(t));
+
+  test(`allocate() on ${kind}: same labels, same number, over restarts`, { skip }, async (t) => {
+    const store = await connected(t, await open(t));
+    const first = await loaded(store);
+    const web = await first.allocate(labels('web'), signal);
+    t.equal(await first.allocate(labels('web'), signal), web);
+    t.not(await first.allocate(labels('db'), signal), web);
+    t.equal((await store.get(IDS + web))?.value.toString(), text('web'));
+    t.equal((await store.get(ALLOCATIONS_PREFIX + text('web')))?.value.toString(), String(web));
+    const second = await loaded(store);
+    t.equal(await second.allocate(labels('web'), signal), web);
+  });
+
+  test(`allocate() on ${kind}: racing allocators agree, and give no number twice`, {
+    skip,
+  }, async (t) => {
+    const under = await open(t);
+    // All begin at the same number, so that they meet at every one.
+    const allocators = await Promise.all(
+      [1, 2, 3].map(async () => loaded(await connected(t, under), { random: () => 0.5 })),
     );
-    const pair = await store.get(identityKey(number));
-    t.equal(pair?.value.toString(), 'k8s:app=web;k8s:io.cilium.k8s.policy.cluster=alpha;');
-    t.equal(pair?.lease, 0n, 'a number outlives its allocator');
+    const apps = Array.from({ length: 40 }, (_, index) => `app-${index}`);
+    const given = await Promise.all(
+      allocators.map((allocator, turn) => {
+        const order = turn === 1 ? [...apps].reverse() : apps;
+        return Promise.all(
+          order.map(async (app) => [app, await allocator.allocate(labels(app), signal)] as const),
+        );
+      }),
+    );
+    const numbers = given.map((pairs) => new Map(pairs));
+    for (const app of apps) {
+      t.equal(new Set(numbers.map((map) => map.get(app))).size, 1, `${app} has one number`);
+    }
+    t.equal(new Set(numbers[0]?.values()).size, apps.length, 'and no two have the same');
+    const { pairs } = await (await connected(t, under)).list(IDS);
+    t.equal(pairs.length, apps.length, 'nothing is left of the lost races');
+  });
+
+  test(`collectGarbage() on ${kind} deletes what is unused, and only that`, { skip }, async (t) => {
+    const store = await connected(t, await open(t));
+    const allocator = await loaded(store);
+    const web = await allocator.allocate(labels('web'), signal);
+    const db = await allocator.allocate(labels('db'), signal);
+    await store.put('cilium/state/identities/v1/id/131330', 'of another cluster id;');
+    await store.put(`${ALLOCATIONS_PREFIX}k8s:damaged=;`, 'nonsense');
+    t.equal(await allocator.collectGarbage(new Set([text('web')]), signal), 3);
+    const left = [
+      ...(await store.list(IDS)).pairs,
+      ...(await store.list(ALLOCATIONS_PREFIX)).pairs,
+    ];
+    t.same(
+      left.map(({ key }) => key),
+      [IDS + web, ALLOCATIONS_PREFIX + text('web')],
+    );
+    t.notOk(allocator.known.has(text('db')));
+    t.ok((await allocator.allocate(labels('db'), signal)) > 0, `${db} or another number`);
   });
 }
 
-test('same labels, same number: again, after a restart, and from another allocator', async (t) => {
+test('allocate() tells that the range is used up, and leaves the others as they are', async (t) => {
   const store = createMemoryStore();
-  const first = allocator(store);
-  const number = await first.allocate(labels('web'), signal);
-  t.equal(await first.allocate(labels('web'), signal), number);
-  t.not(await first.allocate(labels('db'), signal), number);
-  const restarted = allocator(store.connect(), { random: () => 0.5 });
-  await restarted.load(signal);
-  t.equal(await restarted.allocate(labels('web'), signal), number);
-  const unaware = allocator(store.connect(), { random: () => 0.9 });
-  t.equal(await unaware.allocate(labels('web'), signal), number, 'also one that never read');
+  const first = 511 * 32_768 + 256;
+  const last = 512 * 32_768 - 1;
+  for (let id = first; id < last; id += 1) await store.put(IDS + id, 'k8s:taken=;');
+  const allocator = await loaded(store, { id: 511, max: 511 });
+  t.equal(await allocator.allocate(labels('web'), signal), last, 'the only one left');
+  await t.rejects(allocator.allocate(labels('db'), signal), {
+    name: 'IdentityError',
+    code: 'exhausted',
+    message: /all 32512 numbers from 16744704 to 16777215 are in use/,
+  });
+  t.equal(await allocator.allocate(labels('web'), signal), last);
+  await store.delete(IDS + first);
+  const again = await loaded(store, { id: 511, max: 511 });
+  t.equal(await again.allocate(labels('db'), signal), first);
 });
 
-test('allocators that race for the same labels and the same numbers agree', async (t) => {
+test('allocate() replaces a number of another cluster id and a damaged one', async (t) => {
   const store = createMemoryStore();
-  const racers = Array.from({ length: 4 }, () => allocator(store.connect()));
-  const apps = Array.from({ length: 50 }, (_, index) => labels(`app-${index}`));
-  const results = await Promise.all(
-    racers.map((racer) => Promise.all(apps.map((app) => racer.allocate(app, signal)))),
-  );
-  for (const result of results) t.same(result, results[0]);
-  t.equal(new Set(results[0]).size, apps.length, 'no number twice');
+  const former = await (await loaded(store, { id: 7 })).allocate(labels('web'), signal);
+  await store.put(ALLOCATIONS_PREFIX + text('db'), 'nonsense');
+  const allocator = await loaded(store, { id: 1 });
+  const web = await allocator.allocate(labels('web'), signal);
+  t.ok(web >= 65_536 + 256 && web < 2 * 65_536, `${web} instead of ${former}`);
+  const db = await allocator.allocate(labels('db'), signal);
+  t.equal((await store.get(ALLOCATIONS_PREFIX + text('db')))?.value.toString(), String(db));
+  await allocator.collectGarbage(new Set([text('web'), text('db')]), signal);
+  t.equal(await store.get(IDS + former), undefined, 'the former number goes');
 });
 
-test('when all numbers are used there is a clear error, and those in use go on', async (t) => {
+test('allocate() passes on a failure of the store, and works afterwards', async (t) => {
   const store = createMemoryStore();
-  const identities = allocator(store, { id: 3, max: 511 });
-  await Promise.all(
-    Array.from({ length: 2 ** 15 - 256 }, (_, index) =>
-      store.put(identityKey((3 * 2 ** 15 + 256 + index) as never), 'k8s:x=y;'),
-    ),
-  );
-  await identities.load(signal);
-  await t.rejects(identities.allocate(labels('one-more'), signal), IdentityError);
-  await t.rejects(identities.allocate(labels('one-more'), signal), /all 32512 numbers/);
+  const allocator = await loaded(store);
+  store.faults.failNext(new KvError('timeout', 'too slow', { retryable: true }));
+  await t.rejects(allocator.allocate(labels('web'), signal), { code: 'timeout' });
+  t.ok(await allocator.allocate(labels('web'), signal));
 });
 
-test('collectGarbage() deletes what nobody uses, and no number that another allocator took over', async (t) => {
+test('restore() puts lost numbers back, and tells which ones somebody else has', async (t) => {
   const store = createMemoryStore();
-  const identities = allocator(store);
-  const web = await identities.allocate(labels('web'), signal);
-  const db = await identities.allocate(labels('db'), signal);
-  t.equal(
-    await identities.collectGarbage(
-      new Set(['k8s:app=web;k8s:io.cilium.k8s.policy.cluster=alpha;']),
-      signal,
-    ),
-    1,
-  );
-  t.ok(await store.get(identityKey(web)));
-  t.notOk(await store.get(identityKey(db)));
-});
-
-test('restore() gives everybody the same number after etcd lost its data', async (t) => {
-  const store = createMemoryStore();
-  const identities = allocator(store);
-  const web = await identities.allocate(labels('web'), signal);
+  const allocator = await loaded(store);
+  const web = await allocator.allocate(labels('web'), signal);
+  const db = await allocator.allocate(labels('db'), signal);
+  const api = await allocator.allocate(labels('api'), signal);
+  t.same(await allocator.restore(signal), [], 'nothing is lost');
   store.faults.wipe();
-  t.notOk(await store.get(identityKey(web)));
-  await identities.restore(signal);
-  t.ok(await store.get(identityKey(web)));
+  await store.put(IDS + db, 'k8s:other=;');
+  await store.put(ALLOCATIONS_PREFIX + text('api'), String(api + 1));
+  t.same([...(await allocator.restore(signal))].sort(), [text('api'), text('db')]);
+  t.equal((await store.get(IDS + web))?.value.toString(), text('web'));
+  t.equal((await store.get(ALLOCATIONS_PREFIX + text('web')))?.value.toString(), String(web));
+  t.not(await allocator.allocate(labels('db'), signal), db);
+  t.equal(await allocator.allocate(labels('api'), signal), api + 1);
 });

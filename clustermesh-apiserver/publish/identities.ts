@@ -32,6 +32,7 @@ export class IdentityError extends Error {
   }
 }
 
+/** Options of `createIdentityAllocator`. */
 export interface IdentityAllocatorOptions {
   readonly store: KvStore;
   readonly cluster: ClusterName;
@@ -41,6 +42,7 @@ export interface IdentityAllocatorOptions {
   readonly random?: () => number;
 }
 
+/** Hands out identity numbers of one cluster. */
 export interface IdentityAllocator {
   /** Number of a set of labels, allocated if there is none. Throws IdentityError, KvError, and WireError for labels that have no wire form. */
   allocate(labels: Labels, signal: AbortSignal): Promise<NumericIdentity>;

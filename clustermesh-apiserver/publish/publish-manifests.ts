@@ -1,11 +1,16 @@
 /** A directory of Kubernetes YAML, published: source, conversion and store in one piece. */
-import { type ManifestProblem, watchManifests } from '../sources/manifests.ts';
+import { systemClock } from '../../mesh/runtime/clock.ts';
+import { type ManifestProblem, type ObjectEvent, watchManifests } from '../sources/manifests.ts';
 import { createPublisher, type Publisher, type PublisherOptions } from './publisher.ts';
+import { untilAnswered } from './until-answered.ts';
 
+/** Options of `publishManifests`. */
 export interface PublishManifestsOptions extends PublisherOptions {
   readonly directory: string;
   /** How often the directory is read without a sign of a change. Default 5000. */
   readonly rescanMs?: number;
+  /** Done before the directory is read: what else is to be published must be known before leftovers are swept. */
+  readonly prepare?: (publisher: Publisher, signal: AbortSignal) => Promise<void>;
   readonly signal?: AbortSignal;
 }
 
@@ -22,7 +27,7 @@ export interface PublishedManifests extends AsyncDisposable {
 
 /** Begins to publish a directory; it goes on until disposed of, or `signal` aborts. */
 export function publishManifests(options: PublishManifestsOptions): PublishedManifests {
-  const { directory, logger, clock } = options;
+  const { directory, logger, clock = systemClock } = options;
   const stopping = new AbortController();
   const signal =
     options.signal === undefined
@@ -32,7 +37,7 @@ export function publishManifests(options: PublishManifestsOptions): PublishedMan
   let problems: readonly ManifestProblem[] = [];
   const batches = watchManifests(directory, {
     signal,
-    ...(clock === undefined ? {} : { clock }),
+    clock,
     ...(options.rescanMs === undefined ? {} : { rescanMs: options.rescanMs }),
     onUnreadable: (path, error) => {
       logger.warn({ path, err: error }, 'cannot read manifests, what was read last stays in force');
@@ -42,10 +47,15 @@ export function publishManifests(options: PublishManifestsOptions): PublishedMan
       for (const problem of now) {
         if (!known.has(textOf(problem))) logger.warn({ ...problem }, 'a manifest cannot be used');
       }
+      if (now.length === 0 && problems.length > 0) logger.info('every manifest can be used again');
       problems = now;
     },
   });
-  const ended = publisher.run(batches, signal);
+  async function* prepared(): AsyncGenerator<readonly ObjectEvent[]> {
+    await untilAnswered(() => options.prepare?.(publisher, signal), { clock, logger, signal });
+    yield* batches;
+  }
+  const ended = publisher.run(prepared(), signal);
   const endedEarly = ended.then(() => {
     throw signal.aborted ? signal.reason : new Error('the publisher ended before it was ready');
   });

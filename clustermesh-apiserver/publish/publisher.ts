@@ -1,6 +1,5 @@
 /** From the cluster's records to keys in etcd: identities before the addresses that carry them, markers after everything. */
-import { KvError, type KvLease, type KvStore } from '../../mesh/kvstore/kvstore.ts';
-import { createBackoff } from '../../mesh/runtime/backoff.ts';
+import type { KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
@@ -32,7 +31,9 @@ import { enforceClusterConfig } from './cluster-config.ts';
 import { createEndpointPublisher } from './endpoints.ts';
 import { createIdentityAllocator } from './identities.ts';
 import { createSyncStore, type SyncStoreStatus } from './sync-store.ts';
+import { untilAnswered } from './until-answered.ts';
 
+/** Options of `createPublisher`. */
 export interface PublisherOptions {
   readonly store: KvStore;
   readonly lease: KvLease;
@@ -46,6 +47,7 @@ export interface PublisherOptions {
   readonly identityGraceMs?: number;
 }
 
+/** What is published, in numbers. */
 export interface PublisherStatus extends SyncStoreStatus {
   /** Everything that the sources told at first is in etcd, with its markers. */
   readonly ready: boolean;
@@ -55,6 +57,7 @@ export interface PublisherStatus extends SyncStoreStatus {
   readonly identities: number;
 }
 
+/** Publishes one cluster. */
 export interface Publisher {
   /** Publishes what `batches` tells until `signal` aborts. Rejects only on a fault of its own. */
   run(batches: AsyncIterable<readonly ObjectEvent[]>, signal: AbortSignal): Promise<void>;
@@ -151,22 +154,6 @@ export function createPublisher(options: PublisherOptions): Publisher {
     }
   };
 
-  const untilAnswered = async (
-    attempt: () => Promise<void>,
-    signal: AbortSignal,
-  ): Promise<void> => {
-    const backoff = createBackoff({ minMs: 50, maxMs: 5_000 });
-    for (;;) {
-      try {
-        await attempt();
-        return;
-      } catch (error) {
-        if (signal.aborted || !(error instanceof KvError) || !error.retryable) throw error;
-        logger.warn({ err: error }, 'etcd does not answer, will be retried');
-        await clock.sleep(backoff.next(), signal);
-      }
-    }
-  };
   const finishFirstSync = async (signal: AbortSignal): Promise<void> => {
     const swept = sync.sweep();
     await sync.flushed(signal);
@@ -221,10 +208,11 @@ export function createPublisher(options: PublisherOptions): Publisher {
     async run(batches, signal) {
       const ending = new AbortController();
       const linked = AbortSignal.any([signal, ending.signal]);
+      const waiting = { clock, logger, signal: linked };
       const enforcing = { store, sync, maxConnectedClusters, clock, logger, signal: linked };
       try {
-        await untilAnswered(() => identities.load(linked), linked);
-        await untilAnswered(() => sync.adopt(adoptedPrefixes(cluster.name), linked), linked);
+        await untilAnswered(() => identities.load(linked), waiting);
+        await untilAnswered(() => sync.adopt(adoptedPrefixes(cluster.name), linked), waiting);
         const parts = [
           sync.run(linked),
           beat(linked),

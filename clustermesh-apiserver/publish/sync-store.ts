@@ -8,6 +8,7 @@ import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 
+/** Options of `createSyncStore`; every put hangs on `lease`. */
 export interface SyncStoreOptions {
   readonly store: KvStore;
   readonly lease: KvLease;
@@ -27,6 +28,7 @@ export interface SyncStoreStatus {
   readonly lastError: string | undefined;
 }
 
+/** Keys as they are wanted, on their way to etcd. */
 export interface SyncStore {
   /** Wants a key to hold a value. Equal bytes are no work. A `last` key is written only when no other is pending. */
   upsert(key: string, value: string, options?: { readonly last?: boolean }): void;

@@ -1,5 +1,6 @@
 /** A cluster read from a directory of Kubernetes YAML: what stands in a file exists, what is gone from it is deleted. */
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
@@ -18,6 +19,7 @@ export interface ManifestProblem {
   readonly message: string;
 }
 
+/** Options of `watchManifests`. */
 export interface ManifestOptions {
   readonly signal: AbortSignal;
   readonly rescanMs?: number;
@@ -47,7 +49,9 @@ export async function* watchManifests(
   options: ManifestOptions,
 ): AsyncGenerator<readonly ObjectEvent[]> {
   const files = new Map<string, ParsedFile>();
+  /** What each file held when it was last taken. */
   const contents = new Map<string, Buffer>();
+  const halfWritten = new Set<string>();
   let shown = new Map<string, ClusterObject>();
   let first = true;
   const watching = {
@@ -62,19 +66,24 @@ export async function* watchManifests(
       if (!snapshot.has(name)) {
         files.delete(name);
         contents.delete(name);
+        halfWritten.delete(name);
       }
     }
     for (const [name, content] of snapshot) {
       if (!/\.(ya?ml|json)$/.test(name) || name.startsWith('.')) continue;
       const before = contents.get(name);
-      if (before?.equals(content) === true) continue;
+      if (before?.equals(content) === true && !halfWritten.delete(name)) continue;
       const previous = files.get(name);
       if (previous !== undefined && before !== undefined && isHalfWritten(content, before)) {
         const message =
           'half written or empty: what it said before stays in force; remove the file to remove its objects';
         files.set(name, { ...previous, problems: [{ where: name, message }] });
+        halfWritten.add(name);
         continue;
       }
+      halfWritten.delete(name);
+      // A large directory takes seconds to parse: others shall have their turn.
+      await setImmediate();
       contents.set(name, content);
       files.set(name, parseFile(name, content.toString('utf8'), previous));
     }
@@ -105,18 +114,19 @@ export function parseFile(name: string, text: string, previous?: ParsedFile): Pa
   for (const [index, document] of documents.entries()) {
     const start = lines.linePos(document.contents?.range?.[0] ?? document.range?.[0] ?? 0).line;
     const where = documents.length > 1 ? `${name} document ${index + 1} (line ${start})` : name;
+    let value: unknown;
     try {
       const [error] = document.errors;
       if (error !== undefined) throw error;
-      const items = itemsOf(document.toJS({ maxAliasCount: MAX_ALIASES }));
-      for (const item of items) readDocument(item, where, reading);
+      value = document.toJS({ maxAliasCount: MAX_ALIASES });
     } catch (error) {
-      if (error instanceof ObjectError) throw error;
       // Broken YAML, or aliases that lead nowhere or grow without end.
       const why = error instanceof Error ? error.message.split('\n')[0] : String(error);
       reading.problems.push({ where, message: `not YAML: ${why}` });
       reading.isIncomplete = true;
+      continue;
     }
+    for (const item of itemsOf(value)) readDocument(item, where, reading);
   }
   // Which objects the broken part was to describe nobody can tell: all that stood in the file stay.
   if (reading.isIncomplete) {

@@ -2,20 +2,19 @@
  * The Kubernetes objects that a cluster is published from, cut down to what is used. Each has one parser from the object as
  * it stands in YAML or comes from an API server; unknown fields are ignored.
  */
-import { z } from 'zod';
+import type { z } from 'zod';
+import { type IpAddress, type IpPrefix, parseIpAddress } from '../../mesh/wire/ip.ts';
+import type { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
+import type { NodeAddress, NodeAddressType } from '../../mesh/wire/node.ts';
+import type { PROTOCOLS } from '../../mesh/wire/service.ts';
 import {
-  type IpAddress,
-  type IpPrefix,
-  parseIpAddress,
-  parseIpPrefix,
-} from '../../mesh/wire/ip.ts';
-import { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
-import {
-  NODE_ADDRESS_TYPES,
-  type NodeAddress,
-  type NodeAddressType,
-} from '../../mesh/wire/node.ts';
-import { PROTOCOLS } from '../../mesh/wire/service.ts';
+  endpointSliceSchema,
+  namespaceSchema,
+  nodeSchema,
+  podSchema,
+  policySchema,
+  serviceSchema,
+} from './object-schemas.ts';
 
 /** An object that cannot be used; `field` is the path of what is wrong, empty for the object as a whole. */
 export class ObjectError extends Error {
@@ -31,131 +30,12 @@ export class ObjectError extends Error {
   }
 }
 
-const record = z
-  .record(z.string(), z.string())
-  .nullish()
-  .transform((value) => value ?? {});
-const ip = z
-  .string()
-  .transform((text, context): IpAddress => parsed(context, () => parseIpAddress(text)));
-const prefix = z
-  .string()
-  .transform((text, context): IpPrefix => parsed(context, () => parseIpPrefix(text)));
-const protocol = z.enum(PROTOCOLS).default('TCP');
-const portNumber = z.number().int().min(1).max(65535);
-const name = z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/, 'expected a lower-case DNS name');
-const metadata = z.object({
-  name,
-  namespace: name.optional(),
-  labels: record,
-  annotations: record,
-  generation: z.number().int().nonnegative().default(0),
-});
-const listOf = <T extends z.ZodType>(item: T) =>
-  z
-    .array(item)
-    .nullish()
-    .transform((value) => value ?? []);
-
-const nodeSchema = z.object({
-  kind: z.literal('Node'),
-  metadata,
-  spec: z
-    .object({ podCIDR: prefix.optional(), podCIDRs: listOf(prefix) })
-    .default({ podCIDRs: [] }),
-  status: z
-    .object({
-      addresses: listOf(z.object({ type: z.enum(NODE_ADDRESS_TYPES), address: z.string() })),
-      nodeInfo: z.object({ bootID: z.string().default('') }).optional(),
-    })
-    .default({ addresses: [] }),
-});
-
-const podSchema = z.object({
-  kind: z.literal('Pod'),
-  metadata,
-  spec: z
-    .object({
-      nodeName: z.string().default(''),
-      serviceAccountName: z.string().default('default'),
-      hostNetwork: z.boolean().default(false),
-      containers: listOf(
-        z.object({
-          ports: listOf(
-            z.object({ name: z.string().default(''), containerPort: portNumber, protocol }),
-          ),
-        }),
-      ),
-    })
-    .default({ nodeName: '', serviceAccountName: 'default', hostNetwork: false, containers: [] }),
-  status: z
-    .object({
-      phase: z.string().default('Running'),
-      hostIP: ip.optional(),
-      podIP: ip.optional(),
-      podIPs: listOf(z.object({ ip })),
-      conditions: listOf(z.object({ type: z.string(), status: z.string() })),
-    })
-    .default({ phase: 'Running', podIPs: [], conditions: [] }),
-});
-
-const namespaceSchema = z.object({ kind: z.literal('Namespace'), metadata });
-
-const serviceSchema = z.object({
-  kind: z.literal('Service'),
-  metadata,
-  spec: z.object({
-    type: z.string().default('ClusterIP'),
-    clusterIP: z.string().optional(),
-    clusterIPs: listOf(z.string()),
-    selector: record,
-    ports: listOf(
-      z.object({
-        name: z.string().default(''),
-        protocol,
-        port: portNumber,
-        targetPort: z.union([portNumber, z.string()]).optional(),
-      }),
-    ),
-  }),
-});
-
-const endpointSliceSchema = z.object({
-  kind: z.literal('EndpointSlice'),
-  metadata,
-  addressType: z.enum(['IPv4', 'IPv6', 'FQDN']),
-  endpoints: listOf(
-    z.object({
-      addresses: z.array(z.string()),
-      conditions: z
-        .object({
-          ready: z.boolean().nullish(),
-          serving: z.boolean().nullish(),
-          terminating: z.boolean().nullish(),
-        })
-        .nullish()
-        .transform((value) => value ?? {}),
-      hostname: z.string().optional(),
-      zone: z.string().optional(),
-      hints: z.object({ forZones: listOf(z.object({ name: z.string() })) }).nullish(),
-    }),
-  ),
-  ports: listOf(
-    z.object({
-      name: z.string().nullish(),
-      protocol: z.enum(PROTOCOLS).nullish(),
-      port: portNumber.nullish(),
-    }),
-  ),
-});
-
-const policySchema = z.looseObject({ kind: z.enum(POLICY_KINDS), metadata });
-
 interface ObjectName {
   readonly namespace: string;
   readonly name: string;
 }
 
+/** A node of the cluster. */
 export interface NodeObject {
   readonly kind: 'Node';
   readonly name: string;
@@ -166,6 +46,7 @@ export interface NodeObject {
   readonly bootId: string;
 }
 
+/** A pod, as far as it can be an endpoint or a backend. */
 export interface PodObject extends ObjectName {
   readonly kind: 'Pod';
   readonly labels: Readonly<Record<string, string>>;
@@ -184,6 +65,7 @@ export interface PodObject extends ObjectName {
   readonly finished: boolean;
 }
 
+/** A namespace: its labels are part of the identities of its pods. */
 export interface NamespaceObject {
   readonly kind: 'Namespace';
   readonly name: string;
@@ -191,6 +73,7 @@ export interface NamespaceObject {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** A Service; what its annotations mean is decided in the conversion. */
 export type ServiceObject = ObjectName & {
   readonly kind: 'Service';
   readonly labels: Readonly<Record<string, string>>;
@@ -202,6 +85,7 @@ export type ServiceObject = ObjectName & {
   readonly ports: z.infer<typeof serviceSchema>['spec']['ports'];
 };
 
+/** A part of the backends of a Service. */
 export type EndpointSliceObject = ObjectName & {
   readonly kind: 'EndpointSlice';
   /** Name of the Service it belongs to, from its label; undefined for a slice of nobody. */
@@ -222,12 +106,14 @@ export type EndpointSliceObject = ObjectName & {
   }[];
 };
 
+/** A policy, passed on as it was written. */
 export interface PolicyObject extends ObjectName {
   readonly kind: (typeof POLICY_KINDS)[number];
   readonly generation: number;
   readonly manifest: unknown;
 }
 
+/** An object that is published, or that something published depends on. */
 export type ClusterObject =
   | NodeObject
   | PodObject
@@ -236,6 +122,7 @@ export type ClusterObject =
   | EndpointSliceObject
   | PolicyObject;
 
+/** Kinds that are read. */
 export type ClusterObjectKind = ClusterObject['kind'];
 
 /** Text that names an object among all: `Pod demo/web-0`. */
@@ -245,10 +132,26 @@ export function objectId(object: ClusterObject): string {
     : `${object.kind} ${object.name}`;
 }
 
+/** API groups of the kinds: a Service of another group (Knative has one) is another thing. */
+const GROUPS: Readonly<Record<ClusterObjectKind, string>> = {
+  Node: '',
+  Pod: '',
+  Namespace: '',
+  Service: '',
+  EndpointSlice: 'discovery.k8s.io',
+  NetworkPolicy: 'networking.k8s.io',
+  CiliumNetworkPolicy: 'cilium.io',
+  CiliumClusterwideNetworkPolicy: 'cilium.io',
+};
+
 /** Parses an object of a supported kind. Throws ObjectError naming the field. */
 export function parseObject(input: unknown): ClusterObject {
-  const kind =
-    typeof input === 'object' && input !== null && 'kind' in input ? input.kind : undefined;
+  const fields: Readonly<Record<string, unknown>> =
+    typeof input === 'object' && input !== null ? { ...input } : {};
+  const kind = Object.keys(GROUPS).find((candidate) => candidate === fields.kind) as
+    | ClusterObjectKind
+    | undefined;
+  if (kind !== undefined) checkGroup(kind, fields.apiVersion);
   switch (kind) {
     case 'Node':
       return parseNode(check(nodeSchema, input));
@@ -274,9 +177,23 @@ export function parseObject(input: unknown): ClusterObject {
       throw new ObjectError(
         'unknown-kind',
         'kind',
-        `kind is ${JSON.stringify(kind)}, which is not published`,
+        `kind is ${JSON.stringify(fields.kind)}, which is not published`,
       );
   }
+}
+
+/** Throws unless an object's group is that of its kind; an absent version is the kind's own. */
+function checkGroup(kind: ClusterObjectKind, apiVersion: unknown): void {
+  if (apiVersion === undefined) return;
+  const expected = GROUPS[kind] === '' ? 'v1' : `${GROUPS[kind]}/<version>`;
+  const text = typeof apiVersion === 'string' ? apiVersion : '';
+  const slash = text.lastIndexOf('/');
+  if (text !== '' && (slash === -1 ? '' : text.slice(0, slash)) === GROUPS[kind]) return;
+  throw new ObjectError(
+    'unknown-kind',
+    'apiVersion',
+    `field apiVersion: ${JSON.stringify(apiVersion)} is not published, expected ${expected} for kind ${kind}`,
+  );
 }
 
 function parseNode(object: z.infer<typeof nodeSchema>): NodeObject {
@@ -390,7 +307,7 @@ function check<T extends z.ZodType>(schema: T, input: unknown): z.infer<T> {
   throw new ObjectError(
     'bad-object',
     path,
-    `field ${path}: ${issue?.message ?? 'not as expected'}`,
+    `${path === '' ? 'the object' : `field ${path}`}: ${issue?.message ?? 'not as expected'}`,
   );
 }
 
@@ -403,17 +320,5 @@ function atField<T>(field: string, parse: () => T): T {
       field,
       `field ${field}: ${error instanceof Error ? error.message : String(error)}`,
     );
-  }
-}
-
-function parsed<T>(context: z.RefinementCtx, parse: () => T): T {
-  try {
-    return parse();
-  } catch (error) {
-    context.addIssue({
-      code: 'custom',
-      message: error instanceof Error ? error.message : String(error),
-    });
-    return z.NEVER;
   }
 }

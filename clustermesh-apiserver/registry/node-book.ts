@@ -1,0 +1,180 @@
+/**
+ * Which nodes are there by their own word. A node stays for a grace time after its session has ended, counted only while
+ * the registry can be reached; what it said is kept in etcd, so that a restart of the registry takes no node away.
+ */
+import { KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
+import type { Clock } from '../../mesh/runtime/clock.ts';
+import type { Logger } from '../../mesh/runtime/log.ts';
+import type { NodeConflict, NodeFacts } from '../convert/node.ts';
+import {
+  decodeKeptFacts,
+  encodeKeptFacts,
+  FactsError,
+  NODE_FACTS_PREFIX,
+  parseNodeFacts,
+} from './node-facts.ts';
+
+const EXPIRY_CHECK_MS = 1000;
+
+/** Options of `createNodeBook`. */
+export interface NodeBookOptions {
+  readonly store: KvStore;
+  /** Publishes what a node says, or withdraws it. */
+  readonly publish: (name: string, facts: NodeFacts | undefined) => void;
+  readonly findConflict: (name: string, facts: NodeFacts) => NodeConflict | undefined;
+  /** How long a node stays after its session has ended. */
+  readonly graceMs: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** A node's session, as the status shows it. */
+export interface NodeReport {
+  readonly node: string;
+  readonly state: 'connected' | 'gone';
+  /** Milliseconds it has been in that state. */
+  readonly forMs: number;
+  readonly addresses: readonly string[];
+}
+
+/** One stream of one node. */
+export interface NodeSession {
+  /** Takes facts as they came, or says what is wrong with them: then those before still count. */
+  offer(message: unknown, signal: AbortSignal): Promise<NodeConflict | undefined>;
+  /** The stream has ended. A session that was replaced may end without consequence. */
+  close(): void;
+}
+
+/** The nodes that have announced themselves. */
+export interface NodeBook {
+  /** Reads what nodes said before a restart and publishes it; to be awaited before leftovers are swept. */
+  load(signal: AbortSignal): Promise<void>;
+  /** Begins a session. An earlier one of the same node is replaced: `onReplaced` of that one is called. */
+  open(name: string, onReplaced: () => void): NodeSession;
+  /** Takes nodes away whose grace time is over, until `signal` aborts. To be run while the registry listens. */
+  run(signal: AbortSignal): Promise<void>;
+  readonly report: readonly NodeReport[];
+}
+
+interface Entry {
+  facts: NodeFacts | undefined;
+  state:
+    | { readonly kind: 'connected'; readonly since: number; readonly onReplaced: () => void }
+    | { readonly kind: 'gone'; readonly since: number };
+}
+
+/** Makes an empty book. */
+export function createNodeBook(options: NodeBookOptions): NodeBook {
+  const { store, publish, findConflict, graceMs, clock, logger } = options;
+  const entries = new Map<string, Entry>();
+
+  const offer = async (
+    name: string,
+    entry: Entry,
+    offered: { readonly message: unknown; readonly signal: AbortSignal },
+  ): Promise<NodeConflict | undefined> => {
+    let facts: NodeFacts;
+    try {
+      facts = parseNodeFacts(offered.message);
+    } catch (error) {
+      if (!(error instanceof FactsError)) throw error;
+      return { field: error.field, reason: error.message };
+    }
+    const conflict = findConflict(name, facts);
+    if (conflict !== undefined) return conflict;
+    // Published before it is kept: two nodes that offer the same at once shall not both pass the check.
+    entry.facts = facts;
+    publish(name, facts);
+    await store.put(NODE_FACTS_PREFIX + name, encodeKeptFacts(facts), { signal: offered.signal });
+    return undefined;
+  };
+  const expire = async (signal: AbortSignal): Promise<void> => {
+    for (const [name, entry] of [...entries]) {
+      if (entry.state.kind !== 'gone' || clock.monotonic() - entry.state.since < graceMs) continue;
+      publish(name, undefined);
+      try {
+        await store.delete(NODE_FACTS_PREFIX + name, { signal });
+      } catch (error) {
+        if (signal.aborted || !(error instanceof KvError)) throw error;
+        logger.warn({ node: name, err: error }, 'cannot forget a node, will be retried');
+        continue;
+      }
+      // It may have come back while etcd answered.
+      if (!isGone(entry)) {
+        if (entry.facts !== undefined) await keepAgain(name, entry.facts, signal);
+        continue;
+      }
+      entries.delete(name);
+      logger.info({ node: name }, 'node is gone, what it said of itself counts no more');
+    }
+  };
+  const keepAgain = async (name: string, facts: NodeFacts, signal: AbortSignal): Promise<void> => {
+    publish(name, facts);
+    await store.put(NODE_FACTS_PREFIX + name, encodeKeptFacts(facts), { signal });
+  };
+
+  return {
+    async load(signal) {
+      const { pairs } = await store.list(NODE_FACTS_PREFIX, { signal });
+      for (const { key, value } of pairs) {
+        const name = key.slice(NODE_FACTS_PREFIX.length);
+        try {
+          const facts = decodeKeptFacts(value.toString('utf8'));
+          entries.set(name, { facts, state: { kind: 'gone', since: clock.monotonic() } });
+          publish(name, facts);
+        } catch (error) {
+          if (!(error instanceof FactsError)) throw error;
+          logger.error({ key, err: error }, 'cannot read what is kept of a node, it is left out');
+        }
+      }
+    },
+    open(name, onReplaced) {
+      const state = { kind: 'connected' as const, since: clock.monotonic(), onReplaced };
+      const known = entries.get(name);
+      if (known?.state.kind === 'connected') known.state.onReplaced();
+      const entry: Entry = known ?? { facts: undefined, state };
+      entry.state = state;
+      entries.set(name, entry);
+      logger.info({ node: name }, 'session of a node begins');
+      return {
+        offer: async (message, signal) =>
+          entry.state === state
+            ? offer(name, entry, { message, signal })
+            : { field: '', reason: 'another session of this node has begun' },
+        close() {
+          if (entry.state !== state) return;
+          entry.state = { kind: 'gone', since: clock.monotonic() };
+          logger.info({ node: name, graceMs }, 'session of a node has ended');
+        },
+      };
+    },
+    async run(signal) {
+      for (const entry of entries.values()) {
+        if (isGone(entry)) entry.state = { kind: 'gone', since: clock.monotonic() };
+      }
+      while (!signal.aborted) {
+        await clock.sleep(EXPIRY_CHECK_MS, signal).catch(() => undefined);
+        if (signal.aborted) return;
+        try {
+          await expire(signal);
+        } catch (error) {
+          if (signal.aborted) return;
+          if (!(error instanceof KvError)) throw error;
+          logger.warn({ err: error }, 'cannot keep what a node says, will be retried');
+        }
+      }
+    },
+    get report() {
+      return [...entries].map(([node, { facts, state }]) => ({
+        node,
+        state: state.kind,
+        forMs: Math.round(clock.monotonic() - state.since),
+        addresses: facts?.addresses ?? [],
+      }));
+    },
+  };
+}
+
+function isGone(entry: Entry): boolean {
+  return entry.state.kind === 'gone';
+}
