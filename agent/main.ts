@@ -1,20 +1,11 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { systemClock } from '../mesh/runtime/clock.ts';
-import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
-import { parseClusterId } from '../mesh/wire/ids.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
-import { fetchStatus } from './api/client.ts';
+import { fetchStatus, isAnswering } from './api/client.ts';
 import { problemsOf, renderStatus } from './api/render.ts';
-import { isAnswering } from './api/server.ts';
-import { connectionReader } from './connection.ts';
-import { findCgroupRoot } from './datapath/cgroup-root.ts';
-import { openDatapath, uninstallDatapath } from './datapath/datapath.ts';
-import { createInterfaces } from './endpoints/interfaces.ts';
 import { RUN_OPTIONS, STATUS_OPTIONS, UNINSTALL_OPTIONS } from './options.ts';
-import { runAgent } from './run.ts';
 
 const EXIT_PROBLEM = 1;
 const EXIT_USAGE = 2;
@@ -63,40 +54,11 @@ async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<num
       `--node-ip: ${values.nodeIps.join(', ')}: expected at most one address of each family`,
     );
   }
-  const logger = createLogger('clustermesh-agent', { level: values.logLevel });
-  const own = { name: values.clusterName, id: parseClusterId(values.clusterId, max), max };
   const ending = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
-  await runAgent({
-    own,
-    nodeName: values.nodeName,
-    nodeIps: values.nodeIps,
-    etcdConfig: values.etcdConfig,
-    clustermeshConfig: values.clustermeshConfig,
-    stateDir: values.stateDir,
-    socketPath: values.socketPath,
-    policyDefaultLocalCluster: values.policyDefaultLocalCluster,
-    version: packageVersion(),
-    openDatapath: () =>
-      openDatapath({
-        bpfRoot: values.bpfRoot,
-        cgroupRoot: values.cgroupRoot ?? findCgroupRoot(),
-        objectDir: values.objectDir ?? projectPath('dist/bpf'),
-        tunnelDevice: values.tunnelDevice,
-        tunnelPort: values.tunnelPort,
-        clusterId: own.id,
-        maxConnectedClusters: max,
-        nodeIps: values.nodeIps,
-        signal: ending.signal,
-      }),
-    interfaces: createInterfaces(),
-    readConnection: connectionReader({ clock: systemClock }),
-    runRegistry: undefined,
-    registryStatus: () => undefined,
-    clock: systemClock,
-    logger,
-    signal: ending.signal,
-  });
+  // Loaded late: a status, or a line about a wrong option, needs neither gRPC nor libbpf.
+  const { startAgent } = await import('./start.ts');
+  await startAgent(values, { version: packageVersion(), signal: ending.signal });
   return 0;
 }
 
@@ -125,6 +87,7 @@ async function uninstall(argv: readonly string[], env: NodeJS.ProcessEnv): Promi
     );
     return EXIT_PROBLEM;
   }
+  const { uninstallDatapath } = await import('./datapath/datapath.ts');
   await uninstallDatapath({ bpfRoot: values.bpfRoot, tunnelDevice: values.tunnelDevice });
   return 0;
 }

@@ -4,7 +4,7 @@ import type { Logger } from '../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import type { IpAddress } from '../mesh/wire/ip.ts';
 import { listenApi, refuseSecondAgent } from './api/server.ts';
-import { buildStatus, isReady, type StatusSources } from './api/status.ts';
+import { buildStatus, isReady, type RegistryReport, type StatusSources } from './api/status.ts';
 import type { Datapath } from './datapath/desired.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import type { Interfaces } from './endpoints/interfaces.ts';
@@ -13,6 +13,7 @@ import { openEndpointStore } from './endpoints/store.ts';
 import { openKnownPeers } from './remote/known-peers.ts';
 import { createMesh } from './remote/mesh.ts';
 import type { PeerConnection } from './remote/peer.ts';
+import type { NodeSession } from './remote/session.ts';
 import { createEngine } from './state/engine.ts';
 
 /** A node's agent, put together. */
@@ -35,9 +36,8 @@ export interface AgentOptions {
   readonly interfaces: Interfaces;
   /** Makes a connection of an etcd client file. Throws an Error that says what is wrong with the file. */
   readonly readConnection: (path: string) => Promise<PeerConnection>;
-  /** Runs the stream to the registry, where there is one. */
-  readonly runRegistry: ((signal: AbortSignal) => Promise<void>) | undefined;
-  readonly registryStatus: () => string | undefined;
+  /** The stream to the own cluster's registry, where there is one. */
+  readonly registry: Pick<NodeSession, 'run' | 'state' | 'describe'> | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly signal: AbortSignal;
@@ -48,7 +48,7 @@ export interface AgentOptions {
  * it, the socket, and only then the clusters. Ending leaves the kernel as it is: traffic goes on.
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
-  const { own, nodeName, nodeIps, clock, logger, signal } = options;
+  const { own, nodeName, nodeIps, registry, clock, logger, signal } = options;
   const node = { clusterId: own.id, clusterName: own.name, nodeName, nodeIps };
   try {
     mkdirSync(options.stateDir, { recursive: true, mode: 0o755 });
@@ -94,7 +94,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     mesh,
     endpoints,
     datapath,
-    registry: options.registryStatus,
+    registry: () => registryReport(options.registry),
   };
   await using _api = await listenApi(options.socketPath, {
     status: () => buildStatus(sources),
@@ -107,7 +107,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   await runTogether(signal, [
     (ending) => engine.run(ending),
     (ending) => mesh.run(ending),
-    ...(options.runRegistry === undefined ? [] : [options.runRegistry]),
+    ...(registry === undefined ? [] : [(ending: AbortSignal) => registry.run(ending)]),
   ]);
   engine.flush();
   logger.info('agent ends, maps and links stay');
@@ -132,4 +132,10 @@ async function runTogether(
     }),
   );
   if (failure !== undefined) throw failure.error;
+}
+
+function registryReport(session: AgentOptions['registry']): RegistryReport | undefined {
+  if (session === undefined) return undefined;
+  const { kind } = session.state;
+  return { text: session.describe(), healthy: kind === 'accepted' || kind === 'connecting' };
 }

@@ -1,4 +1,5 @@
 import { request as httpRequest } from 'node:http';
+import { connect } from 'node:net';
 import { ApiError } from './api-error.ts';
 import type { AgentStatus } from './status.ts';
 
@@ -54,4 +55,16 @@ export async function fetchStatus(socketPath: string): Promise<AgentStatus> {
     );
   }
   return JSON.parse(body) as AgentStatus;
+}
+
+/** Whether somebody accepts connections on a socket. A file left by a process that died does not. */
+export function isAnswering(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = connect(path);
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', () => resolve(false));
+  });
 }

@@ -50,7 +50,7 @@ export function renderStatus(status: AgentStatus): string {
             ]),
           ),
         ]),
-    `services: ${status.services.local}, global: ${status.services.global}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry}`}`,
+    `services: ${status.services.local}, global: ${status.services.global}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry.text}`}`,
   ];
   const problems = problemsOf(status);
   if (problems.length > 0) {
@@ -73,6 +73,9 @@ export function problemsOf(status: AgentStatus): string[] {
       problems.map(({ message }) => `${policy}: ${message}`),
     ),
     ...status.conflicts,
+    ...(status.registry === undefined || status.registry.healthy
+      ? []
+      : [`session with the registry: ${status.registry.text}`]),
   ];
 }
 

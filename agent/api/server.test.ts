@@ -1,6 +1,7 @@
 import { statSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { test } from 'tap';
+import type { SessionState } from '../remote/session.ts';
 import { until } from '../remote/testing/until.ts';
 import { openNodeRig } from '../testing/node-rig.ts';
 import { callAgent, fetchStatus } from './client.ts';
@@ -122,4 +123,33 @@ test('a status without problems has no list of them', async (t) => {
   t.same(problemsOf(status), []);
   t.notMatch(renderStatus(status), /problems/);
   t.match(renderStatus(status), /no endpoints on this node/);
+});
+
+test('a session with the registry runs as long as the agent, and its trouble is shown', async (t) => {
+  let state: SessionState = { kind: 'disconnected', error: 'connect ECONNREFUSED' };
+  const runs: string[] = [];
+  const rig = await openNodeRig(t, {
+    registry: {
+      get state() {
+        return state;
+      },
+      describe: () => state.kind,
+      run: async (signal) => {
+        runs.push('began');
+        await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+        runs.push('ended');
+      },
+    },
+  });
+  await rig.alpha.config();
+  await rig.alpha.marked();
+  await rig.start();
+  await rig.ready('alpha');
+  t.match(problemsOf(await rig.status()), ['session with the registry: disconnected']);
+  state = { kind: 'accepted', since: 0 };
+  t.same(problemsOf(await rig.status()), []);
+  t.match(renderStatus(await rig.status()), /; registry: accepted/);
+  t.same(runs, ['began']);
+  await rig.stop();
+  t.same(runs, ['began', 'ended']);
 });

@@ -1,6 +1,5 @@
 import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { Datapath } from '../datapath/desired.ts';
@@ -8,6 +7,7 @@ import { parseCniRequest } from '../endpoints/cni-request.ts';
 import { CniError } from '../endpoints/endpoint-error.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import { ApiError } from './api-error.ts';
+import { isAnswering } from './client.ts';
 import type { AgentStatus } from './status.ts';
 
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
@@ -188,18 +188,6 @@ async function readBody(request: IncomingMessage): Promise<string> {
     parts.push(bytes);
   }
   return Buffer.concat(parts).toString('utf8');
-}
-
-/** Whether somebody accepts connections on a socket. A file left by a process that died does not. */
-export function isAnswering(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', () => resolve(false));
-  });
 }
 
 function json(status: number, value: unknown): Answer {

@@ -42,6 +42,12 @@ export interface EndpointReport {
   readonly policies: readonly string[];
 }
 
+/** The session with the own cluster's registry as `status` shows it. */
+export interface RegistryReport {
+  readonly text: string;
+  readonly healthy: boolean;
+}
+
 /** The whole state of an agent: what `GET /v1/status` answers, and `status -o json` prints. */
 export interface AgentStatus {
   readonly cluster: { readonly name: string; readonly id: number };
@@ -61,7 +67,7 @@ export interface AgentStatus {
   readonly identities: number;
   readonly conflicts: readonly string[];
   /** State of the stream to the own cluster's registry; undefined where there is none. */
-  readonly registry: string | undefined;
+  readonly registry: RegistryReport | undefined;
 }
 
 /** What a status is made of. */
@@ -74,7 +80,7 @@ export interface StatusSources {
   readonly endpoints: EndpointManager;
   readonly datapath: Datapath;
   /** Asked anew each time. */
-  readonly registry: () => string | undefined;
+  readonly registry: () => RegistryReport | undefined;
 }
 
 /** Gathers the state of an agent. */

@@ -106,10 +106,11 @@ async function watchConfig(
   }
 }
 
-function reportMissing(key: string, { name, facts }: ReaderOptions): void {
+function reportMissing(key: string, { name, own, facts }: ReaderOptions): void {
+  const remedy = own ? 'check --cluster-name' : 'the file must bear its name';
   facts.problem = {
     kind: 'failed',
-    reason: `key ${key} is missing: either the cluster there is not called ${name} (the file must bear its name), or its clustermesh-apiserver has not started`,
+    reason: `key ${key} is missing: either the cluster there is not called ${name} (${remedy}), or its clustermesh-apiserver has not started`,
   };
   facts.changed();
 }

@@ -40,6 +40,13 @@ function condense(message: string): string {
     .trim();
 }
 
+/** With TLS 1.3 a server refuses a client's certificate after the client has seen the handshake end: the connection just closes. */
+function unavailableAdvice(message: string): string {
+  return /ECONNREFUSED|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT|ENOTFOUND|EAI_AGAIN/.test(message)
+    ? 'check endpoints, and that the server runs'
+    : 'check endpoints, that the server runs, and that it trusts the certificate in cert-file';
+}
+
 function adviceFor(error: KvError, cluster: string): string | undefined {
   switch (error.code) {
     case 'unauthenticated':
@@ -50,7 +57,7 @@ function adviceFor(error: KvError, cluster: string): string | undefined {
     case 'permission-denied':
       return `our certificate may not read this, or the file is named after another cluster than the one it leads to`;
     case 'unavailable':
-      return certificateAdvice(error.message) ?? 'check endpoints, and that the server runs';
+      return certificateAdvice(error.message) ?? unavailableAdvice(error.message);
     case 'timeout':
       return 'the server does not answer, check endpoints and the network in between';
     case 'cluster-changed':

@@ -11,7 +11,7 @@ import type { Interfaces, VethPair } from '../endpoints/interfaces.ts';
 import type { PeerConnection } from '../remote/peer.ts';
 import { type PublishedCluster, publishCluster } from '../remote/testing/published-cluster.ts';
 import { until } from '../remote/testing/until.ts';
-import { runAgent } from '../run.ts';
+import { type AgentOptions, runAgent } from '../run.ts';
 import { createMemoryDatapath, type MemoryDatapath } from '../state/memory-datapath.ts';
 
 /** An agent of node `n1` (192.0.2.1) of cluster alpha (1), on a datapath and stores in memory, with real files and socket. */
@@ -40,7 +40,7 @@ export interface NodeRig {
 /** Makes a rig with an empty, unpublished cluster alpha. All is gone at the end of the test. */
 export async function openNodeRig(
   t: Test,
-  options: { datapath?: MemoryDatapath } = {},
+  options: { datapath?: MemoryDatapath; registry?: AgentOptions['registry'] } = {},
 ): Promise<NodeRig> {
   const dir = await openTempDir('agent');
   const peersDir = dir.file('peers');
@@ -109,8 +109,7 @@ export async function openNodeRig(
         openDatapath: async () => datapath,
         interfaces,
         readConnection,
-        runRegistry: undefined,
-        registryStatus: () => undefined,
+        registry: options.registry,
         clock: systemClock,
         logger: createLogger('test', { level: 'silent' }),
         signal: stopping.signal,

@@ -1,0 +1,230 @@
+/** The node's session with its own cluster's registry: one long stream, opened again for as long as the agent runs. */
+import {
+  Client,
+  type ClientDuplexStream,
+  type MethodDefinition,
+  type ServiceError,
+} from '@grpc/grpc-js';
+import type { EtcdTls } from '../../mesh/kvstore/etcd-endpoint.ts';
+import { createBackoff } from '../../mesh/runtime/backoff.ts';
+import type { Clock } from '../../mesh/runtime/clock.ts';
+import {
+  clientChannelOptions,
+  clientCredentials,
+  dialTarget,
+} from '../../mesh/runtime/grpc-client.ts';
+import type { Logger } from '../../mesh/runtime/log.ts';
+import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
+import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
+import type { ClusterName } from '../../mesh/wire/ids.ts';
+import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
+
+const SERVICE = 'isthmus.registry.v1.Registry';
+const SCHEMA = 1;
+/** What was rejected may be accepted when another node has let go of an address. */
+const OFFER_AGAIN_MS = 30_000;
+/** A stream that lasted this long had no trouble: the next attempt comes soon. */
+const LASTING_SESSION_MS = 30_000;
+
+/** What the agent says of its node. */
+export interface SessionFacts {
+  /** Underlay addresses. */
+  readonly addresses: readonly IpAddress[];
+  /** Networks of the node's pods; empty when the agent does not know them. */
+  readonly podCidrs: readonly IpPrefix[];
+  /** Differs after each boot; empty when unknown. */
+  readonly bootId: string;
+}
+
+/** Options of `createNodeSession`. */
+export interface NodeSessionOptions {
+  readonly registry: HostPort;
+  /** Certificates, read anew before each connection: those of the own cluster's etcd, common name `node-<name>`. */
+  readonly readTls: () => Promise<EtcdTls | undefined>;
+  readonly clusterName: ClusterName;
+  readonly nodeName: string;
+  readonly agentVersion: string;
+  readonly facts: SessionFacts;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** How the session stands. */
+export type SessionState =
+  | { readonly kind: 'connecting' }
+  | { readonly kind: 'accepted'; readonly since: number }
+  | { readonly kind: 'rejected'; readonly field: string; readonly reason: string }
+  | { readonly kind: 'disconnected'; readonly error: string };
+
+/** A node's session with its registry. */
+export interface NodeSession {
+  /** Keeps the session up until `signal` aborts. Never rejects for want of a registry. */
+  run(signal: AbortSignal): Promise<void>;
+  readonly state: SessionState;
+  /** The state in a few words, for the agent's status. */
+  describe(): string;
+}
+
+/** An answer as it comes; which of the two is set says what it is. */
+interface Answer {
+  readonly accepted?: { readonly sequence?: number };
+  readonly rejected?: {
+    readonly sequence?: number;
+    readonly field?: string;
+    readonly reason?: string;
+  };
+}
+
+type Stream = ClientDuplexStream<object, Answer>;
+
+/** Makes a session; it does nothing until `run`. */
+export function createNodeSession(options: NodeSessionOptions): NodeSession {
+  const { clusterName, nodeName, clock, logger } = options;
+  let state: SessionState = { kind: 'connecting' };
+  let wasRejected = false;
+
+  const become = (next: SessionState): void => {
+    const before = describeState(state);
+    state = next;
+    if (describeState(next) === before) return;
+    const line = { registry: textOf(options.registry), state: describeState(next) };
+    if (next.kind === 'accepted' || next.kind === 'connecting') {
+      logger.info(line, 'session with the registry changed');
+    } else logger.warn(line, 'session with the registry changed');
+  };
+  const offer = (stream: Stream, sequence: number): void => {
+    const { addresses, podCidrs, bootId } = options.facts;
+    const facts = { sequence, addresses, pod_cidrs: podCidrs, boot_id: bootId };
+    stream.write({ facts });
+  };
+  /** Follows one stream to its end; rejects with what ended it. */
+  const follow = async (stream: Stream, signal: AbortSignal): Promise<void> => {
+    const hello = { schema: SCHEMA, cluster_name: clusterName, node_name: nodeName };
+    stream.write({ hello: { ...hello, agent_version: options.agentVersion } });
+    let sequence = 0;
+    for await (const message of stream) {
+      const answer: Answer = message;
+      const { accepted, rejected } = answer;
+      const answered = accepted?.sequence ?? rejected?.sequence ?? 0;
+      if (rejected !== undefined) {
+        const { field = '', reason = '' } = rejected;
+        wasRejected = true;
+        become({ kind: 'rejected', field, reason });
+        if (answered === 0) continue;
+        sequence += 1;
+        const next = sequence;
+        clock.sleep(OFFER_AGAIN_MS, signal).then(
+          () => offer(stream, next),
+          () => undefined,
+        );
+      } else if (answered === 0) {
+        sequence = 1;
+        offer(stream, sequence);
+      } else if (state.kind !== 'accepted') become({ kind: 'accepted', since: clock.now() });
+    }
+    throw new Error('the registry ended the session');
+  };
+  const connectOnce = async (signal: AbortSignal): Promise<void> => {
+    const client = await openClient(options);
+    const ended = new AbortController();
+    const stream = openStream(client);
+    // An error without a listener would end the process; the iteration meets it, too.
+    stream.on('error', () => undefined);
+    const cancel = (): void => stream.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      await follow(stream, AbortSignal.any([signal, ended.signal]));
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      ended.abort();
+      stream.cancel();
+      client.close();
+    }
+  };
+
+  return {
+    async run(signal) {
+      const backoff = createBackoff({ minMs: 500, maxMs: 30_000 });
+      while (!signal.aborted) {
+        const began = clock.monotonic();
+        wasRejected = false;
+        try {
+          await connectOnce(signal);
+        } catch (error) {
+          if (signal.aborted) return;
+          // What was rejected says more than that the stream has ended then.
+          if (!wasRejected) become({ kind: 'disconnected', error: reasonOf(error) });
+        }
+        if (clock.monotonic() - began >= LASTING_SESSION_MS) backoff.reset();
+        await clock.sleep(backoff.next(), signal).catch(() => undefined);
+      }
+    },
+    get state() {
+      return state;
+    },
+    describe: () => describeState(state),
+  };
+}
+
+async function openClient(options: NodeSessionOptions): Promise<Client> {
+  const tls = await options.readTls();
+  if (tls === undefined) {
+    throw new Error('the etcd configuration names no certificates, and the registry asks for one');
+  }
+  // Every apiserver has this name, whatever address it is dialled at.
+  const name = `${options.clusterName}.mesh.cilium.io`;
+  const material = {
+    ca: Buffer.from(tls.ca),
+    cert: Buffer.from(tls.cert),
+    key: Buffer.from(tls.key),
+  };
+  const { host, port } = options.registry;
+  return new Client(
+    dialTarget(host, port),
+    clientCredentials(material, name),
+    clientChannelOptions({ tlsName: name, authority: name }),
+  );
+}
+
+function openStream(client: Client): Stream {
+  const method = sessionMethod();
+  return client.makeBidiStreamRequest(
+    method.path,
+    (message: object) => method.requestSerialize(message),
+    (bytes) => method.responseDeserialize(bytes) as Answer,
+  );
+}
+
+function sessionMethod(): MethodDefinition<object, object> {
+  const service = loadProtoFile('mesh/wire/registry.proto')[SERVICE];
+  const method = service === undefined || 'format' in service ? undefined : service.Session;
+  if (method === undefined || typeof method !== 'object' || !('requestSerialize' in method)) {
+    throw new Error(`registry.proto does not define ${SERVICE}.Session`);
+  }
+  return method;
+}
+
+function describeState(state: SessionState): string {
+  switch (state.kind) {
+    case 'connecting':
+      return 'connecting';
+    case 'accepted':
+      return `accepted since ${new Date(state.since).toISOString()}`;
+    case 'rejected':
+      return `rejected, ${state.field === '' ? '' : `${state.field}: `}${state.reason}`;
+    case 'disconnected':
+      return `disconnected: ${state.error}`;
+    default:
+      return state satisfies never;
+  }
+}
+
+function textOf({ host, port }: HostPort): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { details } = error as Partial<ServiceError>;
+  return details === undefined || details === '' ? error.message : details;
+}
