@@ -43,6 +43,10 @@ async function main(argv: readonly string[]): Promise<number> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => stopping.abort(new Error('interrupted')));
   }
+  // Whoever read our output has gone, as with `| head`.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', () => stopping.abort(new Error('nobody reads the output')));
+  }
   const rows: Row[] = [];
   const propagation = new Map<string, number>();
   let lab: Lab | undefined;

@@ -14,7 +14,7 @@ export function renderReport(
     style: { head: [] },
   });
   for (const row of rows) table.push([row.what, row.how, row.seen]);
-  const times = [...propagation].map(([node, ms]) => `${node} after ${ms.toFixed(1)} ms`);
+  const times = [...propagation].sort().map(([node, ms]) => `${node} after ${ms.toFixed(1)} ms`);
   const removal =
     times.length === 0
       ? []

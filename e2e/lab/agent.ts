@@ -50,7 +50,8 @@ export function createAgent(
     return JSON.parse(body);
   };
   const daemon = createDaemon({
-    name: `agent of ${node.name}`,
+    name: node.name,
+    title: `agent of ${node.name}`,
     argv: [process.execPath, MAIN, 'run', ...flags(cluster, node)],
     netns: node.namespace,
     cgroup: join(node.cgroup, 'agent'),
@@ -87,6 +88,7 @@ function flags(cluster: ClusterPlan, node: NodePlan): string[] {
     ...node.addresses.map((address) => `--node-ip=${address}`),
     `--etcd-config=${ownConfigFile(node)}`,
     `--clustermesh-config=${peersFolder(node)}`,
+    `--registry-address=${cluster.first.addresses[0]}:2381`,
     `--bpf-root=${node.bpfRoot}`,
     `--cgroup-root=${node.cgroup}`,
     `--state-dir=${join(node.folder, 'agent-state')}`,

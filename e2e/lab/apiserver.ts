@@ -46,15 +46,20 @@ export function createApiserver(
     const argv = [
       'curl',
       '--silent',
-      '--fail',
+      '--show-error',
       '--max-time',
       '2',
-      `http://${HEALTH_ADDRESS}/readyz`,
+      '--write-out',
+      ' %{http_code}',
     ];
-    return (await execute(argv, { ...place, signal: options.signal })).code === 0;
+    const url = `http://${HEALTH_ADDRESS}/readyz`;
+    const answer = await execute([...argv, url], { ...place, signal: options.signal });
+    if (answer.stdout.endsWith(' 200')) return true;
+    throw new LabError('command', (answer.stderr || answer.stdout).trim(), { retryable: true });
   };
   const daemon = createDaemon({
-    name: `apiserver of ${cluster.name}`,
+    name: cluster.name,
+    title: `apiserver of ${cluster.name}`,
     argv: [process.execPath, MAIN, ...flags(cluster)],
     ...place,
     log: join(cluster.folder, 'apiserver.log'),

@@ -4,6 +4,7 @@ import { type LabProcess, type StartOptions, startProcess } from './process.ts';
 
 /** A restartable program on a node. */
 export interface Daemon {
+  /** Name of the node or cluster it belongs to. */
   readonly name: string;
   readonly log: string;
   isRunning(): boolean;
@@ -20,6 +21,8 @@ export interface Daemon {
 /** What a daemon is made of. */
 export interface DaemonOptions extends StartOptions {
   readonly name: string;
+  /** What messages call it. */
+  readonly title: string;
   readonly argv: readonly string[];
   /** Resolves when the started process is ready. The signal aborts when it has ended instead. */
   readonly ready: (signal: AbortSignal) => Promise<unknown>;
@@ -28,7 +31,7 @@ export interface DaemonOptions extends StartOptions {
 
 /** Puts a daemon together; does not start it. */
 export function createDaemon(options: DaemonOptions): Daemon {
-  const { name, argv, log } = options;
+  const { name, title, argv, log } = options;
   let current: LabProcess | undefined;
   const isRunning = (): boolean => current?.isRunning() ?? false;
   const start = async (): Promise<void> => {
@@ -38,11 +41,17 @@ export function createDaemon(options: DaemonOptions): Daemon {
     const ended = new AbortController();
     void started.exited.then(() => {
       ended.abort(
-        new LabError('command', `${name} ended while it was starting: ${lastLines(started)}`),
+        new LabError('command', `${title} ended while it was starting: ${lastLines(started)}`),
       );
     });
     const signals = options.signal === undefined ? [] : [options.signal];
-    await options.ready(AbortSignal.any([ended.signal, ...signals]));
+    try {
+      await options.ready(AbortSignal.any([ended.signal, ...signals]));
+    } catch (cause) {
+      if (!(cause instanceof LabError) || cause.code !== 'timeout') throw cause;
+      const message = `${cause.message}; it wrote last: ${lastLines(started)}`;
+      throw new LabError('timeout', message, { cause });
+    }
   };
   const end = async (how: (running: LabProcess) => void): Promise<void> => {
     if (current === undefined) return;

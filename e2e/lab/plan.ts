@@ -131,18 +131,24 @@ export function labCgroup(name: string, cgroupRoot: string): string {
   return join(cgroupRoot, `isthmus-lab-${name}`);
 }
 
+/** Finds one of several by its name. Throws LabError `unknown-name` with the names there are. */
+export function findByName<T extends { readonly name: string }>(
+  what: string,
+  name: string,
+  all: readonly T[],
+): T {
+  const found = all.find((candidate) => candidate.name === name);
+  if (found !== undefined) return found;
+  const known = all.map((candidate) => candidate.name).join(', ') || 'none';
+  throw new LabError('unknown-name', `cannot find ${what} ${name}: there are ${known}`);
+}
+
 /** Places a pod on its node. Throws LabError `unknown-name`. */
 export function planPod(
   pod: PodTopology,
   lab: { readonly name: string; readonly nodes: readonly NodePlan[] },
 ): PodPlan {
-  const node = lab.nodes.find((candidate) => candidate.name === pod.node);
-  if (node === undefined) {
-    throw new LabError(
-      'unknown-name',
-      `cannot place pod ${pod.name}: no node is named ${pod.node}`,
-    );
-  }
+  const node = findByName('node', pod.node, lab.nodes);
   return {
     ...pod,
     cluster: node.cluster,

@@ -1,10 +1,12 @@
 /** What the scenarios share: the example's two clusters, ready for traffic, and calls from its pods. */
 import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import type { CommandResult } from '../lab/command.ts';
 import { type Lab, openLab } from '../lab/lab.ts';
 import { parseTopologyText, type Topology } from '../lab/topology.ts';
 
+const UDP_CLIENT = fileURLToPath(new URL('../lab/udp-client/main.js', import.meta.url));
 const EXAMPLE = 'e2e/topologies/two-clusters.yaml';
 
 /** The example topology. */
@@ -81,12 +83,7 @@ export async function askUdp(
   address: string,
   port: number,
 ): Promise<string> {
-  const script = `
-    const socket = require('node:dgram').createSocket('udp${address.includes(':') ? 6 : 4}');
-    socket.on('message', (message) => { process.stdout.write(message); socket.close(); });
-    socket.send('ping', ${port}, '${address}');
-    setTimeout(() => process.exit(1), 2000).unref();`;
-  return (await lab.exec(pod, [process.execPath, '-e', script])).stdout.trim();
+  return (await lab.exec(pod, [process.execPath, UDP_CLIENT, address, String(port)])).stdout.trim();
 }
 
 /** Every row of every kernel map of a node, in an order that depends on the rows alone. */

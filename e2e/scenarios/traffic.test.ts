@@ -11,6 +11,16 @@ test('traffic between two clusters', { skip, timeout: 240_000 }, async (t) => {
   const remote = lab.pod('web-beta');
   const vault = lab.pod('vault');
 
+  await t.test('every agent has a session with its registry', async (t) => {
+    for (const { name } of lab.plan.nodes) {
+      const session = await lab.waitFor(`the session of ${name}`, async () => {
+        const { registry } = await lab.agent(name).status();
+        return registry?.healthy && registry;
+      });
+      t.match(session.text, /^accepted/, name);
+    }
+  });
+
   await t.test(
     'TCP and UDP from pod to pod, over both families, without address translation',
     async (t) => {
