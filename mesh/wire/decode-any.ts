@@ -14,14 +14,14 @@ export interface DecodedValue {
   readonly kind: ParsedKey['kind'];
   readonly cluster: ClusterName | undefined;
   /** The value as this version would write it; undefined for kinds whose values are not looked into. */
-  readonly encoded: string | undefined;
+  readonly value: string | undefined;
 }
 
 /** Decodes the value of any key and encodes it again. Throws WireError as the kind's decoder does. */
-export function decodeAny(key: string, value: Buffer | string): DecodedValue {
+export function decodeValue(key: string, value: Buffer | string): DecodedValue {
   const parsed = parseKey(key);
   const cluster = 'cluster' in parsed ? parsed.cluster : undefined;
-  return { kind: parsed.kind, cluster, encoded: reencode(parsed, value, key) };
+  return { kind: parsed.kind, cluster, value: reencode(parsed, value, key) };
 }
 
 function reencode(parsed: ParsedKey, value: Buffer | string, key: string): string | undefined {

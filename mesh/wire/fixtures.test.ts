@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { test } from 'tap';
 import { projectPath } from '../runtime/project-path.ts';
-import { decodeAny } from './decode-any.ts';
+import { decodeValue } from './decode-any.ts';
 import { WireError } from './wire-error.ts';
 
 interface Line {
@@ -19,7 +19,7 @@ test('every value written by Cilium decodes and encodes back to the same', async
   const kinds = new Map<string, number>();
   for (const line of lines) {
     const value = Buffer.from(line.value, line.encoding === 'base64' ? 'base64' : 'utf8');
-    const { kind, encoded } = decodeAny(line.key, value);
+    const { kind, value: encoded } = decodeValue(line.key, value);
     kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
     if (encoded === undefined) continue;
     if (line.value.startsWith('{')) {
@@ -46,7 +46,7 @@ test('every prefix of a value written by Cilium is decoded or refused with its k
   for (const line of lines.filter((candidate) => candidate.encoding !== 'base64')) {
     for (let length = 0; length < line.value.length; length += 1) {
       try {
-        decodeAny(line.key, line.value.slice(0, length));
+        decodeValue(line.key, line.value.slice(0, length));
       } catch (error) {
         if (!(error instanceof WireError) || error.key !== line.key) {
           t.fail(`${line.key} cut to ${length}: ${String(error)}`);

@@ -38,7 +38,7 @@ export function encodeLabels(labels: Labels): string {
   return text;
 }
 
-/** Decodes a label string. Throws WireError `bad-value` naming the label. */
+/** Decodes a label string. Throws WireError `bad-field` naming the label, `bad-value` or `too-large`. */
 export function decodeLabels(value: Buffer | string, key: string): Labels {
   checkSize(value, key, MAX_VALUE_BYTES);
   const parts = value.toString().split(';');

@@ -30,10 +30,19 @@ export interface LocalPolicy {
 }
 
 const SCHEMA = 1;
+/** Kubernetes' own policies nest to about 12; a compiler that recurses must not meet what exhausts its stack. */
+const MAX_MANIFEST_DEPTH = 100;
 
 /** Encodes a policy for the own cluster's agents. */
 export function encodeLocalPolicy(policy: LocalPolicy): string {
-  return encodeGoJson({ schema: SCHEMA, ...policy });
+  return encodeGoJson({
+    schema: SCHEMA,
+    kind: policy.kind,
+    namespace: policy.namespace,
+    name: policy.name,
+    generation: policy.generation,
+    manifest: policy.manifest,
+  });
 }
 
 /** Decodes one. Throws WireError naming key and field, and for a schema that is not known. */
@@ -48,8 +57,20 @@ export function decodeLocalPolicy(value: Buffer | string, key: string): LocalPol
     namespace: readString(at('namespace'), object.namespace),
     name: readRequiredString(at('name'), object.name, 'a name'),
     generation: readUint(at('generation'), object.generation, Number.MAX_SAFE_INTEGER),
-    manifest:
-      readObject(at('manifest'), object.manifest) ??
-      failField(at('manifest'), object.manifest, 'the object'),
+    manifest: readManifest(at('manifest'), object.manifest),
   };
+}
+
+function readManifest(at: FieldPath, found: unknown): unknown {
+  const manifest = readObject(at, found) ?? failField(at, found, 'the object');
+  let level: unknown[] = [manifest];
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > MAX_MANIFEST_DEPTH) {
+      failField(at, found, `at most ${MAX_MANIFEST_DEPTH} levels of objects and lists`);
+    }
+    level = level.flatMap((value) =>
+      typeof value === 'object' && value !== null ? Object.values(value) : [],
+    );
+  }
+  return manifest;
 }

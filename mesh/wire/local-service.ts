@@ -45,9 +45,20 @@ export interface LocalService {
 
 const SCHEMA = 1;
 
-/** Encodes a service for the own cluster's agents. */
+/** Encodes a service for the own cluster's agents. Equal services have equal text, so that no needless write follows. */
 export function encodeLocalService(service: LocalService): string {
-  return encodeGoJson({ schema: SCHEMA, ...service, backends: encodePortsByIp(service.backends) });
+  return encodeGoJson({
+    schema: SCHEMA,
+    namespace: service.namespace,
+    name: service.name,
+    clusterIps: service.clusterIps,
+    ports: service.ports.map(({ name, protocol, port }) => ({ name, protocol, port })),
+    headless: service.headless,
+    global: service.global,
+    shared: service.shared,
+    affinity: service.affinity,
+    backends: encodePortsByIp(service.backends),
+  });
 }
 
 /** Decodes one. Throws WireError naming key and field, and for a schema that is not known. */

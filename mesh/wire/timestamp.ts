@@ -1,3 +1,4 @@
+import { checkSize, MAX_VALUE_BYTES } from './json.ts';
 import { WireError } from './wire-error.ts';
 
 const RFC_3339 = /^(\d{4})-(\d{2})-(\d{2})T([01]\d|2[0-3]):\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$/;
@@ -7,8 +8,9 @@ export function encodeTimestamp(milliseconds: number): string {
   return new Date(milliseconds).toISOString().replace(/\.\d{3}Z$/, 'Z');
 }
 
-/** Milliseconds since 1970. Throws WireError `bad-value`; readers of markers ignore the value, so they need not call this. */
+/** Milliseconds since 1970. Throws WireError `bad-value` or `too-large`; readers of markers ignore the value, so they need not call this. */
 export function decodeTimestamp(value: Buffer | string, key: string): number {
+  checkSize(value, key, MAX_VALUE_BYTES);
   const text = value.toString();
   const milliseconds = parseTime(text);
   if (Number.isNaN(milliseconds)) {
