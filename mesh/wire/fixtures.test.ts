@@ -10,6 +10,9 @@ interface Line {
   readonly encoding?: string;
 }
 
+/** Kinds whose values no reader of ours looks into. */
+const OPAQUE_KINDS: readonly string[] = ['identity-reference', 'service-export', 'endpoint-slice'];
+
 const lines = readFileSync(projectPath('mesh/wire/testdata/cilium-kv.jsonl'), 'utf8')
   .split('\n')
   .filter((line) => line !== '')
@@ -21,7 +24,10 @@ test('every value written by Cilium decodes and encodes back to the same', async
     const value = Buffer.from(line.value, line.encoding === 'base64' ? 'base64' : 'utf8');
     const { kind, value: encoded } = decodeValue(line.key, value);
     kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
-    if (encoded === undefined) continue;
+    if (encoded === undefined) {
+      t.ok(OPAQUE_KINDS.includes(kind), `${line.key}: of a kind whose values stay closed`);
+      continue;
+    }
     if (line.value.startsWith('{')) {
       t.same(JSON.parse(encoded), JSON.parse(line.value), `${line.key}: same parsed value`);
     }
