@@ -102,6 +102,27 @@ test('a change during a write is not lost, whatever it is', async (t) => {
   }
 });
 
+test('a rewrite during a write is not lost, and a wait for it ends', async (t) => {
+  const { store, sync, start, read } = await rig(t);
+  const transact = store.transact;
+  let flushed: Promise<void> | undefined;
+  store.transact = async (...call) => {
+    const answer = await transact(...call);
+    if (flushed === undefined) {
+      // Somebody else writes before our answer is here, and the watcher is faster than the answer.
+      await store.put('a/b', 'foreign');
+      sync.rewrite('a/b');
+      flushed = sync.flushed(signal);
+    }
+    return answer;
+  };
+  sync.upsert('a/b', 'own');
+  start();
+  await eventually('the rewrite', async () => flushed !== undefined && sync.status.pending === 0);
+  await flushed;
+  t.equal(await read('a/b'), 'own');
+});
+
 test('a write without an answer is not believed to be undone', async (t) => {
   const { store, sync, start, read } = await rig(t);
   const transact = store.transact;

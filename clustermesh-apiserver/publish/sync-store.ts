@@ -146,9 +146,13 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
     await store.transact({ compare: [], then }, { signal });
     if (generation !== before) return;
     for (const { key, change, value } of entries) {
-      if (value === undefined) written.delete(key);
-      else written.set(key, value);
-      if (isRight(key)) pending.delete(key);
+      const latest = pending.get(key);
+      // A change meanwhile is written too, even back to this value: somebody else may have written after us.
+      if (latest === undefined || latest === change) {
+        if (value === undefined) written.delete(key);
+        else written.set(key, value);
+        if (isRight(key)) pending.delete(key);
+      }
       settle(key, change);
     }
   };

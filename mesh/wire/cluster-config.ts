@@ -11,6 +11,7 @@ import {
   readUint,
 } from './json.ts';
 
+/** Number of a cluster and what it can do, as it publishes them itself. */
 export interface ClusterConfig {
   /** 0 when absent, and then readers refuse the cluster. */
   readonly id: number;

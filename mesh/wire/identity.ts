@@ -14,7 +14,9 @@ export type Labels = readonly Label[];
 
 /** Label of every identity of a mesh: the cluster it belongs to. */
 export const CLUSTER_LABEL = 'io.cilium.k8s.policy.cluster';
+/** Label that names the namespace of a pod. */
 export const NAMESPACE_LABEL = 'io.kubernetes.pod.namespace';
+/** Label that names the service account of a pod. */
 export const SERVICE_ACCOUNT_LABEL = 'io.cilium.k8s.policy.serviceaccount';
 /** Labels of a pod's namespace stand behind this prefix among the pod's own. */
 export const NAMESPACE_LABELS_PREFIX = 'io.cilium.k8s.namespace.labels.';

@@ -31,6 +31,7 @@ export const RESERVED_IDENTITIES = {
   'world-ipv6': 10,
 } as const;
 
+/** Name of a reserved identity, as behind `reserved:` in labels. */
 export type ReservedIdentityName = keyof typeof RESERVED_IDENTITIES;
 
 /** Number of a reserved identity. */

@@ -10,7 +10,9 @@ import { WireError } from './wire-error.ts';
 
 /** Rewritten by the publisher once a minute; a sign of its life. */
 export const HEARTBEAT_KEY = 'cilium/.heartbeat';
+/** Configurations of clusters by name. */
 export const CLUSTER_CONFIG_PREFIX = 'cilium/cluster-config/';
+/** Markers of all clusters: the cluster, then the prefix that has been written. */
 export const SYNCED_PREFIX = 'cilium/synced/';
 /** Every Service of the own cluster, for its own agents alone. */
 export const LOCAL_SERVICES_PREFIX = 'isthmus/local/services/';
@@ -60,6 +62,7 @@ export const CANARY_PREFIXES: Readonly<Record<PublishedKind, string>> = {
   endpointslices: canaryPrefix('endpointslices'),
 };
 
+/** Nodes of a cluster, to be watched. */
 export function nodesPrefix(cluster: ClusterName, options: LayoutOptions = {}): string {
   return `${canaryPrefix('nodes', options)}/${cluster}/`;
 }
@@ -74,14 +77,17 @@ export function identitiesPrefix(cluster: ClusterName, options: LayoutOptions = 
   return `${canaryPrefix('identities', options)}/${options.cached ? `${cluster}/` : ''}id/`;
 }
 
+/** Global services of a cluster, to be watched. */
 export function servicesPrefix(cluster: ClusterName, options: LayoutOptions = {}): string {
   return `${canaryPrefix('services', options)}/${cluster}/`;
 }
 
+/** Markers of a cluster, to be watched. */
 export function syncedPrefix(cluster: ClusterName): string {
   return `${SYNCED_PREFIX}${cluster}/`;
 }
 
+/** Key of a node at its source. */
 export function nodeKey(cluster: ClusterName, name: string): string {
   return nodesPrefix(cluster) + name;
 }
@@ -91,14 +97,17 @@ export function ipKey(ip: IpAddress | IpPrefix): string {
   return `${CANARY_PREFIXES.ips}/default/${ip}`;
 }
 
+/** Key of an identity's labels at its source. */
 export function identityKey(id: NumericIdentity): string {
   return `${CANARY_PREFIXES.identities}/id/${id}`;
 }
 
+/** Key of a global service at its source. */
 export function serviceKey(cluster: ClusterName, namespace: string, name: string): string {
   return `${servicesPrefix(cluster)}${namespace}/${name}`;
 }
 
+/** Key of a cluster's configuration, the same at its source and in a mirror. */
 export function clusterConfigKey(cluster: ClusterName): string {
   return CLUSTER_CONFIG_PREFIX + cluster;
 }
@@ -108,6 +117,7 @@ export function syncedKey(cluster: ClusterName, prefix: string): string {
   return syncedPrefix(cluster) + prefix;
 }
 
+/** Key of a Service for the own cluster's agents. */
 export function localServiceKey(namespace: string, name: string): string {
   return `${LOCAL_SERVICES_PREFIX}${namespace}/${name}`;
 }

@@ -11,13 +11,16 @@ import {
 } from './json.ts';
 import { readSchema } from './schema.ts';
 
+/** Kinds of Kubernetes objects that are policies. */
 export const POLICY_KINDS = [
   'NetworkPolicy',
   'CiliumNetworkPolicy',
   'CiliumClusterwideNetworkPolicy',
 ] as const;
+/** One of `POLICY_KINDS`. */
 export type PolicyKind = (typeof POLICY_KINDS)[number];
 
+/** A policy object with what is needed to tell it from others. */
 export interface LocalPolicy {
   readonly kind: PolicyKind;
   /** Empty for a clusterwide policy. */

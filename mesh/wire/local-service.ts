@@ -23,9 +23,12 @@ import {
   readProtocol,
 } from './service.ts';
 
+/** Whose backends are preferred: nobody's, those of the own cluster, or those of the others. */
 export const SERVICE_AFFINITIES = ['none', 'local', 'remote'] as const;
+/** One of `SERVICE_AFFINITIES`. */
 export type ServiceAffinity = (typeof SERVICE_AFFINITIES)[number];
 
+/** A Service with its local backends, whether other clusters may use it or not. */
 export interface LocalService {
   readonly namespace: string;
   readonly name: string;

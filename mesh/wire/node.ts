@@ -18,6 +18,7 @@ import {
   sortedRecord,
 } from './json.ts';
 
+/** Types of addresses (`pkg/node/addressing.AddressType`). */
 export const NODE_ADDRESS_TYPES = [
   'InternalIP',
   'ExternalIP',
@@ -26,8 +27,10 @@ export const NODE_ADDRESS_TYPES = [
   'InternalDNS',
   'ExternalDNS',
 ] as const;
+/** One of `NODE_ADDRESS_TYPES`. */
 export type NodeAddressType = (typeof NODE_ADDRESS_TYPES)[number];
 
+/** An address of a node, and what it is for. */
 export interface NodeAddress {
   readonly type: NodeAddressType;
   readonly ip: IpAddress;

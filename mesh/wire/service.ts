@@ -18,9 +18,12 @@ import {
   sortedRecord,
 } from './json.ts';
 
+/** Protocols of ports, in the words of Kubernetes. */
 export const PROTOCOLS = ['TCP', 'UDP', 'SCTP'] as const;
+/** One of `PROTOCOLS`. */
 export type Protocol = (typeof PROTOCOLS)[number];
 
+/** A port of a frontend or backend; 0 to 65535. */
 export interface L4Port {
   readonly protocol: Protocol;
   readonly port: number;
@@ -35,6 +38,7 @@ export interface BackendZone {
   readonly forZones: readonly { readonly name: string }[] | null;
 }
 
+/** A service as its cluster offers it to the others. */
 export interface ClusterService {
   readonly cluster: ClusterName;
   readonly namespace: string;

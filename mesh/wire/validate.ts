@@ -26,6 +26,7 @@ export interface PeerIdentity {
   readonly max: MaxConnectedClusters;
 }
 
+/** Fixed words for why a value is refused; counters go by them. */
 export type RejectionReason =
   | 'wrong-cluster'
   | 'wrong-cluster-id'
