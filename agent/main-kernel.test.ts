@@ -4,11 +4,11 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Test, test } from 'tap';
+import { until } from '../mesh/remote/testing/until.ts';
 import { openTempDir, type TempDir } from '../mesh/testing/temp-dir.ts';
 import { callAgent, fetchStatus } from './api/client.ts';
 import { kernelSkipReason } from './datapath/testing/bpffs.ts';
 import { HOST_INTERFACE, openTestNodes, type TestNode } from './datapath/testing/nodes.ts';
-import { until } from './remote/testing/until.ts';
 
 const MAIN = fileURLToPath(new URL('./main.js', import.meta.url));
 const skip = kernelSkipReason();

@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { test } from 'tap';
-import { publishCluster } from './remote/testing/published-cluster.ts';
-import { until } from './remote/testing/until.ts';
+import { publishCluster } from '../mesh/remote/testing/published-cluster.ts';
+import { until } from '../mesh/remote/testing/until.ts';
 import { openNodeRig } from './testing/node-rig.ts';
 import { backendText, ipcacheText, publishAlpha, publishBeta } from './testing/two-clusters.ts';
 

@@ -1,5 +1,5 @@
 import { test } from 'tap';
-import { until } from './remote/testing/until.ts';
+import { until } from '../mesh/remote/testing/until.ts';
 import { openNodeRig } from './testing/node-rig.ts';
 import { policyText, publishAlpha, publishBeta, SERVER } from './testing/two-clusters.ts';
 

@@ -1,6 +1,6 @@
 import { test } from 'tap';
-import { publishCluster } from './remote/testing/published-cluster.ts';
-import { until } from './remote/testing/until.ts';
+import { publishCluster } from '../mesh/remote/testing/published-cluster.ts';
+import { until } from '../mesh/remote/testing/until.ts';
 import { addRequest, openNodeRig } from './testing/node-rig.ts';
 import {
   backendText,

@@ -1,4 +1,7 @@
 import { mkdirSync } from 'node:fs';
+import { openKnownPeers } from '../mesh/remote/known-peers.ts';
+import { createMesh } from '../mesh/remote/mesh.ts';
+import type { PeerConnection } from '../mesh/remote/peer.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
 import type { Logger } from '../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
@@ -10,10 +13,7 @@ import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import type { Interfaces } from './endpoints/interfaces.ts';
 import { createEndpointManager } from './endpoints/manager.ts';
 import { openEndpointStore } from './endpoints/store.ts';
-import { openKnownPeers } from './remote/known-peers.ts';
-import { createMesh } from './remote/mesh.ts';
-import type { PeerConnection } from './remote/peer.ts';
-import type { NodeSession } from './remote/session.ts';
+import type { NodeSession } from './registry/session.ts';
 import { createEngine } from './state/engine.ts';
 
 /** A node's agent, put together. */

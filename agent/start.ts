@@ -1,16 +1,16 @@
 import { readFileSync } from 'node:fs';
 import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
+import { connectionReader } from '../mesh/remote/connection.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import type { OptionValues } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
-import { connectionReader } from './connection.ts';
 import { findCgroupRoot } from './datapath/cgroup-root.ts';
 import { openDatapath } from './datapath/datapath.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
 import type { RUN_OPTIONS } from './options.ts';
-import { createNodeSession } from './remote/session.ts';
+import { createNodeSession } from './registry/session.ts';
 import { runAgent } from './run.ts';
 
 /** Runs an agent on the real kernel, etcd and clock, until `signal` aborts. */

@@ -117,7 +117,7 @@ const PACKAGES: readonly { name: string; importers: readonly RegExp[]; because: 
       /^mesh\/runtime\/grpc-[^/]*\.ts$/,
       /^mesh\/kvstore\//,
       /^clustermesh-apiserver\/(gate|registry)\//,
-      /^agent\/remote\/session[^/]*\.ts$/,
+      /^agent\/registry\/session[^/]*\.ts$/,
     ],
     because:
       'windows, keepalive and message limits must be the same everywhere, and its defaults are not',
@@ -128,7 +128,7 @@ const PACKAGES: readonly { name: string; importers: readonly RegExp[]; because: 
       /^mesh\/runtime\/proto-file\.ts$/,
       /^mesh\/kvstore\//,
       /^clustermesh-apiserver\/(gate|registry)\//,
-      /^agent\/remote\/session[^/]*\.ts$/,
+      /^agent\/registry\/session[^/]*\.ts$/,
     ],
     because: 'protocol files are loaded with one set of rules for names and numbers',
   },

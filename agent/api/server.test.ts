@@ -1,8 +1,8 @@
 import { statSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { test } from 'tap';
-import type { SessionState } from '../remote/session.ts';
-import { until } from '../remote/testing/until.ts';
+import { until } from '../../mesh/remote/testing/until.ts';
+import type { SessionState } from '../registry/session.ts';
 import { openNodeRig } from '../testing/node-rig.ts';
 import { callAgent, fetchStatus } from './client.ts';
 import { problemsOf, renderStatus } from './render.ts';

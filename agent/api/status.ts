@@ -1,11 +1,11 @@
+import { OWN_KINDS } from '../../mesh/remote/cluster-sink.ts';
+import type { Mesh } from '../../mesh/remote/mesh.ts';
+import type { PeerStatus } from '../../mesh/remote/peer.ts';
 import type { Datapath } from '../datapath/desired.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import type { NodeContext } from '../merge/addresses.ts';
 import { policyName, selectsEndpoint } from '../policy/compile.ts';
 import type { PolicyProblem } from '../policy/rule.ts';
-import { MESH_KINDS } from '../remote/cluster-sink.ts';
-import type { Mesh } from '../remote/mesh.ts';
-import type { PeerStatus } from '../remote/peer.ts';
 import type { Engine, EngineStatus } from '../state/engine.ts';
 import type { ReconcilerStatus } from '../state/reconciler.ts';
 
@@ -126,7 +126,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
 /** Whether the node does its part: the own cluster was read completely. Peers do not count. */
 export function isReady(sources: Pick<StatusSources, 'mesh'>): boolean {
   const [own] = sources.mesh.status().clusters;
-  return own?.own === true && MESH_KINDS.every((kind) => own.synced.includes(kind));
+  return own?.own === true && OWN_KINDS.every((kind) => own.synced.includes(kind));
 }
 
 function endpointReports(engine: EngineStatus, manager: EndpointManager): EndpointReport[] {

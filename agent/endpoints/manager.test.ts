@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { test } from 'tap';
-import { until } from '../remote/testing/until.ts';
+import { until } from '../../mesh/remote/testing/until.ts';
 import { createMemoryDatapath } from '../state/memory-datapath.ts';
 import { addRequest, type NodeRig, openNodeRig } from '../testing/node-rig.ts';
 

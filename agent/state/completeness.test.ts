@@ -1,6 +1,6 @@
 import { test } from 'tap';
+import type { MeshKind } from '../../mesh/remote/cluster-sink.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
-import type { MeshKind } from '../remote/cluster-sink.ts';
 import { createCompleteness } from './completeness.ts';
 
 const KINDS: MeshKind[] = ['nodes', 'ips'];

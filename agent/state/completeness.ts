@@ -1,5 +1,5 @@
+import type { MeshKind } from '../../mesh/remote/cluster-sink.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
-import type { MeshKind } from '../remote/cluster-sink.ts';
 
 /**
  * Who has said everything since this process began. Rows that a previous process left are pruned only when nobody who

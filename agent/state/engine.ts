@@ -1,3 +1,5 @@
+import type { ClusterChange, ClusterRef, ClusterSink } from '../../mesh/remote/cluster-sink.ts';
+import { createBell } from '../../mesh/runtime/bell.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
@@ -7,8 +9,6 @@ import { type NodeContext, sameIpcacheEntry } from '../merge/addresses.ts';
 import { sameFrontend } from '../merge/frontends.ts';
 import { policyName } from '../policy/compile.ts';
 import { parsePolicy } from '../policy/parse.ts';
-import type { ClusterChange, ClusterRef, ClusterSink } from '../remote/cluster-sink.ts';
-import { createBell } from './bell.ts';
 import { createCompleteness } from './completeness.ts';
 import { createIpcacheState } from './ipcache-state.ts';
 import {
@@ -148,6 +148,10 @@ export function createEngine(options: {
         return;
       case 'local-service':
         services.setLocal(change.name, change.value);
+        return;
+      case 'service-export':
+      case 'endpoint-slice':
+        // An agent does not read them.
         return;
       case 'local-policy':
         setPolicy(change);

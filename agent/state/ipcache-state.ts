@@ -1,3 +1,4 @@
+import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import { ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
@@ -12,7 +13,6 @@ import {
   nodeRows,
   ownNodeRows,
 } from '../merge/addresses.ts';
-import type { ClusterRef } from '../remote/cluster-sink.ts';
 import type { Reconciler } from './reconciler.ts';
 
 /** Turns what clusters say about nodes and addresses into desired rows of the ipcache. */

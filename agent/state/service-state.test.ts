@@ -1,11 +1,11 @@
 import { test } from 'tap';
+import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
 import type { FrontendEntry } from '../datapath/desired.ts';
 import { sameFrontend } from '../merge/frontends.ts';
-import type { ClusterRef } from '../remote/cluster-sink.ts';
 import { createMemoryDatapath, type MemoryDatapath } from './memory-datapath.ts';
 import { createReconciler } from './reconciler.ts';
 import { createServiceState } from './service-state.ts';

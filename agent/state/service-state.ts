@@ -1,8 +1,8 @@
+import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
 import type { Backend, FrontendEntry } from '../datapath/desired.ts';
 import { frontendsOf } from '../merge/frontends.ts';
-import type { ClusterRef } from '../remote/cluster-sink.ts';
 import type { Reconciler } from './reconciler.ts';
 
 type FrontendKey = Pick<FrontendEntry, 'address' | 'port' | 'protocol'>;

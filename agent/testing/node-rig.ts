@@ -1,5 +1,11 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import type { Test } from 'tap';
+import type { PeerConnection } from '../../mesh/remote/peer.ts';
+import {
+  type PublishedCluster,
+  publishCluster,
+} from '../../mesh/remote/testing/published-cluster.ts';
+import { until } from '../../mesh/remote/testing/until.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
 import { openTempDir, type TempDir } from '../../mesh/testing/temp-dir.ts';
@@ -8,9 +14,6 @@ import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { callAgent, fetchStatus } from '../api/client.ts';
 import type { AgentStatus } from '../api/status.ts';
 import type { Interfaces, VethPair } from '../endpoints/interfaces.ts';
-import type { PeerConnection } from '../remote/peer.ts';
-import { type PublishedCluster, publishCluster } from '../remote/testing/published-cluster.ts';
-import { until } from '../remote/testing/until.ts';
 import { type AgentOptions, runAgent } from '../run.ts';
 import { createMemoryDatapath, type MemoryDatapath } from '../state/memory-datapath.ts';
 

@@ -1,5 +1,8 @@
+import {
+  type PublishedCluster,
+  publishCluster,
+} from '../../mesh/remote/testing/published-cluster.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
-import { type PublishedCluster, publishCluster } from '../remote/testing/published-cluster.ts';
 import type { MemoryDatapath } from '../state/memory-datapath.ts';
 
 /** Selector of the pod that policies of tests are about. */

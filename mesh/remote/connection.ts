@@ -1,7 +1,7 @@
-import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
-import { openEtcd } from '../mesh/kvstore/etcd.ts';
-import type { Clock } from '../mesh/runtime/clock.ts';
-import type { PeerConnection } from './remote/peer.ts';
+import { readEtcdClientConfig } from '../kvstore/client-config.ts';
+import { openEtcd } from '../kvstore/etcd.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { PeerConnection } from './peer.ts';
 
 /** Makes the function that turns an etcd client file into a connection of a cluster. */
 export function connectionReader(options: {

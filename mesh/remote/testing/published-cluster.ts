@@ -1,16 +1,16 @@
-import type { KvStore } from '../../../mesh/kvstore/kvstore.ts';
-import { createMemoryStore, type MemoryStore } from '../../../mesh/kvstore/memory.ts';
-import { type ClusterConfig, encodeClusterConfig } from '../../../mesh/wire/cluster-config.ts';
-import { encodeLabels, labelsFromRecord } from '../../../mesh/wire/identity.ts';
+import type { KvStore } from '../../kvstore/kvstore.ts';
+import { createMemoryStore, type MemoryStore } from '../../kvstore/memory.ts';
+import { type ClusterConfig, encodeClusterConfig } from '../../wire/cluster-config.ts';
+import { encodeLabels, labelsFromRecord } from '../../wire/identity.ts';
 import {
   type ClusterName,
   makeIdentity,
   type NumericIdentity,
   parseClusterId,
   parseClusterName,
-} from '../../../mesh/wire/ids.ts';
-import { ipFamily, makePrefix, parseIpAddress } from '../../../mesh/wire/ip.ts';
-import { encodeIpIdentity } from '../../../mesh/wire/ip-identity.ts';
+} from '../../wire/ids.ts';
+import { ipFamily, makePrefix, parseIpAddress } from '../../wire/ip.ts';
+import { encodeIpIdentity } from '../../wire/ip-identity.ts';
 import {
   CANARY_PREFIXES,
   clusterConfigKey,
@@ -21,11 +21,11 @@ import {
   nodeKey,
   serviceKey,
   syncedKey,
-} from '../../../mesh/wire/keys.ts';
-import { encodeLocalPolicy, type LocalPolicy } from '../../../mesh/wire/local-policy.ts';
-import { encodeLocalService, type LocalService } from '../../../mesh/wire/local-service.ts';
-import { encodeNode } from '../../../mesh/wire/node.ts';
-import { type ClusterService, encodeClusterService } from '../../../mesh/wire/service.ts';
+} from '../../wire/keys.ts';
+import { encodeLocalPolicy, type LocalPolicy } from '../../wire/local-policy.ts';
+import { encodeLocalService, type LocalService } from '../../wire/local-service.ts';
+import { encodeNode } from '../../wire/node.ts';
+import { type ClusterService, encodeClusterService } from '../../wire/service.ts';
 
 /** Kinds with a marker. */
 type Marked = 'nodes' | 'identities' | 'ips' | 'services';

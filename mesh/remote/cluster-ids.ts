@@ -1,4 +1,4 @@
-import type { ClusterName } from '../../mesh/wire/ids.ts';
+import type { ClusterName } from '../wire/ids.ts';
 
 /** Which cluster holds which id. The first to be accepted keeps it for as long as it is a peer. */
 export interface ClusterIds {

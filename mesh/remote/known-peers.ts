@@ -1,12 +1,7 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Logger } from '../../mesh/runtime/log.ts';
-import {
-  type ClusterId,
-  type ClusterName,
-  parseClusterId,
-  parseClusterName,
-} from '../../mesh/wire/ids.ts';
+import type { Logger } from '../runtime/log.ts';
+import { type ClusterId, type ClusterName, parseClusterId, parseClusterName } from '../wire/ids.ts';
 
 /** Ids that clusters had, kept over restarts: so that rows of a peer that cannot be reached are known to be its own. */
 export interface KnownPeers {

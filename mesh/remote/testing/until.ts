@@ -1,4 +1,4 @@
-import { systemClock } from '../../../mesh/runtime/clock.ts';
+import { systemClock } from '../../runtime/clock.ts';
 
 /** Waits until a condition holds, looking every few milliseconds. Throws after `deadlineMs`, saying what was awaited. */
 export async function until(

@@ -1,8 +1,8 @@
 import { mkdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
-import { systemClock } from '../../mesh/runtime/clock.ts';
-import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { parseClusterName } from '../../mesh/wire/ids.ts';
+import { systemClock } from '../runtime/clock.ts';
+import { openTempDir } from '../testing/temp-dir.ts';
+import { parseClusterName } from '../wire/ids.ts';
 import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
 import type { PeerConnection } from './peer.ts';
 import { until } from './testing/until.ts';

@@ -1,17 +1,14 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
-import { openEtcd } from '../../mesh/kvstore/etcd.ts';
-import { systemClock } from '../../mesh/runtime/clock.ts';
-import { createLogger } from '../../mesh/runtime/log.ts';
-import { etcdSkipReason, openEtcdServer } from '../../mesh/testing/etcd-server.ts';
-import { openTempDir, type TempDir } from '../../mesh/testing/temp-dir.ts';
-import {
-  type CertificateFiles,
-  createTestAuthority,
-} from '../../mesh/testing/test-certificates.ts';
-import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
-import { connectionReader } from '../connection.ts';
+import { openEtcd } from '../kvstore/etcd.ts';
+import { systemClock } from '../runtime/clock.ts';
+import { createLogger } from '../runtime/log.ts';
+import { etcdSkipReason, openEtcdServer } from '../testing/etcd-server.ts';
+import { openTempDir, type TempDir } from '../testing/temp-dir.ts';
+import { type CertificateFiles, createTestAuthority } from '../testing/test-certificates.ts';
+import { parseClusterId, parseClusterName } from '../wire/ids.ts';
 import { createClusterIds } from './cluster-ids.ts';
+import { connectionReader } from './connection.ts';
 import { createPeer, type Peer } from './peer.ts';
 import { publishCluster } from './testing/published-cluster.ts';
 import { createRecordingSink, type RecordingSink } from './testing/recording-sink.ts';

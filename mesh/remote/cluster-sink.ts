@@ -1,25 +1,42 @@
-import type { Labels } from '../../mesh/wire/identity.ts';
-import type { ClusterId, ClusterName, NumericIdentity } from '../../mesh/wire/ids.ts';
-import type { IpPrefix } from '../../mesh/wire/ip.ts';
-import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
-import type { LocalPolicy } from '../../mesh/wire/local-policy.ts';
-import type { LocalService } from '../../mesh/wire/local-service.ts';
-import type { Node } from '../../mesh/wire/node.ts';
-import type { ClusterService } from '../../mesh/wire/service.ts';
+import type { KvPair } from '../kvstore/kvstore.ts';
+import type { Labels } from '../wire/identity.ts';
+import type { ClusterId, ClusterName, NumericIdentity } from '../wire/ids.ts';
+import type { IpPrefix } from '../wire/ip.ts';
+import type { IpIdentity } from '../wire/ip-identity.ts';
+import type { LocalPolicy } from '../wire/local-policy.ts';
+import type { LocalService } from '../wire/local-service.ts';
+import type { Node } from '../wire/node.ts';
+import type { ClusterService } from '../wire/service.ts';
 
-/** What is read from a cluster; the last two from the own cluster alone. */
+/** What can be read from a cluster. */
 export const MESH_KINDS = [
   'nodes',
   'identities',
   'ips',
   'services',
+  'serviceexports',
+  'endpointslices',
   'local-services',
   'local-policies',
 ] as const;
 export type MeshKind = (typeof MESH_KINDS)[number];
 
-/** Kinds that a peer has. */
+/** What an agent reads from a peer. */
 export const PEER_KINDS = ['nodes', 'identities', 'ips', 'services'] as const satisfies MeshKind[];
+
+/** What an agent reads from its own cluster: the last two are for own agents alone. */
+export const OWN_KINDS = [
+  ...PEER_KINDS,
+  'local-services',
+  'local-policies',
+] as const satisfies MeshKind[];
+
+/** What a mirror reads from a peer: everything that peers publish. */
+export const MIRRORED_KINDS = [
+  ...PEER_KINDS,
+  'serviceexports',
+  'endpointslices',
+] as const satisfies MeshKind[];
 
 /** A cluster whose configuration was read and accepted. */
 export interface ClusterRef {
@@ -35,6 +52,12 @@ export type ClusterChange =
   | { readonly kind: 'identity'; readonly id: NumericIdentity; readonly value: Labels | undefined }
   | { readonly kind: 'ip'; readonly prefix: IpPrefix; readonly value: IpIdentity | undefined }
   | { readonly kind: 'service'; readonly name: string; readonly value: ClusterService | undefined }
+  /** Kinds that are mirrored and not looked into: the bytes are in the pair. */
+  | {
+      readonly kind: 'service-export' | 'endpoint-slice';
+      readonly name: string;
+      readonly value: KvPair | undefined;
+    }
   | {
       readonly kind: 'local-service';
       readonly name: string;
@@ -48,7 +71,8 @@ export type ClusterChange =
 
 /** Where peers put what they read. Calls never throw and return at once. */
 export interface ClusterSink {
-  apply(cluster: ClusterRef, change: ClusterChange): void;
+  /** `pair` is what the change was made of, byte for byte; undefined for what is taken back. */
+  apply(cluster: ClusterRef, change: ClusterChange, pair: KvPair | undefined): void;
   /** Everything of that kind has been applied; called again after each later full list. */
   synced(cluster: ClusterRef, kind: MeshKind): void;
   /** The cluster is gone from the mesh; all it said was taken back before. */

@@ -1,13 +1,13 @@
-import type { KvPair } from '../../mesh/kvstore/kvstore.ts';
-import { decodeLabels } from '../../mesh/wire/identity.ts';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
-import { type IpAddress, ipFamily, parseIpPrefix, splitPrefix } from '../../mesh/wire/ip.ts';
-import { decodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
-import { type ParsedKey, parseKey } from '../../mesh/wire/keys.ts';
-import { decodeLocalPolicy } from '../../mesh/wire/local-policy.ts';
-import { decodeLocalService } from '../../mesh/wire/local-service.ts';
-import { decodeNode } from '../../mesh/wire/node.ts';
-import { decodeClusterService } from '../../mesh/wire/service.ts';
+import type { KvPair } from '../kvstore/kvstore.ts';
+import { decodeLabels } from '../wire/identity.ts';
+import { parseNumericIdentity } from '../wire/ids.ts';
+import { type IpAddress, ipFamily, parseIpPrefix, splitPrefix } from '../wire/ip.ts';
+import { decodeIpIdentity } from '../wire/ip-identity.ts';
+import { type ParsedKey, parseKey } from '../wire/keys.ts';
+import { decodeLocalPolicy } from '../wire/local-policy.ts';
+import { decodeLocalService } from '../wire/local-service.ts';
+import { decodeNode } from '../wire/node.ts';
+import { decodeClusterService } from '../wire/service.ts';
 import {
   identityAsSeenFromHere,
   type PeerIdentity,
@@ -16,8 +16,8 @@ import {
   validateIdentity,
   validateIpIdentity,
   validateNode,
-} from '../../mesh/wire/validate.ts';
-import { WireError, type WireErrorCode } from '../../mesh/wire/wire-error.ts';
+} from '../wire/validate.ts';
+import { WireError, type WireErrorCode } from '../wire/wire-error.ts';
 import type { ClusterChange, MeshKind } from './cluster-sink.ts';
 
 /** Why a value of a cluster is not used: its form, what it claims, or an address that nobody may claim. */
@@ -51,6 +51,10 @@ export function acceptPair(kind: MeshKind, pair: KvPair, context: AcceptContext)
         return acceptIp(key, pair, context);
       case 'services':
         return acceptService(key, pair, context);
+      case 'serviceexports':
+        return acceptOpaque(key, pair, { kind: 'service-export', context });
+      case 'endpointslices':
+        return acceptOpaque(key, pair, { kind: 'endpoint-slice', context });
       case 'local-services':
         return acceptLocalService(key, pair);
       case 'local-policies':
@@ -87,6 +91,10 @@ export function retraction(kind: MeshKind, name: string): ClusterChange {
       return { kind: 'ip', prefix: parseIpPrefix(name), value: undefined };
     case 'services':
       return { kind: 'service', name, value: undefined };
+    case 'serviceexports':
+      return { kind: 'service-export', name, value: undefined };
+    case 'endpointslices':
+      return { kind: 'endpoint-slice', name, value: undefined };
     case 'local-services':
       return { kind: 'local-service', name, value: undefined };
     case 'local-policies':
@@ -113,6 +121,8 @@ export function nameOfKey(key: string): string | undefined {
     case 'ip':
       return parsed.prefix;
     case 'service':
+    case 'service-export':
+    case 'endpoint-slice':
     case 'local-service':
       return `${parsed.namespace}/${parsed.name}`;
     case 'local-policy':
@@ -168,6 +178,17 @@ function acceptService(key: ParsedKey, pair: KvPair, context: AcceptContext): Ac
   if (rejection !== undefined) return refuse(rejection.reason, rejection.message);
   const name = `${key.namespace}/${key.name}`;
   return { kind: 'accepted', change: { kind: 'service', name, value } };
+}
+
+/** A value that is only handed on: its key alone is checked. */
+function acceptOpaque(
+  key: ParsedKey,
+  pair: KvPair,
+  { kind, context }: { kind: 'service-export' | 'endpoint-slice'; context: AcceptContext },
+): Acceptance {
+  if (key.kind !== kind) return unexpected(pair);
+  if (key.cluster !== context.name) return mismatch(pair);
+  return { kind: 'accepted', change: { kind, name: `${key.namespace}/${key.name}`, value: pair } };
 }
 
 function acceptLocalService(key: ParsedKey, pair: KvPair): Acceptance {

@@ -1,5 +1,5 @@
-import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
-import { createBell } from '../state/bell.ts';
+import { createBell } from '../runtime/bell.ts';
+import type { ClusterId, ClusterName } from '../wire/ids.ts';
 import { createClusterIds } from './cluster-ids.ts';
 import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
 import type { KnownPeers } from './known-peers.ts';
@@ -38,8 +38,8 @@ interface Slot {
 /** Makes a mesh that is not read yet. */
 export function createMesh(options: {
   readonly context: Omit<PeerContext, 'ids' | 'onIdentified'>;
-  /** File of the own cluster's etcd. */
-  readonly ownFile: string;
+  /** File of the own cluster's etcd; undefined: only peers are read. */
+  readonly ownFile: string | undefined;
   /** Directory of the peers' files; undefined: no peers. */
   readonly directory: string | undefined;
   readonly readConnection: (path: string) => Promise<PeerConnection>;
@@ -48,7 +48,7 @@ export function createMesh(options: {
   readonly setPeers: (peers: ReadonlyMap<ClusterName, number | undefined>) => void;
   readonly rescanMs?: number;
 }): Mesh {
-  const { directory, knownPeers, readConnection, rescanMs = OWN_FILE_RESCAN_MS } = options;
+  const { directory, knownPeers, ownFile, readConnection, rescanMs = OWN_FILE_RESCAN_MS } = options;
   const { clock, logger, own: self } = options.context;
   const ids = createClusterIds(self);
   const slots = new Map<ClusterName, Slot>();
@@ -70,7 +70,7 @@ export function createMesh(options: {
       announce();
     },
   };
-  const own = createPeer(self.name, context);
+  const own = ownFile === undefined ? undefined : createPeer(self.name, context);
 
   const add = (name: ClusterName, signal: AbortSignal): Slot => {
     const peer = createPeer(name, context);
@@ -110,15 +110,14 @@ export function createMesh(options: {
   };
 
   const followOwnFile = async (signal: AbortSignal): Promise<void> => {
+    if (own === undefined || ownFile === undefined) return;
     while (!signal.aborted) {
       try {
-        own.connectWith(await readConnection(options.ownFile));
+        own.connectWith(await readConnection(ownFile));
         own.setFileProblem(undefined);
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
-        own.setFileProblem(
-          reason.includes(options.ownFile) ? reason : `cannot use ${options.ownFile}: ${reason}`,
-        );
+        own.setFileProblem(reason.includes(ownFile) ? reason : `cannot use ${ownFile}: ${reason}`);
       }
       await clock.sleep(rescanMs, signal).catch(() => undefined);
     }
@@ -159,7 +158,7 @@ export function createMesh(options: {
     async run(signal) {
       const removals = new Set<Promise<void>>();
       signal.addEventListener('abort', () => changed.ring(), { once: true });
-      const following = [own.run(signal), followOwnFile(signal), followDirectory(signal)];
+      const following = [own?.run(signal), followOwnFile(signal), followDirectory(signal)];
       while (!signal.aborted) {
         await changed.wait(60_000, clock);
         changed.clear();
@@ -173,7 +172,7 @@ export function createMesh(options: {
     },
     status: () => ({
       clusters: [
-        own.status(),
+        ...(own === undefined ? [] : [own.status()]),
         ...[...slots.values()]
           .map(({ peer }) => peer.status())
           .sort((a, b) => (a.name < b.name ? -1 : 1)),

@@ -1,11 +1,11 @@
 import { type Test, test } from 'tap';
-import { KvError } from '../../mesh/kvstore/kvstore.ts';
-import { createMemoryStore, type MemoryStore } from '../../mesh/kvstore/memory.ts';
-import { systemClock } from '../../mesh/runtime/clock.ts';
-import { createLogger } from '../../mesh/runtime/log.ts';
-import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
-import { parseIpAddress } from '../../mesh/wire/ip.ts';
-import { ipKey, nodeKey } from '../../mesh/wire/keys.ts';
+import { KvError } from '../kvstore/kvstore.ts';
+import { createMemoryStore, type MemoryStore } from '../kvstore/memory.ts';
+import { systemClock } from '../runtime/clock.ts';
+import { createLogger } from '../runtime/log.ts';
+import { parseClusterId, parseClusterName } from '../wire/ids.ts';
+import { parseIpAddress } from '../wire/ip.ts';
+import { ipKey, nodeKey } from '../wire/keys.ts';
 import { type ClusterIds, createClusterIds } from './cluster-ids.ts';
 import { createPeer, type Peer } from './peer.ts';
 import { type PublishedCluster, publishCluster } from './testing/published-cluster.ts';

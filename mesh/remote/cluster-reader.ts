@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { KvEvent, KvStore } from '../../mesh/kvstore/kvstore.ts';
-import type { Logger } from '../../mesh/runtime/log.ts';
-import { type ClusterConfig, decodeClusterConfig } from '../../mesh/wire/cluster-config.ts';
-import { type ClusterName, parseClusterId } from '../../mesh/wire/ids.ts';
+import type { KvEvent, KvStore } from '../kvstore/kvstore.ts';
+import type { Logger } from '../runtime/log.ts';
+import { type ClusterConfig, decodeClusterConfig } from '../wire/cluster-config.ts';
+import { type ClusterName, parseClusterId } from '../wire/ids.ts';
 import {
   canaryPrefix,
   clusterConfigKey,
@@ -13,9 +13,9 @@ import {
   nodesPrefix,
   servicesPrefix,
   syncedPrefix,
-} from '../../mesh/wire/keys.ts';
-import { validateClusterConfig } from '../../mesh/wire/validate.ts';
-import { WireError } from '../../mesh/wire/wire-error.ts';
+} from '../wire/keys.ts';
+import { validateClusterConfig } from '../wire/validate.ts';
+import { WireError } from '../wire/wire-error.ts';
 import { type AcceptContext, acceptPair, changeName, nameOfKey, retraction } from './accept.ts';
 import type { ClusterRef, MeshKind } from './cluster-sink.ts';
 import type { PeerContext, PeerFacts } from './peer.ts';
@@ -181,7 +181,7 @@ async function readKinds(
   session: { ref: ClusterRef; config: ClusterConfig; start: (task: Promise<void>) => void },
 ): Promise<void> {
   const { cached, syncedCanaries } = session.config.capabilities;
-  const waiting = new Set(options.kinds);
+  const waiting = new Set(kindsOffered(options.kinds, session.config));
   let ipsWait = false;
   const begin = (kind: MeshKind): Promise<void> =>
     watchKind(store, kind, {
@@ -206,7 +206,7 @@ async function readKinds(
     }
   };
   if (!syncedCanaries) {
-    for (const kind of options.kinds) onMarker(markerOf(kind, cached));
+    for (const kind of [...waiting]) onMarker(markerOf(kind, cached));
     return;
   }
   const prefix = syncedPrefix(options.name);
@@ -214,6 +214,18 @@ async function readKinds(
     noteConnection('markers', event, options);
     if (event.kind === 'put') onMarker(event.pair.key.slice(prefix.length));
   }
+}
+
+/** Kinds that a cluster has, by what it says of itself: not every version publishes the last two. */
+export function kindsOffered(
+  kinds: readonly MeshKind[],
+  { capabilities }: ClusterConfig,
+): readonly MeshKind[] {
+  return kinds.filter((kind) => {
+    if (kind === 'serviceexports') return capabilities.serviceExportsEnabled !== undefined;
+    if (kind === 'endpointslices') return capabilities.endpointSlicesExportMode !== undefined;
+    return true;
+  });
 }
 
 /**
@@ -235,6 +247,9 @@ function prefixOf(kind: MeshKind, cluster: ClusterName, cached: boolean): string
       return ipsPrefix(cluster, { cached });
     case 'services':
       return servicesPrefix(cluster, { cached });
+    case 'serviceexports':
+    case 'endpointslices':
+      return `${canaryPrefix(kind, { cached })}/${cluster}/`;
     case 'local-services':
       return LOCAL_SERVICES_PREFIX;
     case 'local-policies':
@@ -271,7 +286,7 @@ async function watchKind(
         if (result.kind === 'accepted') {
           refusals.clear(event.pair.key);
           holdings.add(kind, changeName(result.change));
-          sink.apply(ref, result.change);
+          sink.apply(ref, result.change, event.pair);
         } else {
           noteRefusal(event.pair.key, result, options);
         }
@@ -281,11 +296,12 @@ async function watchKind(
         refusals.clear(event.key);
         const name = nameOfKey(event.key);
         if (name !== undefined && holdings.remove(kind, name))
-          sink.apply(ref, retraction(kind, name));
+          sink.apply(ref, retraction(kind, name), undefined);
         break;
       }
       case 'synced':
-        for (const name of holdings.endList(kind)) sink.apply(ref, retraction(kind, name));
+        for (const name of holdings.endList(kind))
+          sink.apply(ref, retraction(kind, name), undefined);
         facts.synced.add(kind);
         sink.synced(ref, kind);
         options.onSynced(kind);

@@ -1,14 +1,21 @@
-import { KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
-import { createBackoff } from '../../mesh/runtime/backoff.ts';
-import type { Clock } from '../../mesh/runtime/clock.ts';
-import type { Logger } from '../../mesh/runtime/log.ts';
-import type { ClusterConfig } from '../../mesh/wire/cluster-config.ts';
-import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../mesh/wire/ip.ts';
+import { KvError, type KvStore } from '../kvstore/kvstore.ts';
+import { createBackoff } from '../runtime/backoff.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/log.ts';
+import type { ClusterConfig } from '../wire/cluster-config.ts';
+import type { ClusterId, ClusterName, MaxConnectedClusters } from '../wire/ids.ts';
+import type { IpAddress } from '../wire/ip.ts';
 import { retraction } from './accept.ts';
 import type { ClusterIds } from './cluster-ids.ts';
-import { readCluster } from './cluster-reader.ts';
-import { type ClusterRef, type ClusterSink, MESH_KINDS, type MeshKind } from './cluster-sink.ts';
+import { kindsOffered, readCluster } from './cluster-reader.ts';
+import {
+  type ClusterRef,
+  type ClusterSink,
+  MESH_KINDS,
+  type MeshKind,
+  OWN_KINDS,
+  PEER_KINDS,
+} from './cluster-sink.ts';
 import { createHoldings, type Holdings } from './holdings.ts';
 import { explainFailure, PeerError } from './peer-error.ts';
 import { createRefusals, type RefusalStatus } from './refusals.ts';
@@ -44,6 +51,8 @@ export interface PeerContext {
   };
   readonly nodeIps: readonly IpAddress[];
   readonly sink: ClusterSink;
+  /** What is read from peers. Default: what an agent needs. */
+  readonly peerKinds?: readonly MeshKind[];
   /** Cluster ids in use; shared by all peers of an agent. */
   readonly ids: ClusterIds;
   /** Told when a cluster's id is known. */
@@ -110,7 +119,7 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
   const { clock, ids, sink } = context;
   const own = name === context.own.name;
   const logger = context.logger.child({ cluster: name });
-  const kinds = own ? MESH_KINDS : MESH_KINDS.filter((kind) => !kind.startsWith('local-'));
+  const kinds = own ? OWN_KINDS : (context.peerKinds ?? PEER_KINDS);
   const backoff = createBackoff({ minMs: RETRY_MIN_MS, maxMs: RETRY_MAX_MS });
   let connection: PeerConnection | undefined;
   let reconnect = new AbortController();
@@ -158,7 +167,7 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
   const drain = (): void => {
     for (const kind of [...MESH_KINDS].reverse()) {
       for (const heldName of facts.holdings.takeAll(kind)) {
-        if (facts.ref !== undefined) sink.apply(facts.ref, retraction(kind, heldName));
+        if (facts.ref !== undefined) sink.apply(facts.ref, retraction(kind, heldName), undefined);
       }
     }
     if (facts.ref === undefined) return;
@@ -261,7 +270,8 @@ function stateOf(facts: PeerFacts, kinds: readonly MeshKind[]): PeerState {
     };
   }
   if (!facts.reading) return { kind: 'connecting' };
-  const outstanding = kinds.filter((kind) => !facts.synced.has(kind));
+  const offered = facts.config === undefined ? kinds : kindsOffered(kinds, facts.config);
+  const outstanding = offered.filter((kind) => !facts.synced.has(kind));
   return outstanding.length === 0 ? { kind: 'ready' } : { kind: 'syncing', outstanding };
 }
 

@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'tap';
-import { createLogger } from '../../mesh/runtime/log.ts';
-import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import { createLogger } from '../runtime/log.ts';
+import { openTempDir } from '../testing/temp-dir.ts';
+import { parseClusterId, parseClusterName } from '../wire/ids.ts';
 import { openKnownPeers } from './known-peers.ts';
 
 const logger = createLogger('test', { level: 'silent' });

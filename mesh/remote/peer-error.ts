@@ -1,4 +1,4 @@
-import { KvError } from '../../mesh/kvstore/kvstore.ts';
+import { KvError } from '../kvstore/kvstore.ts';
 
 /** What is wrong between us and a cluster, as far as somebody can act on it. */
 export type PeerErrorCode =

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import type { Clock } from '../../mesh/runtime/clock.ts';
-import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
-import { type ClusterName, parseClusterName } from '../../mesh/wire/ids.ts';
-import { createBell } from '../state/bell.ts';
+import { createBell } from '../runtime/bell.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { watchDirectory } from '../runtime/watch-directory.ts';
+import { type ClusterName, parseClusterName } from '../wire/ids.ts';
 import type { PeerConnection } from './peer.ts';
 
 /** Files are read again this often, since certificates that they name may lie elsewhere. */
