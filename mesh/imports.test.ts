@@ -139,7 +139,7 @@ const PACKAGES: readonly { name: string; importers: readonly RegExp[]; because: 
   },
   {
     name: 'fast-check',
-    importers: [/\.test\.ts$/],
+    importers: [/\.test\.ts$/, /\/testing\//],
     because: 'it is not installed where the programs run',
   },
   {

@@ -1,5 +1,6 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import type { Test } from 'tap';
+import type { KvStore } from '../../mesh/kvstore/kvstore.ts';
 import type { PeerConnection } from '../../mesh/remote/peer.ts';
 import {
   type PublishedCluster,
@@ -13,14 +14,15 @@ import { parseClusterId } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { callAgent, fetchStatus } from '../api/client.ts';
 import type { AgentStatus } from '../api/status.ts';
+import type { Datapath } from '../datapath/desired.ts';
 import type { Interfaces, VethPair } from '../endpoints/interfaces.ts';
 import { type AgentOptions, runAgent } from '../run.ts';
 import { createMemoryDatapath, type MemoryDatapath } from '../state/memory-datapath.ts';
 
 /** An agent of node `n1` (192.0.2.1) of cluster alpha (1), on a datapath and stores in memory, with real files and socket. */
-export interface NodeRig {
+export interface NodeRig<Kernel extends Datapath = MemoryDatapath> {
   readonly dir: TempDir;
-  readonly datapath: MemoryDatapath;
+  readonly datapath: Kernel;
   readonly alpha: PublishedCluster;
   /** Veths that exist, by the container's network namespace; a test adds and removes them. */
   readonly veths: Map<string, VethPair>;
@@ -28,8 +30,12 @@ export interface NodeRig {
   /** Starts an agent; ends the one before. */
   start(): Promise<void>;
   stop(): Promise<void>;
-  /** Publishes a cluster and writes its file among the peers. */
+  /** Writes a cluster's file among the peers; `connect` makes the agent's connections where its store is not in memory. */
   addPeer(cluster: PublishedCluster): Promise<void>;
+  addPeer(
+    cluster: PublishedCluster<KvStore>,
+    connect: (signal: AbortSignal) => Promise<KvStore>,
+  ): Promise<void>;
   removePeer(name: string): Promise<void>;
   status(): Promise<AgentStatus>;
   /** State of a cluster, `absent` when the agent knows none of that name. */
@@ -42,15 +48,25 @@ export interface NodeRig {
 
 /** Makes a rig with an empty, unpublished cluster alpha. All is gone at the end of the test. */
 export async function openNodeRig(
-  t: Test,
-  options: { datapath?: MemoryDatapath; registry?: AgentOptions['registry'] } = {},
-): Promise<NodeRig> {
+  t: Pick<Test, 'teardown'>,
+  options?: { registry?: AgentOptions['registry'] },
+): Promise<NodeRig>;
+export async function openNodeRig<Kernel extends Datapath>(
+  t: Pick<Test, 'teardown'>,
+  options: { datapath: Kernel; registry?: AgentOptions['registry'] },
+): Promise<NodeRig<Kernel>>;
+export async function openNodeRig(
+  t: Pick<Test, 'teardown'>,
+  options: { datapath?: Datapath; registry?: AgentOptions['registry'] } = {},
+): Promise<NodeRig<Datapath>> {
   const dir = await openTempDir('agent');
   const peersDir = dir.file('peers');
   await mkdir(peersDir);
   const datapath = options.datapath ?? createMemoryDatapath();
   const alpha = publishCluster('alpha', 1);
-  const clusters = new Map<string, PublishedCluster>([['alpha', alpha]]);
+  const clusters = new Map<string, (signal: AbortSignal) => Promise<KvStore>>([
+    ['alpha', async () => alpha.store.connect()],
+  ]);
   const veths = new Map<string, VethPair>();
   const socketPath = dir.file('agent.sock');
   let running: { stopping: AbortController; ended: Promise<void> } | undefined;
@@ -60,12 +76,12 @@ export async function openNodeRig(
   const readConnection = async (path: string): Promise<PeerConnection> => {
     const text = await readFile(path, 'utf8');
     const name = /^endpoints: (\w+)/.exec(text)?.[1] ?? '';
-    const cluster = clusters.get(name);
-    if (cluster === undefined) throw new Error(`${path} names no cluster`);
+    const connect = clusters.get(name);
+    if (connect === undefined) throw new Error(`${path} names no cluster`);
     return {
       fingerprint: text,
       endpoints: [`memory:${name}`],
-      open: async () => cluster.store.connect(),
+      open: connect,
     };
   };
   const interfaces: Interfaces = {
@@ -89,7 +105,7 @@ export async function openNodeRig(
     await dir[Symbol.asyncDispose]();
   });
 
-  const rig: NodeRig = {
+  const rig: NodeRig<Datapath> = {
     dir,
     datapath,
     alpha,
@@ -128,8 +144,15 @@ export async function openNodeRig(
         ),
       ]);
     },
-    async addPeer(cluster) {
-      clusters.set(cluster.name, cluster);
+    async addPeer(
+      cluster: PublishedCluster | PublishedCluster<KvStore>,
+      connect?: (signal: AbortSignal) => Promise<KvStore>,
+    ) {
+      const { store } = cluster;
+      clusters.set(
+        cluster.name,
+        connect ?? (async () => ('connect' in store ? store.connect() : store)),
+      );
       await writeFile(`${peersDir}/${cluster.name}`, `endpoints: ${cluster.name}\n`);
     },
     removePeer: (name) => rm(`${peersDir}/${name}`),
