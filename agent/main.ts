@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
+import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
@@ -39,13 +40,7 @@ async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<num
     name: 'clustermesh-agent',
     description: DESCRIPTION,
   });
-  const max = values.maxConnectedClusters;
-  if (values.clusterId > max) {
-    throw new OptionsError(
-      'usage',
-      `--cluster-id: ${values.clusterId} is above --max-connected-clusters=${max}`,
-    );
-  }
+  checkClusterId(values);
   if (values.nodeIps.length === 0)
     throw new OptionsError('usage', '--node-ip is required: give it, or set ISTHMUS_NODE_IP');
   if (new Set(values.nodeIps.map(ipFamily)).size < values.nodeIps.length) {

@@ -1,3 +1,4 @@
+import { CLUSTER_OPTIONS } from '../mesh/runtime/cluster-options.ts';
 import {
   choiceParser,
   integerParser,
@@ -7,7 +8,6 @@ import {
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
-import { parseClusterName, parseMaxConnectedClusters } from '../mesh/wire/ids.ts';
 import { parseIpAddress } from '../mesh/wire/ip.ts';
 
 const socketPath = {
@@ -36,27 +36,7 @@ const tunnelDevice = {
 
 /** Options of `clustermesh-agent run`. */
 export const RUN_OPTIONS = defineOptions({
-  clusterName: {
-    flag: '--cluster-name NAME',
-    env: 'ISTHMUS_CLUSTER_NAME',
-    parse: (text: string) => parseClusterName(text),
-    required: true,
-    help: 'name of this cluster',
-  },
-  clusterId: {
-    flag: '--cluster-id NUMBER',
-    env: 'ISTHMUS_CLUSTER_ID',
-    parse: integerParser(1, 511),
-    required: true,
-    help: 'id of this cluster, 1 to 255, or to 511 with --max-connected-clusters=511',
-  },
-  maxConnectedClusters: {
-    flag: '--max-connected-clusters NUMBER',
-    env: 'ISTHMUS_MAX_CONNECTED_CLUSTERS',
-    default: '255',
-    parse: (text: string) => parseMaxConnectedClusters(Number(text)),
-    help: 'size of the mesh, 255 or 511; the same in every cluster',
-  },
+  ...CLUSTER_OPTIONS,
   nodeName: {
     flag: '--node-name NAME',
     env: 'ISTHMUS_NODE_NAME',

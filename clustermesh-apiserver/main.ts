@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFile } from 'node:fs/promises';
 import { systemClock } from '../mesh/runtime/clock.ts';
+import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
@@ -21,12 +22,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
     description: DESCRIPTION,
   });
   const max = values.maxConnectedClusters;
-  if (values.clusterId > max) {
-    throw new OptionsError(
-      'usage',
-      `--cluster-id: ${values.clusterId} is above --max-connected-clusters=${max}`,
-    );
-  }
+  checkClusterId(values);
   const logger = createLogger(NAME, { level: values.logLevel });
   const ending = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());

@@ -1,3 +1,4 @@
+import { CLUSTER_OPTIONS } from '../mesh/runtime/cluster-options.ts';
 import {
   integerParser,
   parseDuration,
@@ -6,7 +7,6 @@ import {
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
-import { parseClusterName, parseMaxConnectedClusters } from '../mesh/wire/ids.ts';
 
 /** Bounds of Cilium's `--kvstore-lease-ttl` (`pkg/kvstore`), in milliseconds. */
 const MIN_LEASE_TTL_MS = 25_000;
@@ -14,27 +14,7 @@ const MAX_LEASE_TTL_MS = 24 * 3_600_000;
 
 /** Options of `clustermesh-apiserver`. */
 export const APISERVER_OPTIONS = defineOptions({
-  clusterName: {
-    flag: '--cluster-name NAME',
-    env: 'ISTHMUS_CLUSTER_NAME',
-    parse: (text: string) => parseClusterName(text),
-    required: true,
-    help: 'name of this cluster',
-  },
-  clusterId: {
-    flag: '--cluster-id NUMBER',
-    env: 'ISTHMUS_CLUSTER_ID',
-    parse: integerParser(1, 511),
-    required: true,
-    help: 'id of this cluster, 1 to 255, or to 511 with --max-connected-clusters=511',
-  },
-  maxConnectedClusters: {
-    flag: '--max-connected-clusters NUMBER',
-    env: 'ISTHMUS_MAX_CONNECTED_CLUSTERS',
-    default: '255',
-    parse: (text: string) => parseMaxConnectedClusters(Number(text)),
-    help: 'size of the mesh, 255 or 511; the same in every cluster',
-  },
+  ...CLUSTER_OPTIONS,
   manifests: {
     flag: '--manifests DIR',
     env: 'ISTHMUS_MANIFESTS',
