@@ -27,7 +27,11 @@ async function openEtcdModelStore(): Promise<ModelStore & AsyncDisposable> {
       proxy.cut();
     },
     restore: () => proxy.setFaults({}),
-    compact: () => server.compact(),
+    async compact() {
+      // Nothing can be compacted twice at one revision.
+      await writer.put('model', 'compact');
+      await server.compact();
+    },
     wipe: () => server.wipe(),
     async [Symbol.asyncDispose]() {
       await writer[Symbol.asyncDispose]();
