@@ -2,6 +2,7 @@ import { test } from 'tap';
 import { decodeValue } from './decode-any.ts';
 import { MAX_VALUE_BYTES } from './json.ts';
 import { refusalOf } from './testing/refusal.ts';
+import { frameOf, sliceMessage } from './testing/slice-writer.ts';
 
 const NODE = 'cilium/state/nodes/v1/alpha/n1';
 
@@ -20,7 +21,7 @@ test('decodeValue() says the kind and the cluster, and writes the value again', 
     [
       'cilium/.heartbeat',
       '2026-01-02T05:04:05.5+02:00',
-      { kind: 'heartbeat', cluster: undefined, value: '2026-01-02T03:04:05Z' },
+      { kind: 'heartbeat', cluster: undefined, value: '2026-01-02T05:04:05.5+02:00' },
     ],
     [
       'isthmus/local/policies/NetworkPolicy/demo/a',
@@ -38,16 +39,19 @@ test('decodeValue() says the kind and the cluster, and writes the value again', 
   }
 });
 
-test('values of kinds that are not looked into stay closed', async (t) => {
-  for (const [key, kind, cluster] of [
-    ['cilium/state/endpointslices/v1/alpha/demo/web-1', 'endpoint-slice', 'alpha'],
-    ['cilium/state/serviceexports/v1/alpha/demo/web', 'service-export', 'alpha'],
-    ['cilium/state/identities/v1/value/k8s:a=b;/192.0.2.1', 'identity-reference', undefined],
-    ['cilium/.initlock/1a', 'internal', undefined],
-  ] as const) {
-    const expected = { kind, cluster, value: undefined };
-    t.strictSame(decodeValue(key, Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0])), expected);
+test('values of internal keys stay closed, slices keep their bytes', async (t) => {
+  const bytes = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0]);
+  for (const key of ['cilium/.initlock/1a', 'isthmus/registry/nodes/n1']) {
+    t.strictSame(decodeValue(key, bytes), { kind: 'internal', cluster: undefined, value: bytes });
   }
+  const slice = 'cilium/state/endpointslices/v1/alpha/demo/web-1';
+  t.match(refusalOf(() => decodeValue(slice, bytes)).message, /not Zstandard/);
+  const value = frameOf(sliceMessage({ cluster: 'alpha', namespace: 'demo', name: 'web-1' }));
+  t.strictSame(decodeValue(slice, value), { kind: 'endpoint-slice', cluster: 'alpha', value });
+  t.strictSame(
+    decodeValue('cilium/state/identities/v1/value/k8s:a=b;/192.0.2.1', Buffer.from('65793')),
+    { kind: 'identity-reference', cluster: undefined, value: '65793' },
+  );
 });
 
 test('what is no JSON object is refused with its key', async (t) => {

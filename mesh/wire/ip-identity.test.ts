@@ -9,13 +9,16 @@ const decode = (fields: object) =>
   decodeIpIdentity(JSON.stringify({ IP: '10.1.0.5', ...fields }), KEY);
 
 test('an address without a mask is one address', async (t) => {
-  for (const fields of [{}, { Mask: null }, { Mask: '' }]) {
+  for (const fields of [{ Mask: null }, { Mask: '' }]) {
     const record = decode(fields);
     t.equal(record.prefix, parseIpPrefix('10.1.0.5/32'));
     t.equal(record.isCidr, false);
     t.match(encodeIpIdentity(record), '"IP":"10.1.0.5","Mask":null,');
   }
   t.equal(decode({ IP: '2001:db8::5' }).prefix, '2001:db8::5/128');
+  // Versions after 1.20 leave the mask out, and then so do we.
+  t.equal(decode({}).isCidr, false);
+  t.match(encodeIpIdentity(decode({})), '"IP":"10.1.0.5","HostIP"');
 });
 
 test('a mask makes a network, even a whole one', async (t) => {
@@ -47,11 +50,12 @@ test('fields of a newer version, null and other cases are read', async (t) => {
     podName: undefined,
     serviceAccount: undefined,
     namedPorts: [{ name: 'http', port: 8080, protocol: 'TCP' }],
+    newForm: { podUid: 'u' },
   });
   t.equal(
     encodeIpIdentity(record),
-    '{"IP":"10.1.0.5","Mask":null,"HostIP":"192.0.2.1","ID":65793,"Key":0,"Metadata":"","K8sNamespace":"demo",' +
-      '"NamedPorts":[{"Name":"http","Port":8080,"Protocol":"TCP"}]}',
+    '{"IP":"10.1.0.5","HostIP":"192.0.2.1","ID":65793,"Key":0,"Metadata":"","K8sNamespace":"demo",' +
+      '"K8sPodUID":"u","NamedPorts":[{"Name":"http","Port":8080,"Protocol":"TCP"}]}',
   );
   t.equal(decode({ NamedPorts: [] }).namedPorts, undefined);
   t.equal(decode({}).identity, 0, 'an absent number is 0, as in Go');
@@ -64,6 +68,13 @@ test('each malformed field is refused with its key and name', async (t) => {
     [{ IP: null }, 'IP', `: cannot parse null: ${address}`],
     [{ IP: '' }, 'IP', `: cannot parse an empty string: ${address}`],
     [{ IP: '10.1.0.5/32' }, 'IP', `: cannot parse "10.1.0.5/32": ${address}`],
+    [
+      { IP: '10.1.2.3', Mask: '//8AAA==' },
+      'IP',
+      ' is "10.1.2.3", expected 10.1.0.0, the first address of its network',
+    ],
+    [{ Mask: '//8A' }, 'Mask', ' is "//8A", expected a mask of 4 bytes in base64'],
+    [{ Mask: '/wAAAA' }, 'Mask', ' is "/wAAAA", expected a base64 mask'],
     [{ Mask: 1 }, 'Mask', ' is 1, expected a string'],
     [{ Mask: '!' }, 'Mask', ' is "!", expected a base64 mask'],
     [{ Mask: '/w==' }, 'Mask', ' is "/w==", expected a mask of 4 bytes in base64'],

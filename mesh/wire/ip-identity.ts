@@ -22,6 +22,7 @@ import {
   readString,
   readUint,
 } from './json.ts';
+import { decodeUsualIp } from './usual-ip.ts';
 
 /** A port of a pod that policies may call by name. */
 export interface NamedPort {
@@ -44,20 +45,27 @@ export interface IpIdentity {
   readonly podName: string | undefined;
   readonly serviceAccount: string | undefined;
   readonly namedPorts: readonly NamedPort[] | undefined;
+  /** There only in the form of versions after 1.20, which leave an unset mask out, and is kept to write the same again. */
+  readonly newForm?: { readonly podUid: string | undefined };
 }
 
-/** Encodes an address as Cilium up to 1.20 does: `Mask` is always there. */
+/** Encodes an address as Cilium up to 1.20 does, where `Mask` is always there, unless it was read in the newer form. */
 export function encodeIpIdentity(record: IpIdentity): string {
   const { address, length } = splitPrefix(record.prefix);
   return encodeGoJson({
     IP: address,
-    Mask: record.isCidr ? encodeMask(ipFamily(record.prefix), length) : null,
+    Mask: record.isCidr
+      ? encodeMask(ipFamily(record.prefix), length)
+      : record.newForm === undefined
+        ? null
+        : undefined,
     HostIP: record.hostIp ?? '',
     ID: record.identity,
     Key: record.encryptionKey,
     Metadata: record.metadata,
     K8sNamespace: record.namespace,
     K8sPodName: record.podName,
+    K8sPodUID: record.newForm?.podUid,
     K8sServiceAccount: record.serviceAccount,
     NamedPorts: record.namedPorts?.map(({ name, port, protocol }) => ({
       Name: name,
@@ -69,15 +77,31 @@ export function encodeIpIdentity(record: IpIdentity): string {
 
 /** Decodes an address; an absent mask (1.21) and a null one are the same. Throws WireError naming key and field. */
 export function decodeIpIdentity(value: Buffer | string, key: string): IpIdentity {
+  const usual = typeof value === 'string' ? undefined : decodeUsualIp(value);
+  return usual ?? decodeAnyIp(value, key);
+}
+
+/** The same for every form that JSON allows, and slower. */
+export function decodeAnyIp(value: Buffer | string, key: string): IpIdentity {
   const object = parseJsonObject(value, key);
   const at = (field: string): FieldPath => ({ key, field });
   const address = parseField(at('IP'), fieldOf(object, 'IP'), parseIpAddress);
   const mask = fieldOf(object, 'Mask');
   const length =
     mask === null || mask === undefined ? undefined : readMaskLength(at('Mask'), mask, address);
+  const prefix = makePrefix(address, length ?? (ipFamily(address) === 4 ? 32 : 128));
+  // Cilium's key of such a value would be another one than that of the network.
+  if (splitPrefix(prefix).address !== address) {
+    failField(
+      at('IP'),
+      address,
+      `${splitPrefix(prefix).address}, the first address of its network`,
+    );
+  }
   const hostIp = readString(at('HostIP'), fieldOf(object, 'HostIP'));
+  const podUid = readOptionalString(at('K8sPodUID'), fieldOf(object, 'K8sPodUID'));
   return {
-    prefix: makePrefix(address, length ?? (ipFamily(address) === 4 ? 32 : 128)),
+    prefix,
     isCidr: length !== undefined,
     hostIp: hostIp === '' ? null : parseField(at('HostIP'), hostIp, parseIpAddress),
     identity: parseField(at('ID'), fieldOf(object, 'ID') ?? 0, parseNumericIdentity),
@@ -90,6 +114,7 @@ export function decodeIpIdentity(value: Buffer | string, key: string): IpIdentit
       fieldOf(object, 'K8sServiceAccount'),
     ),
     namedPorts: readNamedPorts(at('NamedPorts'), fieldOf(object, 'NamedPorts')),
+    ...(mask === undefined || podUid !== undefined ? { newForm: { podUid } } : {}),
   };
 }
 

@@ -7,7 +7,8 @@ export type IpAddress = Brand<string, 'IpAddress'>;
 /** A network as `address/length` with the host bits cleared. */
 export type IpPrefix = Brand<string, 'IpPrefix'>;
 
-const IPV4_TEXT = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/;
+const ZERO = 48;
+const DOT = 46;
 
 /** Parses an address without zone or mask. Throws WireError `bad-value`. */
 export function parseIpAddress(text: unknown): IpAddress {
@@ -99,15 +100,27 @@ export function prefixContains(prefix: IpPrefix, address: IpAddress): boolean {
   return makePrefix(address, splitPrefix(prefix).length) === prefix;
 }
 
-function parseIpv4(text: string): IpAddress | undefined {
-  const parts = IPV4_TEXT.exec(text);
-  if (parts === null) return undefined;
-  for (let index = 1; index <= 4; index += 1) {
-    const part = parts[index] ?? '';
-    // Leading zeros are refused, as Go does: elsewhere they mean octal.
-    if (Number(part) > 255 || (part.length > 1 && part.startsWith('0'))) return undefined;
+/** An IPv4 address, or undefined for any other text. Digit by digit, because addresses come by the hundred thousand. */
+export function parseIpv4(text: string): IpAddress | undefined {
+  if (text.length < 7 || text.length > 15) return undefined;
+  let dots = 0;
+  let digits = 0;
+  let part = 0;
+  for (let index = 0; index < text.length; index += 1) {
+    const digit = text.charCodeAt(index) - ZERO;
+    if (digit >= 0 && digit <= 9) {
+      // Leading zeros are refused, as Go does: elsewhere they mean octal.
+      if (digits > 0 && part === 0) return undefined;
+      part = part * 10 + digit;
+      digits += 1;
+      if (part > 255) return undefined;
+    } else if (digit === DOT - ZERO && digits > 0) {
+      dots += 1;
+      digits = 0;
+      part = 0;
+    } else return undefined;
   }
-  return text as IpAddress;
+  return dots === 3 && digits > 0 ? (text as IpAddress) : undefined;
 }
 
 /**

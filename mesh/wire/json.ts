@@ -177,6 +177,11 @@ export function sortedRecord<T>(entries: Iterable<readonly [string, T]>): Record
 
 /** Sets a property even where its name is one that objects give a meaning to, such as `__proto__`. */
 export function setOwn<T>(record: Record<string, T>, name: string, value: T): void {
+  if (name !== '__proto__') {
+    // The usual way is ten times as fast.
+    record[name] = value;
+    return;
+  }
   Object.defineProperty(record, name, {
     value,
     enumerable: true,
@@ -192,6 +197,7 @@ export function compareBytes(a: string, b: string): number {
 
 function writeJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map((item) => writeJson(item)).join(',')}]`;
+  if (typeof value === 'string') return writeText(value);
   // An undefined item of a list is null in JSON.
   if (!isObject(value)) return JSON.stringify(value) ?? 'null';
   const names = Object.keys(value);
@@ -202,9 +208,15 @@ function writeJson(value: unknown): string {
   for (const name of names) {
     const member = value[name];
     if (member === undefined) continue;
-    text += `${text === '' ? '' : ','}${JSON.stringify(name)}:${writeJson(member)}`;
+    text += `${text === '' ? '' : ','}${writeText(name)}:${writeJson(member)}`;
   }
   return `{${text}}`;
+}
+
+/** Half of a character outside the basic plane is no text to Go, which writes the replacement character for it. */
+function writeText(text: string): string {
+  const json = JSON.stringify(text);
+  return json.includes('\\ud') ? JSON.stringify(Buffer.from(text).toString('utf8')) : json;
 }
 
 function isObject(value: unknown): value is JsonObject {

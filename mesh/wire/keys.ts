@@ -1,12 +1,6 @@
 /** Cilium's key layout in etcd (`pkg/kvstore`, `pkg/clustermesh/{store,types}`), and our own keys beside it. */
-import {
-  type ClusterName,
-  type NumericIdentity,
-  parseClusterName,
-  parseNumericIdentity,
-} from './ids.ts';
-import { type IpAddress, type IpPrefix, parseIpPrefix, splitPrefix } from './ip.ts';
-import { WireError } from './wire-error.ts';
+import type { ClusterName, NumericIdentity } from './ids.ts';
+import { type IpAddress, type IpPrefix, splitPrefix } from './ip.ts';
 
 /** Rewritten by the publisher once a minute; a sign of its life. */
 export const HEARTBEAT_KEY = 'cilium/.heartbeat';
@@ -20,6 +14,12 @@ export const LOCAL_SERVICES_PREFIX = 'isthmus/local/services/';
 export const LOCAL_POLICIES_PREFIX = 'isthmus/local/policies/';
 /** What peers may use beyond Cilium's format. */
 export const MESH_PREFIX = 'isthmus/mesh/';
+/** Digests of what was published, each under the prefix that it is of. */
+export const MESH_DIGEST_PREFIX = `${MESH_PREFIX}digest/`;
+/** Rewritten by the publisher while there are changes, so that readers can tell how late they see them. */
+export const MESH_STAMP_KEY = `${MESH_PREFIX}stamp`;
+/** What a mirror says of the peers that it mirrors, by name. */
+export const MESH_PEER_PREFIX = `${MESH_PREFIX}peer/`;
 /** What has no other source than this etcd; for the apiserver alone. */
 export const REGISTRY_PREFIX = 'isthmus/registry/';
 
@@ -127,192 +127,14 @@ export function localPolicyKey(kind: string, namespace: string, name: string): s
   return `${LOCAL_POLICIES_PREFIX}${kind}/${namespace === '' ? '_' : namespace}/${name}`;
 }
 
-/** A key taken apart. `cluster` is undefined where the key does not say it (addresses and identities at their source). */
-export type ParsedKey =
-  | {
-      readonly kind: 'node';
-      readonly cluster: ClusterName;
-      readonly name: string;
-      readonly cached: boolean;
-    }
-  | {
-      readonly kind: 'ip';
-      readonly cluster: ClusterName | undefined;
-      readonly prefix: IpPrefix;
-      readonly isCidr: boolean;
-      readonly cached: boolean;
-    }
-  | {
-      readonly kind: 'identity';
-      readonly cluster: ClusterName | undefined;
-      readonly id: NumericIdentity;
-      readonly cached: boolean;
-    }
-  | { readonly kind: 'identity-reference'; readonly labels: string; readonly suffix: string }
-  | {
-      readonly kind: 'service' | 'service-export' | 'endpoint-slice';
-      readonly cluster: ClusterName;
-      readonly namespace: string;
-      readonly name: string;
-      readonly cached: boolean;
-    }
-  | { readonly kind: 'cluster-config'; readonly cluster: ClusterName }
-  | { readonly kind: 'synced'; readonly cluster: ClusterName; readonly prefix: string }
-  | { readonly kind: 'heartbeat' }
-  | { readonly kind: 'local-service'; readonly namespace: string; readonly name: string }
-  | {
-      readonly kind: 'local-policy';
-      readonly policyKind: string;
-      readonly namespace: string;
-      readonly name: string;
-    }
-  /** Locks, promises of old versions and the like: Cilium's, and nothing a reader needs. */
-  | { readonly kind: 'internal' };
-
-/** Takes a key apart. Throws WireError `bad-key`, naming the key and what was expected. */
-export function parseKey(key: string): ParsedKey {
-  const parts = key.split('/');
-  if (parts[0] === 'cilium') return parseCiliumKey(key, parts);
-  if (parts[0] === 'isthmus' && parts[1] === 'local') return parseLocalKey(key, parts);
-  throw badKey(key, 'expected it to begin with cilium/ or isthmus/local/');
+/** Key of the digest of what was published under a prefix, which may be given with its trailing slash or without. */
+export function meshDigestKey(prefix: string): string {
+  return MESH_DIGEST_PREFIX + (prefix.endsWith('/') ? prefix.slice(0, -1) : prefix);
 }
 
-function parseCiliumKey(key: string, parts: readonly string[]): ParsedKey {
-  const [, area = '', ...rest] = parts;
-  switch (area) {
-    case '.heartbeat':
-      expectParts(key, rest, 0);
-      return { kind: 'heartbeat' };
-    case 'cluster-config':
-      expectParts(key, rest, 1);
-      return { kind: 'cluster-config', cluster: clusterIn(key, rest[0]) };
-    case 'synced':
-      if (rest.length < 2 || rest.includes(''))
-        throw badKey(key, `${parts.length} parts, expected cilium/synced/<cluster>/<prefix>`);
-      return { kind: 'synced', cluster: clusterIn(key, rest[0]), prefix: rest.slice(1).join('/') };
-    case 'state':
-    case 'cache':
-      return parsePublishedKey(key, rest, area === 'cache');
-    case '.initlock':
-    case '.has-cluster-config':
-    case 'kvstoremesh-lock':
-      return { kind: 'internal' };
-    default:
-      throw badKey(key, `unknown area ${JSON.stringify(area)}`);
-  }
-}
-
-function parsePublishedKey(key: string, parts: readonly string[], cached: boolean): ParsedKey {
-  const [segment = '', version = '', ...rest] = parts;
-  if (version !== 'v1') throw badKey(key, `version ${JSON.stringify(version)}, expected v1`);
-  switch (segment) {
-    case 'nodes':
-      expectParts(key, rest, 2);
-      return { kind: 'node', cluster: clusterIn(key, rest[0]), name: rest[1] ?? '', cached };
-    case 'ip':
-      return parseIpKey(key, rest, cached);
-    case 'identities':
-      return parseIdentityKey(key, rest, cached);
-    case 'services':
-    case 'serviceexports':
-    case 'endpointslices':
-      expectParts(key, rest, 3);
-      return {
-        kind: OBJECT_KINDS[segment],
-        cluster: clusterIn(key, rest[0]),
-        namespace: rest[1] ?? '',
-        name: rest[2] ?? '',
-        cached,
-      };
-    case 'noderegister':
-      return { kind: 'internal' };
-    default:
-      throw badKey(key, `unknown kind ${JSON.stringify(segment)}`);
-  }
-}
-
-const OBJECT_KINDS = {
-  services: 'service',
-  serviceexports: 'service-export',
-  endpointslices: 'endpoint-slice',
-} as const;
-
-function parseIpKey(key: string, parts: readonly string[], cached: boolean): ParsedKey {
-  const [space = '', address = '', length] = parts;
-  if (parts.length < 2 || parts.length > 3)
-    throw badKey(key, 'expected <cluster or default>/<address> or …/<length>');
-  if (!cached && space !== 'default')
-    throw badKey(key, `address space ${JSON.stringify(space)}, expected default`);
-  const cluster = cached ? clusterIn(key, space) : undefined;
-  try {
-    const prefix = parseIpPrefix(length === undefined ? address : `${address}/${length}`);
-    return { kind: 'ip', cluster, prefix, isCidr: length !== undefined, cached };
-  } catch (cause) {
-    throw badKey(key, cause instanceof Error ? cause.message : String(cause), cause);
-  }
-}
-
-function parseIdentityKey(key: string, parts: readonly string[], cached: boolean): ParsedKey {
-  const cluster = cached ? clusterIn(key, parts[0]) : undefined;
-  const [branch, ...rest] = cached ? parts.slice(1) : parts;
-  if (branch === 'value' && !cached && rest.length >= 2) {
-    // Labels may hold slashes, as those of namespaces do; the node behind them does not.
-    return {
-      kind: 'identity-reference',
-      labels: rest.slice(0, -1).join('/'),
-      suffix: rest.at(-1) ?? '',
-    };
-  }
-  if (branch === 'locks' && !cached) return { kind: 'internal' };
-  const [id = ''] = rest;
-  if (branch !== 'id' || rest.length !== 1) throw badKey(key, 'expected id/<number>');
-  if (!/^(0|[1-9]\d{0,8})$/.test(id))
-    throw badKey(key, `identity ${JSON.stringify(id)}, expected a decimal number`);
-  try {
-    return { kind: 'identity', cluster, id: parseNumericIdentity(Number(id)), cached };
-  } catch (cause) {
-    throw badKey(key, cause instanceof Error ? cause.message : String(cause), cause);
-  }
-}
-
-function parseLocalKey(key: string, parts: readonly string[]): ParsedKey {
-  const [, , area, ...rest] = parts;
-  if (area === 'services') {
-    expectParts(key, rest, 2);
-    return { kind: 'local-service', namespace: rest[0] ?? '', name: rest[1] ?? '' };
-  }
-  if (area === 'policies') {
-    expectParts(key, rest, 3);
-    const [policyKind = '', namespace = '', name = ''] = rest;
-    return {
-      kind: 'local-policy',
-      policyKind,
-      namespace: namespace === '_' ? '' : namespace,
-      name,
-    };
-  }
-  throw badKey(key, `unknown area ${JSON.stringify(area)}`);
-}
-
-function clusterIn(key: string, part: string | undefined): ClusterName {
-  try {
-    return parseClusterName(part);
-  } catch (cause) {
-    throw badKey(key, cause instanceof Error ? cause.message : String(cause), cause);
-  }
-}
-
-/** Throws unless the rest of a key has `count` parts, none of them empty. */
-function expectParts(key: string, rest: readonly string[], count: number): void {
-  if (rest.length === count && rest.every((part) => part !== '')) return;
-  const all = key.split('/').length;
-  const complaint =
-    rest.length === count ? 'an empty part' : `${all} parts, expected ${all - rest.length + count}`;
-  throw badKey(key, complaint);
-}
-
-function badKey(key: string, complaint: string, cause?: unknown): WireError {
-  return new WireError('bad-key', `cannot parse key ${key}: ${complaint}`, { key, cause });
+/** Key of a mirror's report of a peer. */
+export function meshPeerKey(cluster: ClusterName): string {
+  return MESH_PEER_PREFIX + cluster;
 }
 
 /** The address of a prefix that is a whole address, as keys of addresses spell it. */

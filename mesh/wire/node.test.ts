@@ -1,7 +1,7 @@
 import { test } from 'tap';
 import { parseClusterName } from './ids.ts';
 import { parseIpAddress, parseIpPrefix } from './ip.ts';
-import { decodeNode, encodeNode } from './node.ts';
+import { decodeNode, encodeNode, nodeAddresses } from './node.ts';
 import { refusalOf } from './testing/refusal.ts';
 
 const KEY = 'cilium/state/nodes/v1/alpha/n1';
@@ -33,7 +33,7 @@ test('absent fields, null and the empty value of Go are the same', async (t) => 
     name: 'n1',
     cluster: parseClusterName('alpha'),
     clusterId: 0,
-    addresses: [],
+    addresses: null,
     ipv4AllocCidr: null,
     ipv6AllocCidr: null,
     ipv4SecondaryAllocCidrs: null,
@@ -85,7 +85,27 @@ test('unknown fields are left out, names match in any case, the exact one first'
   t.equal(node.bootId, 'b');
   t.equal(node.encryptionKey, 255);
   t.same(node.addresses, [{ type: 'ExternalIP', ip: parseIpAddress('2001:db8::1') }]);
-  t.notOk('NodeIdentity' in JSON.parse(encodeNode(node)));
+  t.equal(node.nodeIdentity, 7, 'Cilium up to 1.19 writes it, so it is kept');
+  t.match(encodeNode(node), '"Annotations":null,"NodeIdentity":7,"WireguardPubKey"');
+  t.notOk('New' in JSON.parse(encodeNode(node)));
+});
+
+test('addresses of unknown types and entries without an address do not cost the node', async (t) => {
+  const entries = [
+    { Type: 'InternalIP', IP: '192.0.2.1' },
+    { Type: 'NewerType', IP: '2001:db8::1' },
+    { Type: 'Hostname', IP: '' },
+    { Type: '', IP: '10.1.0.9' },
+  ];
+  const node = decode({ IPAddresses: entries });
+  t.same(JSON.parse(encodeNode(node)).IPAddresses, entries, 'written again as they were');
+  t.same(nodeAddresses(node), [
+    { type: 'InternalIP', ip: '192.0.2.1' },
+    { type: 'NewerType', ip: '2001:db8::1' },
+    { type: '', ip: '10.1.0.9' },
+  ]);
+  t.same(nodeAddresses(decode({ IPAddresses: null })), []);
+  t.same(JSON.parse(encodeNode(decode({ IPAddresses: [] }))).IPAddresses, []);
 });
 
 test('names of objects have no meaning as names of labels', async (t) => {
@@ -111,11 +131,8 @@ test('each malformed field is refused with its key and name', async (t) => {
     [{ EncryptionKey: 256 }, 'EncryptionKey', 'is 256, expected a whole number of 0 to 255'],
     [{ IPAddresses: {} }, 'IPAddresses', 'is an object, expected a list'],
     [{ IPAddresses: [1] }, 'IPAddresses[0]', 'is 1, expected an object'],
-    [
-      { IPAddresses: [{ Type: 'InternalIP', IP: '' }, { Type: 'Other' }] },
-      'IPAddresses[1].Type',
-      'is "Other", expected one of InternalIP, ExternalIP, CiliumInternalIP, Hostname, InternalDNS, ExternalDNS',
-    ],
+    [{ IPAddresses: [{}, { Type: 7 }] }, 'IPAddresses[1].Type', 'is 7, expected a string'],
+    [{ NodeIdentity: -1 }, 'NodeIdentity', 'is -1, expected a whole number of 0 to 4294967295'],
     [
       { IPAddresses: [{ Type: 'InternalIP', IP: '192.0.2' }] },
       'IPAddresses[0].IP',

@@ -1,7 +1,7 @@
 /** A node as Cilium publishes it (`pkg/node/types.Node`): every field is always written. */
 import { encodeCidr, readOptionalCidr, readOptionalIp } from './cidr-json.ts';
 import { type ClusterName, parseClusterName } from './ids.ts';
-import { type IpAddress, type IpPrefix, parseIpAddress } from './ip.ts';
+import type { IpAddress, IpPrefix } from './ip.ts';
 import {
   encodeGoJson,
   type FieldPath,
@@ -18,22 +18,19 @@ import {
   sortedRecord,
 } from './json.ts';
 
-/** Types of addresses (`pkg/node/addressing.AddressType`). */
-export const NODE_ADDRESS_TYPES = [
-  'InternalIP',
-  'ExternalIP',
-  'CiliumInternalIP',
-  'Hostname',
-  'InternalDNS',
-  'ExternalDNS',
-] as const;
-/** One of `NODE_ADDRESS_TYPES`. */
-export type NodeAddressType = (typeof NODE_ADDRESS_TYPES)[number];
-
-/** An address of a node, and what it is for. */
+/**
+ * An address of a node, and what it is for: `InternalIP`, `ExternalIP`, `CiliumInternalIP` (`pkg/node/addressing`), or a
+ * type that a reader does not know and passes over, as Cilium's readers do.
+ */
 export interface NodeAddress {
-  readonly type: NodeAddressType;
+  readonly type: string;
   readonly ip: IpAddress;
+}
+
+/** An entry of the list of addresses, which Cilium also reads without an address in it. */
+export interface NodeAddressEntry {
+  readonly type: string;
+  readonly ip: IpAddress | null;
 }
 
 /** A node. `null` is what Go writes for an absent network, list or map, and is kept apart from an empty one. */
@@ -42,7 +39,8 @@ export interface Node {
   readonly cluster: ClusterName;
   /** 0 is allowed: a cluster outside a mesh. */
   readonly clusterId: number;
-  readonly addresses: readonly NodeAddress[];
+  /** As on the wire; `nodeAddresses` gives those that a reader can use. */
+  readonly addresses: readonly NodeAddressEntry[] | null;
   readonly ipv4AllocCidr: IpPrefix | null;
   readonly ipv6AllocCidr: IpPrefix | null;
   readonly ipv4SecondaryAllocCidrs: readonly IpPrefix[] | null;
@@ -57,8 +55,15 @@ export interface Node {
   readonly encryptionKey: number;
   readonly labels: Readonly<Record<string, string>> | null;
   readonly annotations: Readonly<Record<string, string>> | null;
+  /** Identity of the node itself, which Cilium up to 1.19 writes; undefined is left out. */
+  readonly nodeIdentity?: number;
   readonly wireguardPubKey: string;
   readonly bootId: string;
+}
+
+/** Addresses of a node, without the entries that hold none. */
+export function nodeAddresses(node: Pick<Node, 'addresses'>): readonly NodeAddress[] {
+  return (node.addresses ?? []).flatMap(({ type, ip }) => (ip === null ? [] : [{ type, ip }]));
 }
 
 /** Encodes a node; networks in the object form, because versions up to 1.20 read no other. */
@@ -66,7 +71,7 @@ export function encodeNode(node: Node): string {
   return encodeGoJson({
     Name: node.name,
     Cluster: node.cluster,
-    IPAddresses: node.addresses.map(({ type, ip }) => ({ Type: type, IP: ip })),
+    IPAddresses: node.addresses?.map(({ type, ip }) => ({ Type: type, IP: ip ?? '' })) ?? null,
     IPv4AllocCIDR: node.ipv4AllocCidr === null ? null : encodeCidr(node.ipv4AllocCidr),
     IPv4SecondaryAllocCIDRs: node.ipv4SecondaryAllocCidrs?.map(encodeCidr) ?? null,
     IPv6AllocCIDR: node.ipv6AllocCidr === null ? null : encodeCidr(node.ipv6AllocCidr),
@@ -80,6 +85,7 @@ export function encodeNode(node: Node): string {
     EncryptionKey: node.encryptionKey,
     Labels: node.labels === null ? null : sortedRecord(Object.entries(node.labels)),
     Annotations: node.annotations === null ? null : sortedRecord(Object.entries(node.annotations)),
+    NodeIdentity: node.nodeIdentity,
     WireguardPubKey: node.wireguardPubKey,
     BootID: node.bootId,
   });
@@ -91,6 +97,7 @@ export function decodeNode(value: Buffer | string, key: string): Node {
   const at = (field: string): FieldPath => ({ key, field });
   const read = <T>(field: string, reader: (at: FieldPath, found: unknown) => T): T =>
     reader(at(field), fieldOf(object, field));
+  const nodeIdentity = read('NodeIdentity', readOptionalUint);
   return {
     name: readRequiredString(at('Name'), fieldOf(object, 'Name'), 'the name of the node'),
     cluster: parseField(at('Cluster'), fieldOf(object, 'Cluster'), parseClusterName),
@@ -110,23 +117,29 @@ export function decodeNode(value: Buffer | string, key: string): Node {
     annotations: read('Annotations', readStringMap),
     wireguardPubKey: read('WireguardPubKey', readString),
     bootId: read('BootID', readString),
+    ...(nodeIdentity === undefined ? {} : { nodeIdentity }),
   };
 }
 
-/** Names of hosts stand in the same list; they are no addresses, and a reader of addresses leaves them out. */
-function readAddresses(at: FieldPath, found: unknown): NodeAddress[] {
-  const addresses: NodeAddress[] = [];
-  for (const [index, entry] of (readArray(at, found) ?? []).entries()) {
-    const object = readObject({ key: at.key, field: `${at.field}[${index}]` }, entry) ?? {};
-    const typeField = { key: at.key, field: `${at.field}[${index}].Type` };
-    const text = readString(typeField, fieldOf(object, 'Type'));
-    const type = NODE_ADDRESS_TYPES.find((candidate) => candidate === text);
-    if (type === undefined) failField(typeField, text, `one of ${NODE_ADDRESS_TYPES.join(', ')}`);
-    const ipField = { key: at.key, field: `${at.field}[${index}].IP` };
-    const ip = readString(ipField, fieldOf(object, 'IP'));
-    if (ip !== '') addresses.push({ type, ip: parseField(ipField, ip, parseIpAddress) });
-  }
-  return addresses;
+function readOptionalUint(at: FieldPath, found: unknown): number | undefined {
+  return found === undefined || found === null ? undefined : readUint(at, found, 2 ** 32 - 1);
+}
+
+/** Any type is taken, as Cilium takes it: one that came with a newer version must not cost the whole node. */
+function readAddresses(at: FieldPath, found: unknown): NodeAddressEntry[] | null {
+  const list = readArray(at, found);
+  if (list === undefined) return null;
+  return list.map((entry, index) => {
+    const field = (name: string): FieldPath => ({
+      key: at.key,
+      field: `${at.field}[${index}]${name}`,
+    });
+    const object = readObject(field(''), entry) ?? {};
+    return {
+      type: readString(field('.Type'), fieldOf(object, 'Type')),
+      ip: readOptionalIp(field('.IP'), fieldOf(object, 'IP')),
+    };
+  });
 }
 
 function readCidrs(at: FieldPath, found: unknown): IpPrefix[] | null {

@@ -9,7 +9,7 @@ const SMALLEST = { cluster: 'alpha', namespace: 'demo', name: 'web' };
 const decode = (fields: object) =>
   decodeClusterService(JSON.stringify({ ...SMALLEST, ...fields }), KEY);
 
-test('null and absent maps are empty ones, and are written so', async (t) => {
+test('absent maps are empty ones, and are written so; only labels and selector may be null', async (t) => {
   const empty =
     '{"cluster":"alpha","namespace":"demo","name":"web","frontends":{},"backends":{},"labels":{},"selector":{},' +
     '"includeExternal":false,"shared":false,"clusterID":0}';
@@ -18,8 +18,6 @@ test('null and absent maps are empty ones, and are written so', async (t) => {
     backends: null,
     hostnames: null,
     zones: null,
-    labels: null,
-    selector: null,
     includeExternal: null,
     shared: null,
     clusterID: null,
@@ -27,6 +25,8 @@ test('null and absent maps are empty ones, and are written so', async (t) => {
   for (const fields of [{}, nulls, { hostnames: {}, zones: {} }]) {
     t.equal(encodeClusterService(decode(fields)), empty);
   }
+  const none = encodeClusterService(decode({ labels: null, selector: null }));
+  t.equal(none, empty.replace('"labels":{},"selector":{}', '"labels":null,"selector":null'));
   const service = decode({ backends: { '10.1.0.5': null } });
   t.same([...service.backends], [['10.1.0.5', new Map()]]);
 });

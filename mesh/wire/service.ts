@@ -1,11 +1,12 @@
 /** A global service of a cluster (`pkg/clustermesh/store.ClusterService`). */
 import { type ClusterName, parseClusterName } from './ids.ts';
-import { type IpAddress, parseIpAddress } from './ip.ts';
+import { type IpAddress, parseIpAddress, parseIpv4 } from './ip.ts';
 import {
   encodeGoJson,
   type FieldPath,
   failField,
   fieldOf,
+  type JsonObject,
   parseField,
   parseJsonObject,
   readArray,
@@ -17,6 +18,7 @@ import {
   readUint,
   sortedRecord,
 } from './json.ts';
+import { createServiceMemory } from './service-memory.ts';
 
 /** Protocols of ports, in the words of Kubernetes. */
 export const PROTOCOLS = ['TCP', 'UDP', 'SCTP'] as const;
@@ -48,8 +50,9 @@ export interface ClusterService {
   readonly backends: ReadonlyMap<IpAddress, PortMap>;
   readonly hostnames: ReadonlyMap<IpAddress, string> | undefined;
   readonly zones: ReadonlyMap<IpAddress, BackendZone> | undefined;
-  readonly labels: Readonly<Record<string, string>>;
-  readonly selector: Readonly<Record<string, string>>;
+  /** Null where the writer had none, which Go writes apart from an empty map. */
+  readonly labels: Readonly<Record<string, string>> | null;
+  readonly selector: Readonly<Record<string, string>> | null;
   readonly includeExternal: boolean;
   /** False withdraws the backends from other clusters. */
   readonly shared: boolean;
@@ -69,16 +72,30 @@ export function encodeClusterService(service: ClusterService): string {
     backends: encodePortsByIp(service.backends),
     hostnames: optionalRecord(service.hostnames, (name) => name),
     zones: optionalRecord(service.zones, ({ zone, forZones }) => ({ zone, forZones })),
-    labels: sortedRecord(Object.entries(service.labels)),
-    selector: sortedRecord(Object.entries(service.selector)),
+    labels: service.labels && sortedRecord(Object.entries(service.labels)),
+    selector: service.selector && sortedRecord(Object.entries(service.selector)),
     includeExternal: service.includeExternal,
     shared: service.shared,
     clusterID: service.clusterId,
   });
 }
 
+const memory = createServiceMemory((json, key) => readPortsByIp({ key, field: 'backends' }, json));
+
 /** Decodes a service. Throws WireError naming key and field. */
 export function decodeClusterService(value: Buffer | string, key: string): ClusterService {
+  if (typeof value === 'string' || value.length > MAX_SERVICE_BYTES) {
+    return decodeWholeService(value, key);
+  }
+  const changed = memory.decode(value, key);
+  if (changed !== undefined) return changed;
+  const service = decodeWholeService(value, key);
+  memory.note(value, key, service);
+  return service;
+}
+
+/** The same without looking at what was decoded before. */
+export function decodeWholeService(value: Buffer | string, key: string): ClusterService {
   const object = parseJsonObject(value, key, MAX_SERVICE_BYTES);
   const at = (field: string): FieldPath => ({ key, field });
   return {
@@ -89,12 +106,18 @@ export function decodeClusterService(value: Buffer | string, key: string): Clust
     backends: readPortsByIp(at('backends'), fieldOf(object, 'backends')),
     hostnames: readByIp(at('hostnames'), fieldOf(object, 'hostnames'), readString),
     zones: readByIp(at('zones'), fieldOf(object, 'zones'), readZone),
-    labels: readStringMap(at('labels'), fieldOf(object, 'labels')) ?? {},
-    selector: readStringMap(at('selector'), fieldOf(object, 'selector')) ?? {},
+    labels: readStringMap(at('labels'), readMap(object, 'labels')),
+    selector: readStringMap(at('selector'), readMap(object, 'selector')),
     includeExternal: readBoolean(at('includeExternal'), fieldOf(object, 'includeExternal')),
     shared: readBoolean(at('shared'), fieldOf(object, 'shared')),
     clusterId: readUint(at('clusterID'), fieldOf(object, 'clusterID'), 511),
   };
+}
+
+/** A map that is left out is an empty one to Cilium's reader, which begins with those; one that is null stays null. */
+function readMap(object: JsonObject, name: string): unknown {
+  const found = fieldOf(object, name);
+  return found === undefined ? {} : found;
 }
 
 /** JSON of ports by address, as services of ours carry it too. */
@@ -111,7 +134,25 @@ export function encodePortsByIp(map: ReadonlyMap<IpAddress, PortMap>): Record<st
 
 /** Reads ports by address; absent and null are an empty map. */
 export function readPortsByIp(at: FieldPath, found: unknown): ReadonlyMap<IpAddress, PortMap> {
-  return readEntriesByIp(at, found, readPorts);
+  let latest: PortMap = new Map();
+  return readEntriesByIp(at, found, (field, entry) => {
+    // Nearly all backends of a service have the same ports, and then the same map stands for them.
+    if (!hasPorts(entry, latest)) latest = readPorts(field(), entry);
+    return latest;
+  });
+}
+
+/** Whether an entry says what `ports` says, each field under its exact name. */
+function hasPorts(entry: unknown, ports: PortMap): boolean {
+  if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) return false;
+  let count = 0;
+  for (const [name, port] of Object.entries(entry)) {
+    const known = ports.get(name);
+    if (known === undefined || typeof port !== 'object' || port === null) return false;
+    if (port.Protocol !== known.protocol || port.Port !== known.port) return false;
+    count += 1;
+  }
+  return count === ports.size && count > 0;
 }
 
 /** Reads a protocol's name. */
@@ -159,19 +200,25 @@ function readByIp<T>(
   found: unknown,
   read: (at: FieldPath, found: unknown) => T,
 ): ReadonlyMap<IpAddress, T> | undefined {
-  const map = readEntriesByIp(at, found, read);
+  const map = readEntriesByIp(at, found, (field, entry) => read(field(), entry));
   return map.size === 0 ? undefined : map;
 }
 
 function readEntriesByIp<T>(
   at: FieldPath,
   found: unknown,
-  read: (at: FieldPath, found: unknown) => T,
+  read: (at: () => FieldPath, found: unknown) => T,
 ): ReadonlyMap<IpAddress, T> {
   const map = new Map<IpAddress, T>();
-  for (const [text, entry] of Object.entries(readObject(at, found) ?? {})) {
-    const field = { key: at.key, field: `${at.field}[${JSON.stringify(text)}]` };
-    map.set(parseField(field, text, parseIpAddress), read(field, entry));
+  const object = readObject(at, found) ?? {};
+  for (const text of Object.keys(object)) {
+    // Made only for messages: a service may have ten thousand backends.
+    const field = (): FieldPath => ({
+      key: at.key,
+      field: `${at.field}[${JSON.stringify(text)}]`,
+    });
+    const address = parseIpv4(text) ?? parseField(field(), text, parseIpAddress);
+    map.set(address, read(field, object[text]));
   }
   return map;
 }

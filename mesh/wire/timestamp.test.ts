@@ -48,6 +48,8 @@ test('what is no time is refused', async (t) => {
     '2026-01-02T03:04:05.Z',
     '2026-01-02T03:04:05Z\n',
     '02026-01-02T03:04:05Z',
+    '0000-01-01T00:00:00+00:01',
+    '9999-12-31T23:59:59-00:01',
   ]) {
     const error = refusalOf(() => decodeTimestamp(text, KEY));
     t.equal(error.code, 'bad-value', text);

@@ -3,8 +3,8 @@ import { type ClusterConfig, decodeClusterConfig } from './cluster-config.ts';
 import { decodeLabels } from './identity.ts';
 import { parseClusterId, parseClusterName, parseNumericIdentity } from './ids.ts';
 import { decodeIpIdentity } from './ip-identity.ts';
-import { type ParsedKey, parseKey } from './keys.ts';
 import { decodeNode } from './node.ts';
+import { type ParsedKey, parseKey } from './parse-key.ts';
 import { decodeClusterService } from './service.ts';
 import {
   identityAsSeenFromHere,

@@ -15,8 +15,9 @@ import {
   reservedIdentity,
 } from './ids.ts';
 import type { IpIdentity } from './ip-identity.ts';
-import { keyTextOfPrefix, type ParsedKey } from './keys.ts';
+import { keyTextOfPrefix } from './keys.ts';
 import type { Node } from './node.ts';
+import type { KeyOf } from './parse-key.ts';
 import type { ClusterService } from './service.ts';
 
 /** Who a value was read from, as agreed with the peer's cluster configuration. */
@@ -43,8 +44,6 @@ export interface Rejection {
   readonly reason: RejectionReason;
   readonly message: string;
 }
-
-type KeyOf<K extends ParsedKey['kind']> = Extract<ParsedKey, { kind: K }>;
 
 /** Reserved identities that a peer's addresses may carry: health, remote-node, ingress. Its host is a remote node to us. */
 const RESERVED_FROM_PEERS: readonly number[] = [
@@ -82,17 +81,18 @@ export function validateIpIdentity(
   key: KeyOf<'ip'>,
   peer: PeerIdentity,
 ): Rejection | undefined {
-  const text = keyTextOfPrefix(key.prefix, key.isCidr);
+  // Made only for messages: this runs for every address of the mesh.
+  const text = (): string => keyTextOfPrefix(key.prefix, key.isCidr);
   if (key.cluster !== undefined && key.cluster !== peer.name) {
     return reject(
       'wrong-cluster',
-      `address ${text}: published under cluster ${key.cluster}, expected ${peer.name}`,
+      `address ${text()}: published under cluster ${key.cluster}, expected ${peer.name}`,
     );
   }
   if (record.prefix !== key.prefix || record.isCidr !== key.isCidr) {
     return reject(
       'key-mismatch',
-      `address ${text}: its value says ${keyTextOfPrefix(record.prefix, record.isCidr)}`,
+      `address ${text()}: its value says ${keyTextOfPrefix(record.prefix, record.isCidr)}`,
     );
   }
   return validateAddressIdentity(record.identity, text, peer);
@@ -206,7 +206,7 @@ export function validateClusterConfig(
 
 function validateAddressIdentity(
   identity: NumericIdentity,
-  address: string,
+  address: () => string,
   peer: PeerIdentity,
 ): Rejection | undefined {
   const seen = identityAsSeenFromHere(identity);
@@ -214,14 +214,14 @@ function validateAddressIdentity(
     if (RESERVED_FROM_PEERS.includes(seen)) return undefined;
     return reject(
       'identity-reserved',
-      `address ${address}: a peer may not give it reserved identity ${identity}`,
+      `address ${address()}: a peer may not give it reserved identity ${identity}`,
     );
   }
   const range = identityRange(peer.id, peer.max);
   if (seen >= range.first && seen <= range.last) return undefined;
   return reject(
     'identity-out-of-range',
-    `address ${address}: identity ${identity} is outside ${peer.name}'s range ${range.first} to ${range.last}`,
+    `address ${address()}: identity ${identity} is outside ${peer.name}'s range ${range.first} to ${range.last}`,
   );
 }
 
