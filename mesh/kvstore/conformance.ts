@@ -67,6 +67,30 @@ const READ_WRITE: readonly ConformanceCase[] = [
     },
   },
   {
+    name: 'count() and keys() tell what a prefix held at a revision, until that is compacted away',
+    run: async (t, { store, compact }) => {
+      for (const key of ['a/1', 'a/2', 'a/3', 'ab/1']) await store.put(key, 'x');
+      const { revision } = await store.list('a/');
+      await store.delete('a/2');
+      await store.put('a/3', 'y');
+      for (let index = 0; index < 25; index += 1) await store.put(`a/x${index}`, 'x');
+      t.same(await store.count('a/', { revision }), { count: 3, revision });
+      t.same(await store.keys('a/', { revision }), { keys: ['a/1', 'a/2', 'a/3'], revision });
+      t.equal((await store.count('a/')).count, 27);
+      const now = await store.keys('a/');
+      t.equal(now.keys.length, 27, 'over several pages');
+      t.same(now.keys.slice(0, 3), ['a/1', 'a/3', 'a/x0']);
+      t.ok(now.revision > revision);
+      t.equal((await store.count('b/')).count, 0);
+      await compact();
+      await rejectsWith(t, 'compacted', () => store.count('a/', { revision }));
+      await rejectsWith(t, 'compacted', () => store.keys('a/', { revision }));
+      t.equal((await store.count('a/')).count, 27, 'the newest is still there');
+      await rejectsWith(t, 'invalid', () => store.count('a'));
+      await rejectsWith(t, 'invalid', () => store.keys('a'));
+    },
+  },
+  {
     name: 'delete() and deletePrefix() say what was there',
     run: async (t, { store }) => {
       for (const key of ['a/1', 'a/2', 'a/3', 'ab/1']) await store.put(key, 'x');

@@ -9,6 +9,7 @@ import { KvError } from './kvstore.ts';
 /** Methods that are called over grpc-js directly, by name. */
 const METHODS = {
   range: serializerOf('etcdserverpb.KV', 'Range'),
+  transact: serializerOf('etcdserverpb.KV', 'Txn'),
   watch: serializerOf('etcdserverpb.Watch', 'Watch'),
   keepAlive: serializerOf('etcdserverpb.Lease', 'LeaseKeepAlive'),
 } as const;
@@ -26,6 +27,8 @@ export interface EtcdConnection extends AsyncDisposable {
   /** Cluster id of the latest answer, hex. */
   readonly clusterId: string | undefined;
   readonly closed: AbortSignal;
+  /** Uses other certificates from the next call on; streams that are open go on. */
+  renew(endpoints: readonly EtcdEndpoint[]): void;
   /** To be called with the header of each answer. */
   seen(header: EtcdHeader): void;
   /** Calls back when an answer came from another cluster than the one before. */
@@ -42,6 +45,11 @@ export interface EtcdConnection extends AsyncDisposable {
       signal?: AbortSignal | undefined;
     },
   ): Promise<T>;
+  /** Sends an encoded transaction. Rejects with grpc-js' own error. */
+  transact<T>(
+    request: Buffer,
+    options: { decode: (bytes: Buffer) => T; timeoutMs: number },
+  ): Promise<T>;
   openStream<T>(
     method: 'watch' | 'keepAlive',
     decode: (bytes: Buffer) => T,
@@ -50,7 +58,8 @@ export interface EtcdConnection extends AsyncDisposable {
 }
 
 /** Prepares a connection; nothing is dialled before the first call. */
-export function openEtcdConnection(endpoints: readonly EtcdEndpoint[]): EtcdConnection {
+export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnection {
+  let endpoints = first;
   const closing = new AbortController();
   const clients = new Map<EtcdEndpoint, Client>();
   const onChange = new Set<() => void>();
@@ -88,6 +97,10 @@ export function openEtcdConnection(endpoints: readonly EtcdEndpoint[]): EtcdConn
       return clusterId;
     },
     closed: closing.signal,
+    renew: (renewed) => {
+      endpoints = renewed;
+      index %= endpoints.length;
+    },
     seen: (header) => {
       const before = clusterId;
       clusterId = header.clusterId;
@@ -122,6 +135,21 @@ export function openEtcdConnection(endpoints: readonly EtcdEndpoint[]): EtcdConn
         );
       });
     },
+    transact: (request, { decode, timeoutMs }) =>
+      new Promise((resolve, reject) => {
+        clientOf(current()).makeUnaryRequest(
+          METHODS.transact.path,
+          (bytes: Buffer) => bytes,
+          decode,
+          request,
+          new Metadata(),
+          { deadline: Date.now() + timeoutMs },
+          (error, answer) => {
+            if (error !== null) reject(error);
+            else if (answer !== undefined) resolve(answer);
+          },
+        );
+      }),
     openStream: (method, decode, deadline) => {
       const metadata = new Metadata();
       // Without it a watch on a member that lost its cluster stays silent instead of failing.

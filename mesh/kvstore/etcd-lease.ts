@@ -13,6 +13,8 @@ export interface LeaseOptions {
   readonly clock: Clock;
   readonly timeoutMs: number;
   readonly retry: { readonly minMs: number; readonly maxMs: number };
+  /** Lease to be taken over, if it still lives. */
+  readonly adopt?: bigint | undefined;
   readonly grant: (ttlSeconds: number) => Promise<bigint>;
   readonly revoke: (id: bigint) => Promise<void>;
   readonly onEnd: (lease: EtcdLease) => void;
@@ -41,7 +43,10 @@ export async function openEtcdLease(ttlSeconds: number, options: LeaseOptions): 
   const lost: (() => void)[] = [];
   const backoff = createBackoff(retry);
   const intervalMs = Math.min((ttlSeconds * 1000) / 3, MAX_KEEPALIVE_INTERVAL_MS);
-  let id = await options.grant(ttlSeconds);
+  let id =
+    options.adopt !== undefined && (await keepAliveOnce(options.adopt, options)) === ttlSeconds
+      ? options.adopt
+      : await options.grant(ttlSeconds);
   let wake = new AbortController();
 
   const pause = async (milliseconds: number): Promise<void> => {
@@ -49,8 +54,8 @@ export async function openEtcdLease(ttlSeconds: number, options: LeaseOptions): 
     if (wake.signal.aborted) wake = new AbortController();
   };
   const renew = async (): Promise<void> => {
-    const alive = await keepAliveOnce(id, options);
-    if (alive || signal.aborted) return;
+    const ttlLeft = await keepAliveOnce(id, options);
+    if (ttlLeft > 0 || signal.aborted) return;
     id = 0n;
     id = await grantUntilDone();
     if (id !== 0n) for (const callback of lost) callback();
@@ -110,8 +115,8 @@ export async function openEtcdLease(ttlSeconds: number, options: LeaseOptions): 
   return lease;
 }
 
-/** Sends one keepalive; resolves to whether the lease is still there. */
-async function keepAliveOnce(id: bigint, options: LeaseOptions): Promise<boolean> {
+/** Sends one keepalive; resolves to the seconds that the lease lives from now on: those it was made with, 0 if it is gone. */
+async function keepAliveOnce(id: bigint, options: LeaseOptions): Promise<number> {
   const { connection } = options;
   const { endpoint } = connection;
   const deadline = new Date(Date.now() + options.timeoutMs);
@@ -127,7 +132,7 @@ async function keepAliveOnce(id: bigint, options: LeaseOptions): Promise<boolean
       throw new KvError('unavailable', 'the server ended the stream', { retryable: true });
     }
     connection.seen(answer.value.header);
-    return answer.value.ttlSeconds > 0n;
+    return Number(answer.value.ttlSeconds);
   } catch (error) {
     throw connection.failed(error, `keep lease ${id.toString(16)} alive`, endpoint);
   } finally {

@@ -12,6 +12,10 @@ export interface ListOptions {
   readonly pageSize: number;
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
+  /** Revision to read at; undefined: that of the first page. */
+  readonly revision?: bigint | undefined;
+  /** Leaves the values out. */
+  readonly keysOnly?: boolean;
 }
 
 /** One page. `header` is that of the first page: its revision is the revision of all of them. */
@@ -54,7 +58,13 @@ export async function* listPages(
     for (;;) {
       try {
         return await connection.range(
-          { ...range, key, limit: String(pageSize), revision: String(first?.revision ?? 0n) },
+          {
+            ...range,
+            key,
+            limit: String(pageSize),
+            revision: String(options.revision ?? first?.revision ?? 0n),
+            ...(options.keysOnly === true ? { keys_only: true } : {}),
+          },
           {
             doing,
             decode: decodeRangeAnswer,
@@ -87,6 +97,20 @@ export async function* listPages(
     yield { header: first, pairs: answer.pairs };
     answer = await next;
   }
+}
+
+/** Asks how many keys a prefix has. Throws KvError. */
+export async function countKeys(
+  prefix: string,
+  options: ListOptions,
+): Promise<{ count: number; revision: bigint }> {
+  const { connection, revision = 0n, timeoutMs, signal } = options;
+  const { header, count } = await connection.range(
+    { ...keyRange({ prefix }), count_only: true, revision: String(revision) },
+    { doing: `count ${prefix}`, decode: decodeRangeAnswer, timeoutMs, signal },
+  );
+  connection.seen(header);
+  return { count, revision: revision === 0n ? header.revision : revision };
 }
 
 function checkSameCluster(first: EtcdHeader, header: EtcdHeader, doing: string): void {

@@ -13,6 +13,8 @@ export interface RangeAnswer {
   readonly header: EtcdHeader;
   readonly pairs: readonly KvPair[];
   readonly more: boolean;
+  /** Keys in the whole range, as the server says. */
+  readonly count: number;
 }
 
 /** A change inside a watch answer. */
@@ -49,12 +51,14 @@ export function decodeRangeAnswer(bytes: Buffer): RangeAnswer {
   const pairs: KvPair[] = [];
   let header = NO_HEADER;
   let more = false;
+  let count = 0;
   while (reader.next()) {
     if (reader.field === 1) header = decodeHeader(reader.message());
     else if (reader.field === 2) pairs.push(decodePair(reader.message()));
     else if (reader.field === 3) more = reader.boolean();
+    else if (reader.field === 4) count = Number(reader.int64());
   }
-  return { header, pairs, more };
+  return { header, pairs, more, count };
 }
 
 /** Decodes a WatchResponse of `mesh/wire/etcd.proto`. Values share the memory of the whole answer. */
@@ -91,7 +95,8 @@ export function decodeKeepAliveAnswer(bytes: Buffer): KeepAliveAnswer {
   return { header, ttlSeconds };
 }
 
-function decodeHeader(reader: ProtobufReader): EtcdHeader {
+/** Decodes a ResponseHeader. */
+export function decodeHeader(reader: ProtobufReader): EtcdHeader {
   let clusterId = 0n;
   let revision = 0n;
   while (reader.next()) {

@@ -31,8 +31,10 @@ type ListReason = (KvEvent & { kind: 'list-start' })['reason'];
 interface WatchState {
   /** Why the next step is a list; undefined while the last list and the deltas since then are whole. */
   listReason: ListReason | undefined;
-  /** Keys that the consumer holds. */
-  readonly shown: Set<string>;
+  /** Keys that the consumer holds, each with the number of the list that named it last. */
+  readonly shown: Map<string, number>;
+  /** Number of the current list. */
+  list: number;
   /** Cluster that the last list came from. */
   clusterId: string;
   /** Highest revision that an answer has carried. */
@@ -45,6 +47,8 @@ interface WatchState {
 
 /** An attempt that lasted as long as this was a success: the next failure is retried at once. */
 const LASTING_MS = 5000;
+/** Events handed over at once, so that a consumer can let others have their turn. */
+const MOST_EVENTS = 1024;
 
 /**
  * Lists and watches for ever. It is not etcd3's watcher: that one resumes from the revision of the latest answer
@@ -54,12 +58,13 @@ const LASTING_MS = 5000;
 export async function* watchEtcd(
   target: KeyTarget,
   options: WatchOptions,
-): AsyncGenerator<KvEvent, void, undefined> {
+): AsyncGenerator<readonly KvEvent[], void, undefined> {
   const { backoff, clock, connection } = options;
   const signal = AbortSignal.any([options.signal, connection.closed]);
   const state: WatchState = {
     listReason: 'first',
-    shown: new Set(),
+    shown: new Map(),
+    list: 0,
     clusterId: '',
     seenRevision: 0n,
     resumeFrom: 0n,
@@ -75,7 +80,7 @@ export async function* watchEtcd(
       if (signal.aborted) return;
       const failure = connection.failed(error, `watch ${targetName(target)}`, endpoint);
       const event = takeFailure(state, failure);
-      if (event !== undefined) yield event;
+      if (event !== undefined) yield [event];
       if (clock.monotonic() - began > LASTING_MS) backoff.reset();
       await clock.sleep(backoff.next(), signal).catch(() => undefined);
     }
@@ -97,35 +102,53 @@ async function* listAgain(
   target: KeyTarget,
   state: WatchState,
   options: WatchOptions,
-): AsyncGenerator<KvEvent, void, undefined> {
-  const listed = new Set<string>();
+): AsyncGenerator<readonly KvEvent[], void, undefined> {
+  state.list += 1;
+  const { list, shown } = state;
+  let count = 0;
   let header: EtcdHeader | undefined;
   for await (const page of listPages(target, options)) {
     if (header === undefined) {
       // Only now: as long as the server does not answer there is nothing new to tell.
-      yield { kind: 'list-start', reason: state.listReason ?? 'disconnected' };
+      yield [{ kind: 'list-start', reason: listReasonOf(state, page.header) }];
       // What remains the reason if this list is cut off.
       state.listReason = 'disconnected';
     }
     header = page.header;
-    for (const pair of page.pairs) {
-      listed.add(pair.key);
-      state.shown.add(pair.key);
-      yield { kind: 'put', pair };
+    count += page.pairs.length;
+    for (let start = 0; start < page.pairs.length; start += MOST_EVENTS) {
+      const events: KvEvent[] = [];
+      for (const pair of page.pairs.slice(start, start + MOST_EVENTS)) {
+        shown.set(pair.key, list);
+        events.push({ kind: 'put', pair });
+      }
+      yield events;
     }
   }
   if (header === undefined) return;
-  for (const key of state.shown) {
-    if (listed.has(key)) continue;
-    state.shown.delete(key);
-    yield { kind: 'delete', key, modRevision: header.revision, derived: true };
+  const events: KvEvent[] = [];
+  if (shown.size > count) {
+    const { revision: modRevision } = header;
+    for (const [key, named] of shown) {
+      if (named === list) continue;
+      shown.delete(key);
+      events.push({ kind: 'delete', key, modRevision, derived: true });
+    }
   }
   state.listReason = undefined;
   state.clusterId = header.clusterId;
   state.seenRevision = header.revision;
   state.resumeFrom = header.revision + 1n;
   state.toldFailure = undefined;
-  yield { kind: 'synced', revision: header.revision, count: listed.size };
+  events.push({ kind: 'synced', revision: header.revision, count });
+  yield* inParts(events);
+}
+
+/** A list of an etcd that was replaced while there was no stream to notice it says so, whatever it was begun for. */
+function listReasonOf(state: WatchState, { clusterId, revision }: EtcdHeader): ListReason {
+  const isAnother =
+    state.clusterId !== '' && (clusterId !== state.clusterId || revision < state.seenRevision);
+  return isAnother ? 'cluster-changed' : (state.listReason ?? 'disconnected');
 }
 
 /** Follows one stream from the resume point. It ends by throwing, or because the reader left. */
@@ -133,7 +156,7 @@ async function* followStream(
   target: KeyTarget,
   state: WatchState,
   options: WatchOptions,
-): AsyncGenerator<KvEvent, void, undefined> {
+): AsyncGenerator<readonly KvEvent[], void, undefined> {
   const { connection, signal } = options;
   // The reader may have aborted while it held the last event of the list: nothing would cancel the stream then.
   if (signal.aborted) return;
@@ -153,7 +176,7 @@ async function* followStream(
       const answer = await supervised.read();
       checkAnswer(target, state, answer);
       connection.seen(answer.header);
-      yield* tellAnswer(target, state, answer);
+      yield* inParts(tellAnswer(target, state, answer));
     }
   } finally {
     signal.removeEventListener('abort', cancel);
@@ -186,31 +209,45 @@ function checkAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer):
   if (revision < state.seenRevision) throw changed();
 }
 
-function* tellAnswer(
-  target: KeyTarget,
-  state: WatchState,
-  answer: WatchAnswer,
-): Generator<KvEvent, void, undefined> {
+function* inParts(events: readonly KvEvent[]): Generator<readonly KvEvent[], void, undefined> {
+  if (events.length > 0 && events.length <= MOST_EVENTS) yield events;
+  else {
+    for (let start = 0; start < events.length; start += MOST_EVENTS) {
+      yield events.slice(start, start + MOST_EVENTS);
+    }
+  }
+}
+
+function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): KvEvent[] {
+  const events: KvEvent[] = [];
+  const unasked = answer.changes.find(({ pair }) => !isInTarget(target, pair.key));
+  // Before anything is noted: what this answer has told so far will not be handed over.
+  if (unasked !== undefined) throw unaskedKey(`watch ${targetName(target)}`, unasked.pair.key);
   state.seenRevision = answer.header.revision;
   const reconnected = state.toldFailure !== undefined;
   state.toldFailure = undefined;
   for (const { deleted, pair } of answer.changes) {
-    if (!isInTarget(target, pair.key)) throw unaskedKey(`watch ${targetName(target)}`, pair.key);
     // The rest of this revision is still to come: a new stream must begin with it again.
     state.resumeFrom = pair.modRevision;
     if (deleted) {
       state.shown.delete(pair.key);
-      yield { kind: 'delete', key: pair.key, modRevision: pair.modRevision, derived: false };
+      events.push({
+        kind: 'delete',
+        key: pair.key,
+        modRevision: pair.modRevision,
+        derived: false,
+      });
     } else {
-      state.shown.add(pair.key);
-      yield { kind: 'put', pair };
+      state.shown.set(pair.key, state.list);
+      events.push({ kind: 'put', pair });
     }
   }
   if (answer.changes.length > 0) {
     if (!answer.fragment) state.resumeFrom += 1n;
   } else if (!answer.created || reconnected) {
-    yield { kind: 'progress', revision: answer.header.revision };
+    events.push({ kind: 'progress', revision: answer.header.revision });
   }
+  return events;
 }
 
 /** Reads a watch stream, asks for a sign of life in silence, and breaks the stream when none comes. */

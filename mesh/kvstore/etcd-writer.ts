@@ -1,7 +1,7 @@
-import { Etcd3, type ICompare, type IPutRequest, type IRequestOp } from 'etcd3';
+import { Etcd3, type IPutRequest } from 'etcd3';
 import type { EtcdEndpoint } from './etcd-endpoint.ts';
 import type { EtcdHeader } from './etcd-messages.ts';
-import type { KvCompare, KvOp } from './kvstore.ts';
+import type { KvOp } from './kvstore.ts';
 
 /** Whom an operation writes for: the lease's id at the time of the call, `0n` for none. */
 export interface WriteOp {
@@ -9,16 +9,11 @@ export interface WriteOp {
   readonly leaseId: bigint;
 }
 
-/** etcd's writing calls, each with a deadline. They fail with etcd3's errors. */
+/** etcd's writing calls but transactions, each with a deadline. They fail with etcd3's errors. */
 export interface EtcdWriter {
   put(write: WriteOp): Promise<EtcdHeader>;
   /** Deletes `[key, end)`, or one key; resolves to how many there were. */
   deleteRange(key: Buffer, end?: Buffer): Promise<{ header: EtcdHeader; deleted: number }>;
-  transact(
-    compare: readonly KvCompare[],
-    then: readonly WriteOp[],
-    otherwise: readonly WriteOp[],
-  ): Promise<{ header: EtcdHeader; succeeded: boolean }>;
   grantLease(ttlSeconds: number): Promise<{ header: EtcdHeader; id: bigint }>;
   revokeLease(id: bigint): Promise<void>;
   close(): void;
@@ -65,17 +60,6 @@ export function openEtcdWriter(endpoint: EtcdEndpoint, options: { timeoutMs: num
       const answer = await etcd.kv.deleteRange(range, callOptions());
       return { header: toHeader(answer.header), deleted: Number(answer.deleted) };
     },
-    transact: async (compare, then, otherwise) => {
-      const answer = await etcd.kv.txn(
-        {
-          compare: compare.map(toCompare),
-          success: then.map(toRequest),
-          failure: otherwise.map(toRequest),
-        },
-        callOptions(),
-      );
-      return { header: toHeader(answer.header), succeeded: answer.succeeded };
-    },
     grantLease: async (ttlSeconds) => {
       const answer = await etcd.leaseClient.leaseGrant({ TTL: ttlSeconds }, callOptions());
       return { header: toHeader(answer.header), id: BigInt(answer.ID) };
@@ -90,19 +74,6 @@ export function openEtcdWriter(endpoint: EtcdEndpoint, options: { timeoutMs: num
 function putRequest({ op, leaseId }: WriteOp): IPutRequest {
   const value = op.kind === 'put' ? Buffer.from(op.value) : Buffer.alloc(0);
   return { key: Buffer.from(op.key), value, ...(leaseId === 0n ? {} : { lease: String(leaseId) }) };
-}
-
-function toRequest(write: WriteOp): IRequestOp {
-  return write.op.kind === 'put'
-    ? { request_put: putRequest(write) }
-    : { request_delete_range: { key: Buffer.from(write.op.key) } };
-}
-
-function toCompare(condition: KvCompare): ICompare {
-  const key = Buffer.from(condition.key);
-  return 'exists' in condition
-    ? { key, target: 'Version', result: condition.exists ? 'Greater' : 'Equal', version: '0' }
-    : { key, target: 'Mod', result: 'Equal', mod_revision: String(condition.modRevision) };
 }
 
 function toHeader(header: { cluster_id: string; revision: string }): EtcdHeader {

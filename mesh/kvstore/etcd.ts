@@ -10,11 +10,19 @@ import {
 } from './etcd-endpoint.ts';
 import { isLeaseNotFound } from './etcd-error.ts';
 import { type EtcdLease, openEtcdLease } from './etcd-lease.ts';
-import { type KeyTarget, keyRange, type ListOptions, listPages } from './etcd-list.ts';
+import { countKeys, type KeyTarget, keyRange, type ListOptions, listPages } from './etcd-list.ts';
 import type { EtcdHeader } from './etcd-messages.ts';
+import { decodeTransactionAnswer, encodeTransaction } from './etcd-transaction.ts';
 import { watchEtcd } from './etcd-watch.ts';
 import { type EtcdWriter, openEtcdWriter, type WriteOp } from './etcd-writer.ts';
-import { KvError, type KvLease, type KvOp, type KvPair, type KvStore } from './kvstore.ts';
+import {
+  KvError,
+  type KvEvent,
+  type KvLease,
+  type KvOp,
+  type KvPair,
+  type KvStore,
+} from './kvstore.ts';
 import {
   checkKey,
   checkOperations,
@@ -48,12 +56,18 @@ export interface EtcdOptions {
   readonly clock?: Clock;
 }
 
+/** An etcd. */
+export interface EtcdStore extends KvStore {
+  /** Uses other certificates from the next call on. Throws KvError `invalid` for ones that cannot be used. */
+  renewTls(tls: EtcdTls): void;
+}
+
 /**
  * Opens an etcd. It does not wait for a connection: calls fail with `unavailable` and watches say `disconnected` until
  * there is one. Certificates are bytes: when their files change, open another store and dispose of this one. Rejects
  * with KvError `invalid` for endpoints or certificates that cannot be used.
  */
-export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
+export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
   const {
     callTimeoutMs: timeoutMs = 10_000,
     maxValueBytes = DEFAULT_MAX_VALUE_BYTES,
@@ -108,10 +122,29 @@ export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
     return answer.deleted;
   };
 
+  const watchBatches = (
+    target: KeyTarget,
+    signal: AbortSignal,
+  ): AsyncGenerator<readonly KvEvent[], void, undefined> => {
+    if ('prefix' in target) checkPrefix(target.prefix);
+    else checkKey(target.key);
+    const backoff = createBackoff(retry);
+    return watchEtcd(target, {
+      connection,
+      clock,
+      signal,
+      pageSize,
+      timeoutMs,
+      progressIntervalMs,
+      backoff,
+    });
+  };
+
   return {
     get clusterId() {
       return connection.clusterId;
     },
+    renewTls: (tls) => connection.renew(parseEndpoints(options.endpoints, { ...options, tls })),
     get: async (key, { signal } = {}) => {
       checkKey(key);
       for await (const page of listPages({ key }, listOptions(signal))) return page.pairs[0];
@@ -121,20 +154,18 @@ export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
       checkPrefix(prefix);
       return listAtOneRevision(prefix, listOptions(signal));
     },
-    watch: (target, { signal }) => {
-      if ('prefix' in target) checkPrefix(target.prefix);
-      else checkKey(target.key);
-      const backoff = createBackoff(retry);
-      return watchEtcd(target, {
-        connection,
-        clock,
-        signal,
-        pageSize,
-        timeoutMs,
-        progressIntervalMs,
-        backoff,
-      });
+    count: async (prefix, { revision, signal } = {}) => {
+      checkPrefix(prefix);
+      return countKeys(prefix, { ...listOptions(signal), revision });
     },
+    keys: async (prefix, { revision, signal } = {}) => {
+      checkPrefix(prefix);
+      const keysOnly = { ...listOptions(signal), revision, keysOnly: true };
+      const { pairs, revision: readAt } = await listAtOneRevision(prefix, keysOnly);
+      return { keys: pairs.map(({ key }) => key), revision: revision ?? readAt };
+    },
+    watch: (target, { signal }) => oneByOne(watchBatches(target, signal)),
+    watchBatches: (target, { signal }) => watchBatches(target, signal),
     put: async (key, value, { lease, signal } = {}) => {
       checkKey(key);
       checkValueBytes(key, Buffer.byteLength(value), maxValueBytes);
@@ -156,10 +187,13 @@ export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
       checkOperations(otherwise, maxValueBytes);
       const branches = [then.map(withLease), otherwise.map(withLease)] as const;
       const doing = `write ${then[0]?.key ?? otherwise[0]?.key ?? 'nothing'} in a transaction`;
-      const answer = await write(doing, signal, (writer) => writer.transact(compare, ...branches));
+      const request = encodeTransaction(compare, ...branches);
+      const answer = await write(doing, signal, () =>
+        connection.transact(request, { decode: decodeTransactionAnswer, timeoutMs }),
+      );
       return { succeeded: answer.succeeded, revision: answer.header.revision };
     },
-    lease: async (ttlSeconds, { signal } = {}) => {
+    lease: async (ttlSeconds, { signal, adopt } = {}) => {
       // The caller's signal is for making the lease; what keeps it alive later ends with the lease.
       let making: AbortSignal | undefined = signal;
       const lease = await openEtcdLease(ttlSeconds, {
@@ -167,6 +201,7 @@ export async function openEtcd(options: EtcdOptions): Promise<KvStore> {
         clock,
         timeoutMs,
         retry,
+        adopt,
         grant: async (ttl) =>
           (await write('make a lease', making, (writer) => writer.grantLease(ttl))).id,
         revoke: (id) => revokeLease(connection, writerOf(connection.endpoint), id),
@@ -201,7 +236,7 @@ async function listAtOneRevision(
     } catch (error) {
       const again =
         error instanceof KvError && ['compacted', 'cluster-changed'].includes(error.code);
-      if (!again || attempt === LIST_ATTEMPTS) throw error;
+      if (!again || options.revision !== undefined || attempt === LIST_ATTEMPTS) throw error;
     }
   }
 }
@@ -243,4 +278,10 @@ async function untilAborted<T>(answer: Promise<T>, signal: AbortSignal | undefin
     signal.addEventListener('abort', onAbort, { once: true });
     answer.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
   });
+}
+
+async function* oneByOne(
+  batches: AsyncIterable<readonly KvEvent[]>,
+): AsyncGenerator<KvEvent, void, undefined> {
+  for await (const batch of batches) yield* batch;
 }

@@ -95,16 +95,51 @@ export interface KvListResult {
   readonly revision: bigint;
 }
 
+/** How a range is read. */
+export interface KvReadOptions {
+  /** Revision to read at; absent: the newest. */
+  readonly revision?: bigint;
+  readonly signal?: AbortSignal;
+}
+
+/** Number of keys at a revision. */
+export interface KvCountResult {
+  readonly count: number;
+  readonly revision: bigint;
+}
+
+/** Keys at a revision. */
+export interface KvKeysResult {
+  readonly keys: readonly string[];
+  readonly revision: bigint;
+}
+
 /** A connection to one etcd cluster. Every call takes a deadline from the store's options and ends when `signal` aborts. */
 export interface KvStore extends AsyncDisposable {
   get(key: string, options?: { signal?: AbortSignal }): Promise<KvPair | undefined>;
   /** Lists `[prefix, successor)` by pages, all at the revision of the first page. `prefix` ends in `/`. */
   list(prefix: string, options?: { signal?: AbortSignal }): Promise<KvListResult>;
+  /**
+   * How many keys `[prefix, successor)` holds, now or as it was at `revision`. Throws KvError `compacted` when that
+   * revision is gone.
+   */
+  count(prefix: string, options?: KvReadOptions): Promise<KvCountResult>;
+  /** The keys of `[prefix, successor)` in order, without their values, now or as they were at `revision`. */
+  keys(prefix: string, options?: KvReadOptions): Promise<KvKeysResult>;
   /** Watches a prefix ending in `/`, or exactly one key. Ends only by `signal` or by leaving the loop; retries by itself. */
   watch(
     target: { readonly prefix: string } | { readonly key: string },
     options: { signal: AbortSignal },
   ): AsyncIterable<KvEvent>;
+  /**
+   * The same events in the same order, as many at a time as there are, at most about a thousand: for who reads by the
+   * hundred thousand, since one turn of an async iterator costs as much as decoding what it yields. A list is never
+   * empty.
+   */
+  watchBatches(
+    target: { readonly prefix: string } | { readonly key: string },
+    options: { signal: AbortSignal },
+  ): AsyncIterable<readonly KvEvent[]>;
   put(
     key: string,
     value: Buffer | string,
@@ -121,7 +156,14 @@ export interface KvStore extends AsyncDisposable {
     },
     options?: { signal?: AbortSignal },
   ): Promise<{ readonly succeeded: boolean; readonly revision: bigint }>;
-  lease(ttlSeconds: number, options?: { signal?: AbortSignal }): Promise<KvLease>;
+  /**
+   * Makes a lease. With `adopt`, an id, it is that lease if it still lives and was made with the same time to live: so a
+   * restarted writer need not write again what hangs on it.
+   */
+  lease(
+    ttlSeconds: number,
+    options?: { signal?: AbortSignal; adopt?: bigint | undefined },
+  ): Promise<KvLease>;
   /** etcd's cluster id (hex) as seen in the latest response header; undefined before the first one. */
   readonly clusterId: string | undefined;
 }

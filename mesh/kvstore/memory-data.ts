@@ -19,9 +19,12 @@ export interface MemoryData extends MemoryFaults {
   readonly progressAsked: number;
   read(key: string): KvPair | undefined;
   range(target: { prefix: string } | { key: string }): KvPair[];
+  /** Keys below a prefix in order, now or at a revision. Throws KvError `compacted`, or `invalid` for one to come. */
+  keysAt(prefix: string, revision?: bigint): string[];
   /** Applies all operations at one revision; returns how many keys changed (a deletion of nothing changes none). */
   write(operations: readonly KvOp[]): number;
-  grant(ttlSeconds: number): KvLease;
+  /** Makes a lease, or takes over the one with the id `adopt` if it still lives. */
+  grant(ttlSeconds: number, adopt?: bigint): KvLease;
   /** The error that the next call shall fail with, once. */
   takeInjected(): KvError | undefined;
   closedError(): KvError;
@@ -35,6 +38,7 @@ export interface MemoryData extends MemoryFaults {
 
 interface LeaseState {
   id: bigint;
+  readonly ttlSeconds: number;
   alive: boolean;
   readonly lost: (() => void)[];
 }
@@ -46,6 +50,10 @@ export function createMemoryData(): MemoryData {
   const waiting = new Set<() => void>();
   let history: MemoryChange[] = [];
   let compacted = 0;
+  /** Newest revision whose changes are compacted away. */
+  let compactedRevision = 0n;
+  /** Keys that stood there then. */
+  let keysAtCompaction: readonly string[] = [];
   let revision = 1n;
   let clusterId = randomBytes(8).toString('hex');
   let nextLease = 1n;
@@ -94,7 +102,11 @@ export function createMemoryData(): MemoryData {
     write(held.map(({ key }) => ({ kind: 'delete', key })));
   };
 
-  const grant = (ttlSeconds: number): KvLease => {
+  /** Whoever holds a lease: more than one when it was taken over while its former holder lived. */
+  const holdersOf = (id: bigint): KvLease[] =>
+    [...leases].filter(([, state]) => state.id === id).map(([lease]) => lease);
+
+  const grant = (ttlSeconds: number, adopt?: bigint): KvLease => {
     if (!Number.isInteger(ttlSeconds) || ttlSeconds < 1) {
       throw new KvError(
         'invalid',
@@ -104,7 +116,11 @@ export function createMemoryData(): MemoryData {
         },
       );
     }
-    const state: LeaseState = { id: nextLease++, alive: true, lost: [] };
+    const lives = [...leases.values()].some(
+      (other) => other.id === adopt && other.ttlSeconds === ttlSeconds,
+    );
+    const id = adopt !== undefined && lives ? adopt : nextLease++;
+    const state: LeaseState = { id, ttlSeconds, alive: true, lost: [] };
     const lease: KvLease = {
       get id() {
         return state.id;
@@ -115,7 +131,9 @@ export function createMemoryData(): MemoryData {
       },
       revoke: async () => {
         state.alive = false;
-        if (leases.delete(lease)) dropLease(state.id);
+        if (!leases.delete(lease)) return;
+        dropLease(state.id);
+        loseLeases(holdersOf(state.id));
       },
       [Symbol.asyncDispose]: async () => {
         state.alive = false;
@@ -130,6 +148,33 @@ export function createMemoryData(): MemoryData {
     return [...pairs.values()]
       .filter(({ key }) => key.startsWith(target.prefix))
       .sort((a, b) => Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)));
+  };
+
+  const keysAt = (prefix: string, at: bigint = revision): string[] => {
+    if (at > revision) {
+      throw new KvError('invalid', `cannot read at revision ${at}: the newest is ${revision}`, {
+        retryable: false,
+      });
+    }
+    if (at < compactedRevision) {
+      throw new KvError(
+        'compacted',
+        `cannot read at revision ${at}: compacted up to ${compactedRevision}`,
+        {
+          retryable: true,
+        },
+      );
+    }
+    if (at === revision) return range({ prefix }).map(({ key }) => key);
+    const keys = new Set(keysAtCompaction);
+    for (const change of history) {
+      if (change.revision > at) break;
+      if (change.pair === undefined) keys.delete(change.key);
+      else keys.add(change.key);
+    }
+    return [...keys]
+      .filter((key) => key.startsWith(prefix))
+      .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
   };
 
   return {
@@ -150,6 +195,7 @@ export function createMemoryData(): MemoryData {
     },
     read: (key) => pairs.get(key),
     range,
+    keysAt,
     write,
     grant,
     takeInjected: () => failures.shift(),
@@ -181,6 +227,8 @@ export function createMemoryData(): MemoryData {
       wake();
     },
     compact: () => {
+      compactedRevision = revision;
+      keysAtCompaction = [...pairs.keys()];
       compacted += history.length;
       history = [];
     },
@@ -190,13 +238,16 @@ export function createMemoryData(): MemoryData {
       history = [];
       pairs.clear();
       revision = 1n;
+      compactedRevision = 0n;
+      keysAtCompaction = [];
       clusterId = randomBytes(8).toString('hex');
       loseLeases([...leases.keys()]);
       wake();
     },
     expireLease: (lease) => {
-      dropLease(leases.get(lease)?.id ?? 0n);
-      loseLeases([lease]);
+      const id = leases.get(lease)?.id ?? 0n;
+      dropLease(id);
+      loseLeases(holdersOf(id));
     },
     progress: () => {
       progressAsked += 1;

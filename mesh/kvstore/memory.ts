@@ -75,6 +75,20 @@ function connectMemory(
       checkPrefix(prefix);
       return call(signal, () => ({ pairs: data.range({ prefix }), revision: data.revision }));
     },
+    count: async (prefix, { revision, signal } = {}) => {
+      checkPrefix(prefix);
+      return call(signal, () => {
+        const keys = data.keysAt(prefix, revision);
+        return { count: keys.length, revision: revision ?? data.revision };
+      });
+    },
+    keys: async (prefix, { revision, signal } = {}) => {
+      checkPrefix(prefix);
+      return call(signal, () => ({
+        keys: data.keysAt(prefix, revision),
+        revision: revision ?? data.revision,
+      }));
+    },
     watch: (target, { signal }) => {
       if ('prefix' in target) checkPrefix(target.prefix);
       else checkKey(target.key);
@@ -82,6 +96,9 @@ function connectMemory(
         signal: AbortSignal.any([signal, closing.signal]),
         failure,
       });
+    },
+    async *watchBatches(target, options) {
+      for await (const event of this.watch(target, options)) yield [event];
     },
     put: async (key, value, { lease, signal } = {}) => {
       checkKey(key);
@@ -113,7 +130,8 @@ function connectMemory(
         return { succeeded, revision: data.revision };
       });
     },
-    lease: async (ttlSeconds, { signal } = {}) => call(signal, () => data.grant(ttlSeconds)),
+    lease: async (ttlSeconds, { signal, adopt } = {}) =>
+      call(signal, () => data.grant(ttlSeconds, adopt)),
     [Symbol.asyncDispose]: async () => closing.abort(),
   };
 }

@@ -18,6 +18,8 @@ export interface EtcdServer extends AsyncDisposable {
   /** `http://127.0.0.1:port`, or `https://…` with TLS. Stays the same over restarts. */
   readonly endpoint: string;
   readonly port: number;
+  /** Its process; another one after each start. */
+  readonly pid: number;
   /** Ends it in order, or with `kill` by SIGKILL, and waits for its end. */
   stop(): Promise<void>;
   kill(): Promise<void>;
@@ -121,6 +123,9 @@ export async function openEtcdServer(options: EtcdServerOptions = {}): Promise<E
   return {
     endpoint: `${scheme}://127.0.0.1:${port}`,
     port,
+    get pid() {
+      return child?.pid ?? 0;
+    },
     stop: () => end('SIGTERM'),
     kill: () => end('SIGKILL'),
     start: launch,
