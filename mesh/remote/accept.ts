@@ -3,10 +3,10 @@ import { decodeLabels } from '../wire/identity.ts';
 import { parseNumericIdentity } from '../wire/ids.ts';
 import { type IpAddress, ipFamily, parseIpPrefix, splitPrefix } from '../wire/ip.ts';
 import { decodeIpIdentity } from '../wire/ip-identity.ts';
-import { type ParsedKey, parseKey } from '../wire/keys.ts';
 import { decodeLocalPolicy } from '../wire/local-policy.ts';
 import { decodeLocalService } from '../wire/local-service.ts';
-import { decodeNode } from '../wire/node.ts';
+import { decodeNode, nodeAddresses } from '../wire/node.ts';
+import { type ParsedKey, parseKey } from '../wire/parse-key.ts';
 import { decodeClusterService } from '../wire/service.ts';
 import {
   identityAsSeenFromHere,
@@ -21,16 +21,12 @@ import { WireError, type WireErrorCode } from '../wire/wire-error.ts';
 import type { ClusterChange, MeshKind } from './cluster-sink.ts';
 
 /** Why a value of a cluster is not used: its form, what it claims, or an address that nobody may claim. */
-export type RefusalReason =
-  | RejectionReason
-  | WireErrorCode
-  | 'address-not-allowed'
-  | 'host-ip-ours';
+export type AcceptReason = RejectionReason | WireErrorCode | 'address-not-allowed' | 'host-ip-ours';
 
 /** A value looked at: the change it makes, or why it makes none. */
 export type Acceptance =
   | { readonly kind: 'accepted'; readonly change: ClusterChange }
-  | { readonly kind: 'refused'; readonly reason: RefusalReason; readonly message: string };
+  | { readonly kind: 'refused'; readonly reason: AcceptReason; readonly message: string };
 
 /** Who the value is from, and which underlay addresses are this node's own. */
 export interface AcceptContext extends PeerIdentity {
@@ -137,7 +133,7 @@ function acceptNode(key: ParsedKey, pair: KvPair, context: AcceptContext): Accep
   const node = decodeNode(pair.value, pair.key);
   const rejection = validateNode(node, key, context);
   if (rejection !== undefined) return refuse(rejection.reason, rejection.message);
-  const bad = node.addresses.find(({ ip }) => isForbidden(ip));
+  const bad = nodeAddresses(node).find(({ ip }) => isForbidden(ip));
   if (bad !== undefined) {
     return refuse('address-not-allowed', `node ${node.name}: nobody may claim address ${bad.ip}`);
   }
@@ -167,7 +163,11 @@ function acceptIp(key: ParsedKey, pair: KvPair, context: AcceptContext): Accepta
   const identity = identityAsSeenFromHere(entry.identity);
   return {
     kind: 'accepted',
-    change: { kind: 'ip', prefix: entry.prefix, value: { ...entry, identity } },
+    change: {
+      kind: 'ip',
+      prefix: entry.prefix,
+      value: identity === entry.identity ? entry : { ...entry, identity },
+    },
   };
 }
 
@@ -233,6 +233,6 @@ function mismatch(pair: KvPair): Acceptance {
   return refuse('key-mismatch', `value of ${pair.key} names another object`);
 }
 
-function refuse(reason: RefusalReason, message: string): Acceptance {
+function refuse(reason: AcceptReason, message: string): Acceptance {
   return { kind: 'refused', reason, message };
 }

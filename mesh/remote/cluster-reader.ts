@@ -1,5 +1,5 @@
-import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { KvEvent, KvStore } from '../kvstore/kvstore.ts';
+import { setMaxListeners } from 'node:events';
+import { KvError, type KvEvent, type KvStore } from '../kvstore/kvstore.ts';
 import type { Logger } from '../runtime/log.ts';
 import { type ClusterConfig, decodeClusterConfig } from '../wire/cluster-config.ts';
 import { type ClusterName, parseClusterId } from '../wire/ids.ts';
@@ -16,13 +16,18 @@ import {
 } from '../wire/keys.ts';
 import { validateClusterConfig } from '../wire/validate.ts';
 import { WireError } from '../wire/wire-error.ts';
-import { type AcceptContext, acceptPair, changeName, nameOfKey, retraction } from './accept.ts';
+import type { AcceptContext } from './accept.ts';
 import type { ClusterRef, MeshKind } from './cluster-sink.ts';
+import { openDigests } from './digests.ts';
+import { createIntakeKeeper } from './intake-keeper.ts';
+import { createKindReader, type KindReader } from './kind-reader.ts';
+import { isOwnStore, leadsToOurselves, refuseOwnStore } from './own-store.ts';
 import type { PeerContext, PeerFacts } from './peer.ts';
 import { PeerError } from './peer-error.ts';
+import { followStamps } from './stamps.ts';
 
-/** Events handled in one turn of the event loop, so that a long list does not hold up timers and sockets. */
-const EVENTS_PER_TURN = 1024;
+/** Tasks of one connection that may wait for its end at a time. */
+const MOST_TASKS = 64;
 
 /** What one connection to a cluster needs. */
 export interface ReaderOptions {
@@ -42,6 +47,8 @@ export interface ReaderOptions {
 export async function readCluster(store: KvStore, options: ReaderOptions): Promise<void> {
   const ending = new AbortController();
   const signal = AbortSignal.any([options.signal, ending.signal]);
+  // Each kind and each task beside waits for it: more than the ten after which Node suspects a leak.
+  setMaxListeners(MOST_TASKS, signal);
   const tasks = new Set<Promise<void>>();
   let failure: { readonly error: unknown } | undefined;
 
@@ -60,6 +67,11 @@ export async function readCluster(store: KvStore, options: ReaderOptions): Promi
   start(
     watchConfig(store, { ...options, signal }, (ref, config) => {
       start(readKinds(store, { ...options, signal }, { ref, config, start }));
+      const { clock, lag } = options.context;
+      const { own, name: cluster, logger } = options;
+      const { cached } = config.capabilities;
+      if (lag !== undefined)
+        start(followStamps(store, { book: lag, cluster, own, cached, clock, logger, signal }));
     }),
   );
   while (tasks.size > 0) await Promise.all(tasks);
@@ -88,12 +100,16 @@ async function watchConfig(
     noteConnection('config', event, options);
     switch (event.kind) {
       case 'put':
+        refuseOwnStore(store, name, context);
         latest = event.pair.value;
         look(latest);
         break;
       case 'synced':
         if (event.count === 0 && !facts.reading && latest === undefined)
-          reportMissing(key, options);
+          reportMissing(key, {
+            ...options,
+            isOwn: await isOwnStore(store, context, options.signal),
+          });
         break;
       case 'list-start':
       case 'delete':
@@ -106,11 +122,17 @@ async function watchConfig(
   }
 }
 
-function reportMissing(key: string, { name, own, facts }: ReaderOptions): void {
+function reportMissing(
+  key: string,
+  { name, own, facts, isOwn }: ReaderOptions & { isOwn: boolean },
+): void {
   const remedy = own ? 'check --cluster-name' : 'the file must bear its name';
   facts.problem = {
     kind: 'failed',
-    reason: `key ${key} is missing: either the cluster there is not called ${name} (${remedy}), or its clustermesh-apiserver has not started`,
+    reason:
+      isOwn && !own
+        ? leadsToOurselves(name)
+        : `key ${key} is missing: either the cluster there is not called ${name} (${remedy}), or its clustermesh-apiserver has not started`,
   };
   facts.changed();
 }
@@ -149,13 +171,18 @@ function takeConfig(value: Buffer, key: string, options: ReaderOptions): boolean
     const { cached, syncedCanaries } = config.capabilities;
     const same =
       before?.capabilities.cached === cached &&
-      before.capabilities.syncedCanaries === syncedCanaries;
-    if (same) return false;
+      before.capabilities.syncedCanaries === syncedCanaries &&
+      String(kindsOffered(options.kinds, before)) === String(kindsOffered(options.kinds, config));
+    if (same) {
+      if (facts.ref !== undefined) context.sink.configured?.(facts.ref, config);
+      return false;
+    }
     throw new PeerError('store-replaced', `cluster ${name} keeps its data in another layout now`);
   }
   facts.ref ??= { name, id: parseClusterId(config.id, context.own.max), own: options.own };
   context.ids.take(config.id, name);
   context.onIdentified(name, facts.ref.id);
+  context.sink.configured?.(facts.ref, config);
   facts.reading = true;
   facts.changed();
   return true;
@@ -174,6 +201,12 @@ function refusalOfOwn(config: ClusterConfig, { name, context }: ReaderOptions): 
   return `our own cluster ${name} publishes id ${config.id} and this agent was started with --cluster-id ${context.own.id}: both must be the same`;
 }
 
+/** Kinds that are read only when others are known: who it is before where it is, and both before what leads there. */
+const READ_AFTER: Readonly<Partial<Record<MeshKind, readonly MeshKind[]>>> = {
+  ips: ['identities', 'nodes'],
+  services: ['nodes', 'ips'],
+};
+
 /** Starts every kind when its marker is seen, or all at once where the cluster has no markers. */
 async function readKinds(
   store: KvStore,
@@ -181,47 +214,106 @@ async function readKinds(
   session: { ref: ClusterRef; config: ClusterConfig; start: (task: Promise<void>) => void },
 ): Promise<void> {
   const { cached, syncedCanaries } = session.config.capabilities;
-  const waiting = new Set(kindsOffered(options.kinds, session.config));
-  let ipsWait = false;
-  const begin = (kind: MeshKind): Promise<void> =>
-    watchKind(store, kind, {
-      ...options,
-      ref: session.ref,
-      prefix: prefixOf(kind, options.name, cached),
-      onSynced,
+  const { context, facts, name, signal } = options;
+  const { intake: state } = facts;
+  const offered = kindsOffered(options.kinds, session.config);
+  const waiting = new Set(offered);
+  const marked = new Set<MeshKind>();
+  const readers = new Map<MeshKind, KindReader>();
+  const prefix = (kind: MeshKind): string => prefixOf(kind, name, cached);
+  const accept: AcceptContext = {
+    name,
+    id: session.ref.id,
+    max: context.own.max,
+    own: session.ref.own,
+    nodeIps: context.nodeIps,
+  };
+  state.begin(session.ref, accept, prefix);
+  const digests = await openDigests(store, { clock: context.clock, signal });
+  if (signal.aborted) return;
+  session.start(digests.run());
+  const keeper = createIntakeKeeper(store, { ...options, readers });
+  session.start(keeper.run());
+
+  const begin = (kind: MeshKind): void => {
+    const reader = createKindReader(store, kind, {
+      cluster: name,
+      prefix: prefix(kind),
+      marker: syncedCanaries ? markerOf(kind, cached) : undefined,
+      state,
+      intake: context.intake,
+      digests,
+      lag: context.lag?.meterOf(name),
+      relistJitterMs: context.relistJitterMs,
+      arrived: (event) => noteConnection(kind, event, options),
+      rested: () => {
+        if (state.settle(context.clock.monotonic())) keeper.wake();
+      },
+      onSynced: () => {
+        facts.synced.add(kind);
+        facts.lists.set(kind, (facts.lists.get(kind) ?? 0) + 1);
+        context.sink.synced(session.ref, kind);
+        beginAllowed();
+        facts.changed();
+      },
+      onVerified: (verification) => {
+        facts.verified.set(kind, verification);
+        facts.changed();
+      },
+      start: session.start,
+      clock: context.clock,
+      logger: options.logger,
+      signal,
     });
-  const onSynced = (kind: MeshKind): void => {
-    // Identities come first: policy must know who it is before an address says that they are there.
-    if (kind === 'identities' && ipsWait) {
-      ipsWait = false;
-      session.start(begin('ips'));
+    readers.set(kind, reader);
+    session.start(reader.run());
+  };
+  const beginAllowed = (): void => {
+    for (const kind of [...waiting]) {
+      const before = (READ_AFTER[kind] ?? []).filter((other) => offered.includes(other));
+      if (!marked.has(kind) || !before.every((other) => facts.synced.has(other))) continue;
+      waiting.delete(kind);
+      begin(kind);
+    }
+  };
+  /** The marker may overtake the changes that it stands behind: so what there is now is asked for. */
+  const releaseHeldBack = async (kind: MeshKind): Promise<void> => {
+    try {
+      const { keys } = await store.keys(prefix(kind), { signal });
+      state.marked(kind, keys);
+      state.settle(context.clock.monotonic());
+    } catch (error) {
+      // What is held back goes in time, or with the next list.
+      if (!(error instanceof KvError)) throw error;
     }
   };
   const onMarker = (marker: string): void => {
-    for (const kind of [...waiting]) {
+    for (const kind of offered) {
       if (markerOf(kind, cached) !== marker) continue;
-      waiting.delete(kind);
-      if (kind === 'ips' && !options.facts.synced.has('identities')) ipsWait = true;
-      else session.start(begin(kind));
+      marked.add(kind);
+      if (state.guard.count(kind) > 0) session.start(releaseHeldBack(kind));
     }
+    beginAllowed();
   };
   if (!syncedCanaries) {
-    for (const kind of [...waiting]) onMarker(markerOf(kind, cached));
+    for (const kind of offered) marked.add(kind);
+    beginAllowed();
     return;
   }
-  const prefix = syncedPrefix(options.name);
-  for await (const event of store.watch({ prefix }, { signal: options.signal })) {
+  const markers = syncedPrefix(name);
+  for await (const event of store.watch({ prefix: markers }, { signal })) {
     noteConnection('markers', event, options);
-    if (event.kind === 'put') onMarker(event.pair.key.slice(prefix.length));
+    if (event.kind === 'put') onMarker(event.pair.key.slice(markers.length));
   }
 }
 
-/** Kinds that a cluster has, by what it says of itself: not every version publishes the last two. */
+/** Kinds that a cluster has, by what it says of itself: not every version publishes all (Cilium `kvstoremesh/reflector`). */
 export function kindsOffered(
   kinds: readonly MeshKind[],
   { capabilities }: ClusterConfig,
 ): readonly MeshKind[] {
   return kinds.filter((kind) => {
+    if (kind === 'services') return capabilities.endpointSlicesExportMode !== 'endpointslices-only';
     if (kind === 'serviceexports') return capabilities.serviceExportsEnabled !== undefined;
     if (kind === 'endpointslices') return capabilities.endpointSlicesExportMode !== undefined;
     return true;
@@ -259,81 +351,6 @@ function prefixOf(kind: MeshKind, cluster: ClusterName, cached: boolean): string
   }
 }
 
-async function watchKind(
-  store: KvStore,
-  kind: MeshKind,
-  options: ReaderOptions & { ref: ClusterRef; prefix: string; onSynced: (kind: MeshKind) => void },
-): Promise<void> {
-  const { facts, ref, context, signal } = options;
-  const { holdings, refusals } = facts;
-  const { sink } = context;
-  const accept: AcceptContext = {
-    name: options.name,
-    id: ref.id,
-    max: context.own.max,
-    own: ref.own,
-    nodeIps: context.nodeIps,
-  };
-  let events = 0;
-  for await (const event of store.watch({ prefix: options.prefix }, { signal })) {
-    noteConnection(kind, event, options);
-    switch (event.kind) {
-      case 'list-start':
-        holdings.beginList(kind);
-        break;
-      case 'put': {
-        const result = acceptPair(kind, event.pair, accept);
-        if (result.kind === 'accepted') {
-          refusals.clear(event.pair.key);
-          holdings.add(kind, changeName(result.change));
-          sink.apply(ref, result.change, event.pair);
-        } else {
-          noteRefusal(event.pair.key, result, options);
-        }
-        break;
-      }
-      case 'delete': {
-        refusals.clear(event.key);
-        const name = nameOfKey(event.key);
-        if (name !== undefined && holdings.remove(kind, name))
-          sink.apply(ref, retraction(kind, name), undefined);
-        break;
-      }
-      case 'synced':
-        for (const name of holdings.endList(kind))
-          sink.apply(ref, retraction(kind, name), undefined);
-        facts.synced.add(kind);
-        sink.synced(ref, kind);
-        options.onSynced(kind);
-        facts.changed();
-        break;
-      case 'progress':
-      case 'disconnected':
-        break;
-      default:
-        event satisfies never;
-    }
-    events += 1;
-    if (events % EVENTS_PER_TURN === 0) await nextTurn();
-  }
-}
-
-function noteRefusal(
-  key: string,
-  refusal: { reason: Parameters<PeerFacts['refusals']['note']>[1]; message: string },
-  { facts, logger }: ReaderOptions,
-): void {
-  const { reason, message } = refusal;
-  if (facts.refusals.note(key, reason, message)) {
-    logger.warn(
-      { key, reason, message },
-      'value of the cluster refused, more of this reason are only counted',
-    );
-  } else {
-    logger.debug({ key, reason, message }, 'value of the cluster refused');
-  }
-}
-
 /** Keeps which watches are cut off. An etcd that is another one than before must show its markers again first. */
 function noteConnection(watch: string, event: KvEvent, { facts, name }: ReaderOptions): void {
   if (event.kind === 'disconnected') {
@@ -341,6 +358,7 @@ function noteConnection(watch: string, event: KvEvent, { facts, name }: ReaderOp
     facts.changed();
     return;
   }
+  facts.sign();
   if (event.kind === 'list-start' && event.reason === 'cluster-changed') {
     throw new PeerError('store-replaced', `the etcd of cluster ${name} was replaced by another`);
   }

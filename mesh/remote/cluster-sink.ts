@@ -1,4 +1,5 @@
 import type { KvPair } from '../kvstore/kvstore.ts';
+import type { ClusterConfig } from '../wire/cluster-config.ts';
 import type { Labels } from '../wire/identity.ts';
 import type { ClusterId, ClusterName, NumericIdentity } from '../wire/ids.ts';
 import type { IpPrefix } from '../wire/ip.ts';
@@ -71,6 +72,8 @@ export type ClusterChange =
 
 /** Where peers put what they read. Calls never throw and return at once. */
 export interface ClusterSink {
+  /** Its configuration was accepted: before anything else of a connection, and again whenever it changes. */
+  configured?(cluster: ClusterRef, config: ClusterConfig): void;
   /** `pair` is what the change was made of, byte for byte; undefined for what is taken back. */
   apply(cluster: ClusterRef, change: ClusterChange, pair: KvPair | undefined): void;
   /** Everything of that kind has been applied; called again after each later full list. */

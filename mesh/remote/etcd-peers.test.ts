@@ -123,13 +123,45 @@ test('a peer over real etcd and mutual TLS: bad certificates, rotation, an outag
     st.notOk(sink.log.slice(count).some((line) => line.startsWith('-')));
   });
 
+  await t.test(
+    'first a bad credential, then a good one: what works is kept, and no watch is stuck (promise 18)',
+    async (st) => {
+      const count = sink.log.length;
+      const wrong = await stranger.issue('remote-alpha');
+      await connect({ ...wrong, caFile: authority.caFile });
+      const refused = (): string | undefined =>
+        peer.status().notes.find(({ code }) => code === 'file-refused')?.message;
+      await until('it is refused', () => refused() !== undefined, 20_000);
+      st.match(refused(), /the connection of before is kept: .*certificate/);
+      st.equal(peer.status().state.kind, 'ready');
+      await beta.node('m0', '198.51.100.9');
+      await until('news come over the old connection', () => sink.held.has('node m0'));
+      await connect(await authority.issue('remote-alpha'));
+      await until('it is taken', () => refused() === undefined, 20_000);
+      await until(
+        'it is read anew',
+        () => sink.log.slice(count).filter((line) => line.startsWith('synced')).length === 4,
+      );
+      await beta.removeNode('m0');
+      await until('news come over the new one', () => !sink.held.has('node m0'));
+      st.same(
+        sink.log.slice(count).filter((line) => line.startsWith('-')),
+        ['-node m0'],
+      );
+    },
+  );
+
   await t.test('etcd away and back', async (st) => {
     const count = sink.log.length;
     await etcd.kill();
-    await until('disconnected', () => peer.status().state.kind === 'disconnected', 20_000);
+    const isDisconnected = (): boolean =>
+      peer.status().notes.some(({ code }) => code === 'connection-lost');
+    await until('disconnected', isDisconnected, 20_000);
+    st.equal(peer.status().state.kind, 'ready');
     st.equal(sink.held.size, 4);
     await etcd.start();
-    await until('ready', isReady(peer), 30_000);
+    await until('connected again', () => !isDisconnected(), 30_000);
+    st.equal(peer.status().state.kind, 'ready');
     await beta.node('m2', '198.51.100.2');
     await until('changes arrive', () => sink.held.has('node m2'));
     st.notOk(sink.log.slice(count).some((line) => line.startsWith('-')));

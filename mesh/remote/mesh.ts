@@ -1,15 +1,20 @@
 import { createBell } from '../runtime/bell.ts';
 import type { ClusterId, ClusterName } from '../wire/ids.ts';
+import { createAnnounced } from './announced.ts';
 import { createClusterIds } from './cluster-ids.ts';
 import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
+import { createIntake } from './intake.ts';
 import type { KnownPeers } from './known-peers.ts';
 import {
   createPeer,
   type Peer,
   type PeerConnection,
   type PeerContext,
+  type PeerContextInput,
+  type PeerLife,
   type PeerStatus,
 } from './peer.ts';
+import type { BackendUse } from './peer-state.ts';
 
 const OWN_FILE_RESCAN_MS = 5000;
 
@@ -26,6 +31,10 @@ export interface Mesh {
   /** Ends only with `signal`, and takes nothing back then. */
   run(signal: AbortSignal): Promise<void>;
   status(): MeshStatus;
+  /** How alive each peer is. Ids of peers that were not reached yet are those of an earlier process. */
+  lives(): readonly PeerLife[];
+  /** Tells what became of the backends of a peer, to be shown in its status. */
+  setUse(name: ClusterName, use: BackendUse): void;
 }
 
 interface Slot {
@@ -37,7 +46,7 @@ interface Slot {
 
 /** Makes a mesh that is not read yet. */
 export function createMesh(options: {
-  readonly context: Omit<PeerContext, 'ids' | 'onIdentified'>;
+  readonly context: Omit<PeerContextInput, 'ids' | 'onIdentified' | 'isOwnEtcd'>;
   /** File of the own cluster's etcd; undefined: only peers are read. */
   readonly ownFile: string | undefined;
   /** Directory of the peers' files; undefined: no peers. */
@@ -53,24 +62,42 @@ export function createMesh(options: {
   const ids = createClusterIds(self);
   const slots = new Map<ClusterName, Slot>();
   const changed = createBell();
+  let ownConnection: PeerConnection | undefined;
   let view: PeerDirectory | undefined;
   let directoryProblem: string | undefined;
 
   const announce = (): void => {
     if (view === undefined) return;
+    // Ranges that are known from a time when a cluster was a peer are free for others.
+    for (const name of context.announced.clusters()) {
+      if (name !== self.name && !view.peers.has(name)) context.announced.forget(name);
+    }
     options.setPeers(new Map([...view.peers.keys()].map((name) => [name, knownPeers.idOf(name)])));
   };
 
   const context: PeerContext = {
     ...options.context,
+    announced: options.context.announced ?? createAnnounced({ own: self.name, mode: 'learn' }),
+    intake: options.context.intake ?? createIntake(),
     ids,
     onIdentified(name: ClusterName, id: ClusterId) {
       if (name === self.name) return;
       knownPeers.learn(name, id);
       announce();
     },
+    isOwnEtcd: (endpoints) => {
+      const ours = ownConnection?.endpoints ?? [];
+      return endpoints.length > 0 && endpoints.every((url) => ours.includes(url));
+    },
   };
   const own = ownFile === undefined ? undefined : createPeer(self.name, context);
+
+  /** Id of a peer that was not reached yet, from an earlier process, unless somebody else has it now. */
+  const formerId = (name: ClusterName): ClusterId | undefined => {
+    const id = knownPeers.idOf(name);
+    const holder = id === undefined ? undefined : ids.holderOf(id);
+    return holder === undefined || holder === name ? id : undefined;
+  };
 
   const add = (name: ClusterName, signal: AbortSignal): Slot => {
     const peer = createPeer(name, context);
@@ -87,6 +114,8 @@ export function createMesh(options: {
     await slot.ended;
     slot.peer.drain();
     slots.delete(name);
+    options.context.lag?.forget(name);
+    context.intake.forget(name);
     if (view?.peers.has(name) !== true) knownPeers.forget(name);
     logger.info({ cluster: name }, 'peer removed');
     changed.ring();
@@ -113,7 +142,8 @@ export function createMesh(options: {
     if (own === undefined || ownFile === undefined) return;
     while (!signal.aborted) {
       try {
-        own.connectWith(await readConnection(ownFile));
+        ownConnection = await readConnection(ownFile);
+        own.connectWith(ownConnection);
         own.setFileProblem(undefined);
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
@@ -170,6 +200,14 @@ export function createMesh(options: {
         ...[...slots.values()].map(({ ended }) => ended),
       ]);
     },
+    lives: () =>
+      [...slots.values()]
+        .filter(({ isLeaving }) => !isLeaving)
+        .map(({ peer }) => {
+          const life = peer.life();
+          return { ...life, clusterId: life.clusterId ?? formerId(life.name) };
+        }),
+    setUse: (name, use) => slots.get(name)?.peer.setUse(use),
     status: () => ({
       clusters: [
         ...(own === undefined ? [] : [own.status()]),

@@ -7,6 +7,7 @@ export type PeerErrorCode =
   | 'config-refused'
   | 'id-changed'
   | 'store-replaced'
+  | 'own-store'
   | 'file-unreadable';
 
 /** A cluster cannot be read for now. Always retried; what was read before stays in use. */

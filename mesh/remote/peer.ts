@@ -1,11 +1,11 @@
-import { KvError, type KvStore } from '../kvstore/kvstore.ts';
+import type { KvError, KvStore } from '../kvstore/kvstore.ts';
 import { createBackoff } from '../runtime/backoff.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { ClusterConfig } from '../wire/cluster-config.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../wire/ids.ts';
 import type { IpAddress } from '../wire/ip.ts';
-import { retraction } from './accept.ts';
+import { type Announced, type CidrLists, type Contest, createAnnounced } from './announced.ts';
 import type { ClusterIds } from './cluster-ids.ts';
 import { kindsOffered, readCluster } from './cluster-reader.ts';
 import {
@@ -16,30 +16,53 @@ import {
   OWN_KINDS,
   PEER_KINDS,
 } from './cluster-sink.ts';
-import { createHoldings, type Holdings } from './holdings.ts';
+import { createConnectionChoice } from './connection-choice.ts';
+import { createHeartbeat, type HeartbeatView, watchHeartbeat } from './heartbeat.ts';
+import { createIntake, type Intake, type IntakeStatus } from './intake.ts';
+import type { KindVerification } from './kind-reader.ts';
+import type { LagBook, LagStatus } from './lag.ts';
+import { DEFAULT_STALE_AFTER_MS } from './liveness.ts';
+import { createMirrorReports, watchMirrorReport } from './mirror-report.ts';
+import { refuseOwnStore } from './own-store.ts';
 import { explainFailure, PeerError } from './peer-error.ts';
-import { createRefusals, type RefusalStatus } from './refusals.ts';
+import { createPeerIntake, type IntakeLimits, type PeerIntake } from './peer-intake.ts';
+import { createStateKeeper } from './peer-life.ts';
+import {
+  type BackendUse,
+  isMirrorBad,
+  notesOf,
+  type PeerNote,
+  type PeerProblem,
+  type PeerState,
+  problemKind,
+} from './peer-state.ts';
+import type { RefusalStatus } from './refusals.ts';
 
 const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 30_000;
+/** A connection that lasted this long was a success: the next attempt comes soon. */
+const LASTING_MS = 10_000;
+/** How often names in endpoints are resolved again, while the connection works and while it does not. */
+const NAMES_MS = { working: 30_000, broken: 5000 } as const;
+/** How long a cluster that came back may be unlike its server. */
+const MISMATCH_PATIENCE_MS = 60_000;
+/** How often it is looked whether a cluster turned out to be read from a mirror. */
+const MIRROR_LOOK_MS = 1000;
 
-/** Where a cluster stands. Whatever the state, what was read before stays in use until it is known to be gone. */
-export type PeerState =
-  | { readonly kind: 'connecting' }
-  /** Its configuration was accepted; these kinds are still outstanding. */
-  | { readonly kind: 'syncing'; readonly outstanding: readonly MeshKind[] }
-  | { readonly kind: 'ready' }
-  /** The connection broke after it had worked, and is being made again. */
-  | { readonly kind: 'disconnected'; readonly reason: string }
-  /** Somebody has to do something; tried again all the same. */
-  | { readonly kind: 'failed'; readonly reason: string };
+/** Contested ranges that a status shows. */
+const MOST_CONTESTS_SHOWN = 10;
 
 /** How to reach a cluster: made of its file. */
 export interface PeerConnection {
   /** Differs when anything that a new connection would use differs, certificates included. */
   readonly fingerprint: string;
   readonly endpoints: readonly string[];
+  /** When the first certificate of its file runs out, milliseconds since 1970. Absent: it has none. */
+  readonly certificateExpiresAt?: number | undefined;
+  /** Resolves names anew each time. */
   open(signal: AbortSignal): Promise<KvStore>;
+  /** Whether the names in the endpoints lead elsewhere than the connection that was opened last. Absent: they never do. */
+  haveMoved?(state: { readonly isBroken: boolean }): Promise<boolean>;
 }
 
 /** What is the same for all clusters that an agent reads. */
@@ -57,9 +80,33 @@ export interface PeerContext {
   readonly ids: ClusterIds;
   /** Told when a cluster's id is known. */
   readonly onIdentified: (name: ClusterName, id: ClusterId) => void;
+  /** Silence after which a cluster is stale, in milliseconds. Default 30,000. */
+  readonly staleAfterMs?: number;
+  /** How long a cluster that was stale must last before it is trusted again, in milliseconds. Default 5,000. */
+  readonly settleMs?: number;
+  /** The own cluster's etcd as it names itself, once that is known: what answers with it is no peer but ourselves. */
+  readonly ownStoreId?: () => string | undefined;
+  /** Whether endpoints are those of the own cluster: a peer that is read there is read from our own mirror. */
+  readonly isOwnEtcd?: (endpoints: readonly string[]) => boolean;
+  /** Where it is measured how late changes come into use. Default: nowhere. */
+  readonly lag?: LagBook;
+  /** Which addresses each cluster may announce; shared by all peers of an agent. */
+  readonly announced: Announced;
+  /** Shares the thread between clusters. */
+  readonly intake: Intake;
+  /** Bounds on what one cluster may have here. */
+  readonly limits?: IntakeLimits;
+  /** Whether backends are checked against addresses; not where values are only handed on. Default true. */
+  readonly checksBackends?: boolean;
+  /** The longest wait before a list is read again for a mismatch, in milliseconds. Default 5,000. */
+  readonly relistJitterMs?: number;
   readonly clock: Clock;
   readonly logger: Logger;
 }
+
+/** What a test or a mesh need not give. */
+export type PeerContextInput = Omit<PeerContext, 'announced' | 'intake'> &
+  Partial<Pick<PeerContext, 'announced' | 'intake'>>;
 
 /** A cluster for people. */
 export interface PeerStatus {
@@ -70,18 +117,61 @@ export interface PeerStatus {
   readonly state: PeerState;
   /** Milliseconds since 1970 at which the state began. */
   readonly since: number;
+  /** What is odd although the state may be fine. */
+  readonly notes: readonly PeerNote[];
+  /** Whether it has been ready since this process began. */
+  readonly wasReady: boolean;
+  /** How services use its backends. */
+  readonly use: BackendUse;
+  /** How often its backends were withdrawn since this process began. */
+  readonly revocations: number;
+  /** Its heartbeat, by our clock; undefined while none was seen. */
+  readonly heartbeat: HeartbeatView | undefined;
   readonly config: ClusterConfig['capabilities'] | undefined;
   /** Entries in use by kind. */
   readonly counts: Readonly<Partial<Record<MeshKind, number>>>;
   /** Kinds of which everything has been read in this connection. */
   readonly synced: readonly MeshKind[];
+  /** How often the whole of a kind was read since the process began: the first time, and after each loss of the thread. */
+  readonly lists: Readonly<Partial<Record<MeshKind, number>>>;
   readonly refused: RefusalStatus;
+  /** What the comparison of each kind with its server said last. */
+  readonly verified: readonly KindVerification[];
+  /** What lists took away and is held back, with the number of entries. */
+  readonly heldBack: readonly { readonly kind: MeshKind; readonly count: number }[];
+  /** Backends that do not count, since the cluster's own tables do not have their addresses. */
+  readonly unknownBackends: { readonly count: number; readonly examples: readonly string[] };
+  /** Events on their way into use. */
+  readonly intake: IntakeStatus;
+  /** What it may announce: a person's list, or how many ranges were learned from its nodes; and what it may not have. */
+  readonly announces: {
+    readonly list: CidrLists | undefined;
+    readonly learned: number;
+    readonly contested: readonly Contest[];
+  };
   /** Connections that failed since the agent started. */
   readonly failures: number;
   /** Latest failure, kept after it has passed. */
   readonly lastError: { readonly message: string; readonly at: number } | undefined;
   /** Why the file of the peer cannot be read at present, while its last good content is in use. */
   readonly fileProblem: string | undefined;
+  /** How late its changes come into use; undefined where that is not measured. */
+  readonly lag: LagStatus | undefined;
+  /** When the certificate by which we are let in runs out, milliseconds since 1970; undefined without one. */
+  readonly certificateExpiresAt: number | undefined;
+}
+
+/** How alive a cluster is, for who decides whether its backends are used. */
+export interface PeerLife {
+  readonly name: ClusterName;
+  /** Undefined until its configuration was accepted. */
+  readonly clusterId: ClusterId | undefined;
+  /** Whether it is to be trusted less: silent for too long, or not back for long enough. */
+  readonly isStale: boolean;
+  /** Milliseconds since its control plane last gave a sign of life, or since it became known to us. */
+  readonly silentMs: number;
+  /** `mirror`: what is silent is our own mirror of it, and of the cluster itself nothing is known. */
+  readonly cause: 'peer' | 'mirror';
 }
 
 /** One cluster that is read. */
@@ -90,11 +180,15 @@ export interface Peer {
   /** Takes a new connection: what is held stays, and is compared with what the new connection lists. */
   connectWith(connection: PeerConnection): void;
   setFileProblem(problem: string | undefined): void;
+  /** Tells what became of its backends, to be shown. */
+  setUse(use: BackendUse): void;
   /** Ends only with `signal`; takes nothing back. */
   run(signal: AbortSignal): Promise<void>;
   /** Takes back everything the cluster said, and frees its id. To be called after `run` has ended. */
   drain(): void;
   status(): PeerStatus;
+  /** How alive it is. */
+  life(): PeerLife;
 }
 
 /** Mutable facts of one cluster, shared by the loop and the session that reads it. */
@@ -102,32 +196,75 @@ export interface PeerFacts {
   ref: ClusterRef | undefined;
   config: ClusterConfig | undefined;
   /** Why the cluster is not being read. */
-  problem: Extract<PeerState, { reason: string }> | undefined;
+  problem: PeerProblem | undefined;
   /** Its configuration was accepted over the connection of now. */
   reading: boolean;
   readonly synced: Set<MeshKind>;
+  /** How often the whole of a kind was read since the process began. */
+  readonly lists: Map<MeshKind, number>;
   /** Watches that have lost their connection, with why. */
   readonly broken: Map<string, KvError>;
-  readonly holdings: Holdings;
-  readonly refusals: ReturnType<typeof createRefusals>;
+  readonly intake: PeerIntake;
+  readonly verified: Map<MeshKind, KindVerification>;
   /** To be called after a change that may change the state. */
   changed(): void;
+  /** To be called for whatever a server sends. */
+  sign(): void;
+}
+
+/** A mismatch that stays after another list is shown to people, and holds nobody up for ever. */
+function isProven(verified: KindVerification | undefined, now: number): boolean {
+  if (verified === undefined) return false;
+  return verified.result !== 'mismatch' || now - verified.at > MISMATCH_PATIENCE_MS;
 }
 
 /** Makes a cluster that is not read yet. */
-export function createPeer(name: ClusterName, context: PeerContext): Peer {
-  const { clock, ids, sink } = context;
+export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
+  const context: PeerContext = {
+    ...input,
+    announced: input.announced ?? createAnnounced({ own: input.own.name, mode: 'learn' }),
+    intake: input.intake ?? createIntake(),
+  };
+  const { clock, ids, sink, staleAfterMs = DEFAULT_STALE_AFTER_MS } = context;
   const own = name === context.own.name;
   const logger = context.logger.child({ cluster: name });
   const kinds = own ? OWN_KINDS : (context.peerKinds ?? PEER_KINDS);
-  const backoff = createBackoff({ minMs: RETRY_MIN_MS, maxMs: RETRY_MAX_MS });
-  let connection: PeerConnection | undefined;
-  let reconnect = new AbortController();
+  const retry = { minMs: RETRY_MIN_MS, maxMs: RETRY_MAX_MS };
+  const backoff = createBackoff(retry);
+  const heartbeat = createHeartbeat(clock);
+  const reports = createMirrorReports(clock);
+  const check = (store: KvStore): void => refuseOwnStore(store, name, context);
+  const choice = createConnectionChoice({ name, retry, check, clock, logger });
   let fileProblem: string | undefined;
+  let mirrorUnreadable: string | undefined;
   let failures = 0;
-  let lastError: PeerStatus['lastError'];
-  let state: PeerState = { kind: 'connecting' };
-  let since = clock.now();
+  let use: BackendUse = { level: 'none', reason: '' };
+  let revocations = 0;
+
+  const isMirrored = (): boolean =>
+    !own &&
+    (facts.config?.capabilities.cached === true ||
+      (context.isOwnEtcd?.(choice.current?.endpoints ?? []) ?? false));
+
+  const keeper = createStateKeeper({
+    ...context,
+    staleAfterMs,
+    logger,
+    look: () => {
+      const [broken] = facts.broken.values();
+      const offered = facts.config === undefined ? kinds : kindsOffered(kinds, facts.config);
+      return {
+        name,
+        problem: facts.problem,
+        broken,
+        isReading: facts.reading,
+        outstanding: offered.filter((kind) => !facts.synced.has(kind)),
+        unproven: offered.filter((kind) => !isProven(facts.verified.get(kind), clock.now())),
+        use,
+        mirror: isMirrored() ? reports.view() : undefined,
+      };
+    },
+  });
 
   const facts: PeerFacts = {
     ref: undefined,
@@ -135,47 +272,86 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
     problem: undefined,
     reading: false,
     synced: new Set(),
+    lists: new Map(),
     broken: new Map(),
-    holdings: createHoldings(),
-    refusals: createRefusals(),
-    changed: () => setState(stateOf(facts, kinds)),
-  };
-
-  const setState = (next: PeerState): void => {
-    const reason = 'reason' in next ? next.reason : undefined;
-    const before = 'reason' in state ? state.reason : undefined;
-    if (reason !== undefined && reason !== before) {
-      lastError = { message: reason, at: clock.now() };
-      logger.warn({ reason }, 'cluster cannot be read, what is known of it stays in use');
-    }
-    if (next.kind !== state.kind) {
-      since = clock.now();
-      if (reason === undefined) logger.info({ state: next.kind }, 'cluster changed state');
-      if (next.kind === 'ready') backoff.reset();
-    }
-    state = next;
+    intake: createPeerIntake({ ...context, cluster: name, isOwn: own, logger }),
+    verified: new Map(),
+    changed: () => keeper.changed(),
+    sign: () => {
+      if (facts.reading) keeper.sign();
+    },
   };
 
   const attempt = async (target: PeerConnection, signal: AbortSignal): Promise<void> => {
     facts.synced.clear();
+    facts.verified.clear();
     facts.broken.clear();
     facts.reading = false;
-    await using store = await target.open(signal);
-    await readCluster(store, { name, own, kinds, context, facts, logger, signal });
+    await using store = await choice.open(target, signal);
+    const ending = new AbortController();
+    const together = AbortSignal.any([signal, ending.signal]);
+    let failure: { readonly error: unknown } | undefined;
+    const beside = Promise.all([
+      watchHeartbeat(store, heartbeat, { signal: together, onSign: facts.sign }),
+      followMirror(store, together),
+      followNames(target, together),
+    ]).catch((error: unknown) => {
+      failure = { error };
+      ending.abort();
+    });
+    try {
+      await readCluster(store, { name, own, kinds, context, facts, logger, signal: together });
+    } finally {
+      ending.abort();
+      await beside;
+    }
+    if (failure !== undefined && !signal.aborted) throw failure.error;
+  };
+
+  /** Reads what a mirror says of the cluster, as soon as it is known that there is one. */
+  const followMirror = async (store: KvStore, signal: AbortSignal): Promise<void> => {
+    if (own) return;
+    while (!signal.aborted && !(facts.reading && isMirrored())) {
+      await clock.sleep(MIRROR_LOOK_MS, signal).catch(() => undefined);
+    }
+    if (signal.aborted) return;
+    await watchMirrorReport(store, name, {
+      reports,
+      signal,
+      onReport: () => {
+        mirrorUnreadable = undefined;
+        facts.changed();
+      },
+      onUnreadable: (message) => {
+        mirrorUnreadable = message;
+      },
+    });
+  };
+
+  const followNames = async (target: PeerConnection, signal: AbortSignal): Promise<void> => {
+    let askedAt = clock.monotonic();
+    while (target.haveMoved !== undefined && !signal.aborted) {
+      await clock.sleep(Math.min(NAMES_MS.broken, staleAfterMs), signal).catch(() => undefined);
+      const isBroken = facts.broken.size > 0 || keeper.life.kind !== 'fresh';
+      const isDue = isBroken || clock.monotonic() - askedAt >= NAMES_MS.working;
+      if (signal.aborted || !isDue) continue;
+      const moved = await target.haveMoved({ isBroken });
+      askedAt = clock.monotonic();
+      if (!moved || signal.aborted) continue;
+      logger.info('names of the endpoints lead to other addresses, connecting there');
+      choice.renew();
+    }
   };
 
   const drain = (): void => {
-    for (const kind of [...MESH_KINDS].reverse()) {
-      for (const heldName of facts.holdings.takeAll(kind)) {
-        if (facts.ref !== undefined) sink.apply(facts.ref, retraction(kind, heldName), undefined);
-      }
-    }
+    facts.intake.drain(MESH_KINDS);
     if (facts.ref === undefined) return;
     const { ref } = facts;
     sink.removed(ref);
     facts.ref = undefined;
     facts.config = undefined;
-    facts.refusals.clearAll();
+    facts.verified.clear();
+    keeper.reset();
     ids.release(ref.id, name);
   };
 
@@ -183,6 +359,7 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
   const conclude = (error: unknown): void => {
     facts.reading = false;
     facts.broken.clear();
+    choice.giveUp();
     if (error instanceof PeerError && error.code === 'id-changed') {
       logger.warn(
         { reason: error.message },
@@ -195,88 +372,123 @@ export function createPeer(name: ClusterName, context: PeerContext): Peer {
       facts.problem = undefined;
     } else {
       failures += 1;
-      facts.problem = { kind: problemKind(error, facts.ref), reason: explainFailure(error, name) };
+      const { wasReady } = keeper.situation();
+      facts.problem = { kind: problemKind(error, wasReady), reason: explainFailure(error, name) };
     }
     facts.changed();
   };
 
+  const connectAgain = async (signal: AbortSignal): Promise<void> => {
+    while (!signal.aborted) {
+      const leaving = choice.begin();
+      const attemptSignal = AbortSignal.any([signal, leaving]);
+      const { current } = choice;
+      if (current === undefined) {
+        await clock.sleep(RETRY_MAX_MS, attemptSignal).catch(() => undefined);
+        continue;
+      }
+      const began = clock.monotonic();
+      try {
+        await attempt(current, attemptSignal);
+      } catch (error) {
+        if (signal.aborted) return;
+        // A new file is a new start; what the old connection died of is of no interest.
+        if (!leaving.aborted) conclude(error);
+      }
+      if (clock.monotonic() - began > LASTING_MS) backoff.reset();
+      await clock.sleep(backoff.next(), attemptSignal).catch(() => undefined);
+      if (leaving.aborted) {
+        backoff.reset();
+        facts.problem = undefined;
+        facts.reading = false;
+        facts.changed();
+      }
+    }
+  };
+
   return {
     name,
-    connectWith(next) {
-      if (connection?.fingerprint === next.fingerprint) return;
-      connection = next;
-      reconnect.abort();
-    },
+    connectWith: (next) =>
+      choice.offer(next, { isWorking: facts.reading && facts.broken.size === 0 }),
     setFileProblem(problem) {
       if (problem === fileProblem) return;
       fileProblem = problem;
       if (problem === undefined) return;
-      lastError = { message: problem, at: clock.now() };
+      keeper.noteError(problem);
       logger.warn({ reason: problem }, 'file of the cluster cannot be used');
     },
+    setUse(next) {
+      if (next.level === 'gone' && use.level !== 'gone') revocations += 1;
+      use = next;
+      keeper.changed();
+    },
     async run(signal) {
-      while (!signal.aborted) {
-        reconnect = new AbortController();
-        const attemptSignal = AbortSignal.any([signal, reconnect.signal]);
-        if (connection === undefined) {
-          await clock.sleep(RETRY_MAX_MS, attemptSignal).catch(() => undefined);
-          continue;
-        }
-        try {
-          await attempt(connection, attemptSignal);
-        } catch (error) {
-          if (signal.aborted) return;
-          // A new file is a new start; what the old connection died of is of no interest.
-          if (!reconnect.signal.aborted) conclude(error);
-        }
-        await clock.sleep(backoff.next(), attemptSignal).catch(() => undefined);
-        if (reconnect.signal.aborted) {
-          backoff.reset();
-          facts.problem = undefined;
-          facts.reading = false;
-          facts.changed();
-        }
-      }
+      await Promise.all([connectAgain(signal), keeper.follow(signal)]);
+      await choice.end();
     },
     drain,
-    status: () => ({
-      name,
-      own,
-      clusterId: facts.ref?.id,
-      endpoints: connection?.endpoints ?? [],
-      state:
-        connection === undefined && fileProblem !== undefined
-          ? { kind: 'failed', reason: fileProblem }
-          : state,
-      since,
-      config: facts.config?.capabilities,
-      counts: Object.fromEntries(kinds.map((kind) => [kind, facts.holdings.count(kind)])),
-      synced: [...facts.synced],
-      refused: facts.refusals.status(),
-      failures,
-      lastError,
-      fileProblem,
-    }),
+    life: () => {
+      const { life, mirror } = keeper.situation();
+      return {
+        name,
+        clusterId: facts.ref?.id,
+        isStale: life.kind !== 'fresh',
+        silentMs: life.kind === 'returning' ? 0 : keeper.silentMs,
+        cause:
+          mirror !== undefined && !(mirror.kind === 'reports' && isMirrorBad(mirror))
+            ? 'mirror'
+            : 'peer',
+      };
+    },
+    status: () => {
+      const situation = keeper.situation();
+      const beats = situation.mirror === undefined ? heartbeat.view() : undefined;
+      return {
+        name,
+        own,
+        clusterId: facts.ref?.id,
+        endpoints: choice.current?.endpoints ?? [],
+        state:
+          choice.current === undefined && fileProblem !== undefined
+            ? { kind: 'failed', reason: fileProblem }
+            : keeper.state,
+        since: keeper.since,
+        notes: notesOf(situation, {
+          heartbeat: beats,
+          fileRefused: choice.refused,
+          mirrorUnreadable,
+          staleAfterMs,
+        }),
+        wasReady: situation.wasReady,
+        use,
+        revocations,
+        heartbeat: beats,
+        config: facts.config?.capabilities,
+        counts: Object.fromEntries(kinds.map((kind) => [kind, facts.intake.holdings.count(kind)])),
+        synced: [...facts.synced],
+        lists: Object.fromEntries(facts.lists),
+        refused: facts.intake.refusals.status(),
+        verified: [...facts.verified.values()],
+        heldBack: facts.intake.heldBack().map(({ kind, count }) => ({ kind, count })),
+        unknownBackends: {
+          count: facts.intake.backends.missing,
+          examples: facts.intake.backends.examples(),
+        },
+        intake: context.intake.status(name),
+        announces: {
+          list: context.announced.listOf(name),
+          learned: context.announced.learned(name).length,
+          contested: context.announced
+            .contests()
+            .filter(({ cluster }) => cluster === name)
+            .slice(0, MOST_CONTESTS_SHOWN),
+        },
+        failures,
+        lastError: keeper.lastError,
+        fileProblem,
+        lag: context.lag?.meterOf(name).status(),
+        certificateExpiresAt: choice.current?.certificateExpiresAt,
+      };
+    },
   };
-}
-
-function stateOf(facts: PeerFacts, kinds: readonly MeshKind[]): PeerState {
-  if (facts.problem !== undefined) return facts.problem;
-  const [broken] = facts.broken.values();
-  if (broken !== undefined) {
-    return {
-      kind: problemKind(broken, facts.ref),
-      reason: explainFailure(broken, facts.ref?.name ?? ''),
-    };
-  }
-  if (!facts.reading) return { kind: 'connecting' };
-  const offered = facts.config === undefined ? kinds : kindsOffered(kinds, facts.config);
-  const outstanding = offered.filter((kind) => !facts.synced.has(kind));
-  return outstanding.length === 0 ? { kind: 'ready' } : { kind: 'syncing', outstanding };
-}
-
-/** A connection that worked once and only needs time is disconnected; all else needs somebody. */
-function problemKind(error: unknown, ref: ClusterRef | undefined): 'disconnected' | 'failed' {
-  const passing = error instanceof KvError && error.retryable && error.code !== 'unauthenticated';
-  return passing && ref !== undefined ? 'disconnected' : 'failed';
 }

@@ -1,0 +1,172 @@
+/**
+ * Whether a cluster may say what it says, as far as one value does not show it: which ranges are its own, which nodes it
+ * has, which addresses its services may lead to. One for each cluster; it outlives connections. The own cluster is only
+ * listened to: its nodes tell which ranges are ours.
+ */
+import type { ClusterName } from '../wire/ids.ts';
+import { type IpAddress, type IpPrefix, ipFamily, makePrefix, splitPrefix } from '../wire/ip.ts';
+import type { IpIdentity } from '../wire/ip-identity.ts';
+import { type Node, nodeAddresses } from '../wire/node.ts';
+import {
+  type Announced,
+  type AnnouncedReason,
+  type AnnouncedRefusal,
+  judgeNode,
+} from './announced.ts';
+import type { ClusterChange } from './cluster-sink.ts';
+
+/** Why a value that is well formed is not used. */
+export type AdmissionReason = AnnouncedReason | 'host-unknown' | 'reserved-not-node';
+
+/** What becomes of a change. */
+export type AdmissionVerdict =
+  /** `host`: number of the node that it depends on, 0 for none. */
+  | { readonly kind: 'admitted'; readonly host: number }
+  /** It depends on a node that the cluster has not published, at this address. */
+  | {
+      readonly kind: 'waiting';
+      readonly address: IpAddress;
+      readonly reason: AdmissionReason;
+      readonly message: string;
+    }
+  | { readonly kind: 'refused'; readonly reason: AdmissionReason; readonly message: string };
+
+/** Judges what one cluster says. */
+export interface Admission {
+  judge(change: ClusterChange): AdmissionVerdict;
+  /**
+   * Takes a node that was admitted, or undefined for one that is gone. Returns the addresses that became nodes'
+   * addresses, or are so no more.
+   */
+  setNode(
+    name: string,
+    node: Node | undefined,
+  ): { readonly came: readonly IpAddress[]; readonly went: readonly IpAddress[] };
+  /** All nodes are known. */
+  nodesSynced(): void;
+  /** Whether an address is one of a node of the cluster. */
+  isNodeAddress(address: IpAddress): boolean;
+  /** Number of an address in verdicts; undefined: nothing that was admitted depends on it. */
+  numberOf(address: IpAddress): number | undefined;
+  /** Names of nodes with an address that the cluster may not announce any more, each with the reason. */
+  lostNodes(): readonly { readonly name: string; readonly refusal: AnnouncedRefusal }[];
+  clear(): void;
+}
+
+const ADMITTED: AdmissionVerdict = { kind: 'admitted', host: 0 };
+const LAST_RESERVED = 255;
+
+/** Makes an empty one. */
+export function createAdmission(options: {
+  readonly cluster: ClusterName;
+  readonly isOwn: boolean;
+  readonly announced: Announced;
+}): Admission {
+  const { cluster, isOwn, announced } = options;
+  /** Addresses of nodes, each with the number of nodes that have it. */
+  const nodes = new Map<IpAddress, number>();
+  const byName = new Map<string, readonly IpAddress[]>();
+  const numbers = new Map<IpAddress, number>();
+
+  const hostNumber = (address: IpAddress): number => {
+    const found = numbers.get(address);
+    if (found !== undefined) return found;
+    const made = numbers.size + 1;
+    numbers.set(address, made);
+    return made;
+  };
+
+  const judgeIp = (entry: IpIdentity): AdmissionVerdict => {
+    const { prefix, hostIp, identity } = entry;
+    const refusal = announced.judge(cluster, prefix);
+    if (refusal !== undefined) return { kind: 'refused', ...refusal };
+    if (announced.mode === 'open') return ADMITTED;
+    const { address, length } = splitPrefix(prefix);
+    const isHost = length === (ipFamily(prefix) === 4 ? 32 : 128);
+    if (identity <= LAST_RESERVED) {
+      if (isHost && nodes.has(address)) return { kind: 'admitted', host: hostNumber(address) };
+      return {
+        kind: 'waiting',
+        address,
+        reason: 'reserved-not-node',
+        message: `address ${prefix}: identity ${identity} is for addresses of nodes, and cluster ${cluster} has none there`,
+      };
+    }
+    if (hostIp === null || (hostIp === address && isHost)) return ADMITTED;
+    if (nodes.has(hostIp)) return { kind: 'admitted', host: hostNumber(hostIp) };
+    if (announced.isMachine(cluster, wholePrefix(hostIp))) return ADMITTED;
+    return {
+      kind: 'waiting',
+      address: hostIp,
+      reason: 'host-unknown',
+      message: `address ${prefix}: its host ${hostIp} is no node of cluster ${cluster}`,
+    };
+  };
+
+  return {
+    judge(change) {
+      if (isOwn || change.value === undefined) return ADMITTED;
+      if (change.kind === 'ip') return judgeIp(change.value);
+      if (change.kind !== 'node') return ADMITTED;
+      const refusal = judgeNode(announced, cluster, change.value);
+      return refusal === undefined
+        ? ADMITTED
+        : {
+            kind: 'refused',
+            reason: refusal.reason,
+            message: `node ${change.name}: ${refusal.message}`,
+          };
+    },
+    setNode(name, node) {
+      announced.setNode(cluster, name, node);
+      const before = byName.get(name) ?? [];
+      const after = node === undefined ? [] : addressesOf(node);
+      if (node === undefined) byName.delete(name);
+      else byName.set(name, after);
+      const came: IpAddress[] = [];
+      const went: IpAddress[] = [];
+      for (const address of after) {
+        const count = nodes.get(address) ?? 0;
+        nodes.set(address, count + 1);
+        if (count === 0) came.push(address);
+      }
+      for (const address of before) {
+        const count = (nodes.get(address) ?? 0) - 1;
+        if (count > 0) nodes.set(address, count);
+        else if (nodes.delete(address)) went.push(address);
+      }
+      return { came, went };
+    },
+    nodesSynced: () => announced.settle(cluster),
+    isNodeAddress: (address) => nodes.has(address),
+    numberOf: (address) => numbers.get(address),
+    lostNodes() {
+      const lost: { name: string; refusal: AnnouncedRefusal }[] = [];
+      for (const [name, addresses] of byName) {
+        for (const address of addresses) {
+          const refusal = announced.judge(cluster, wholePrefix(address));
+          if (refusal === undefined) continue;
+          lost.push({ name, refusal });
+          break;
+        }
+      }
+      return lost;
+    },
+    clear() {
+      nodes.clear();
+      byName.clear();
+      numbers.clear();
+      announced.forget(cluster);
+    },
+  };
+}
+
+function addressesOf(node: Node): readonly IpAddress[] {
+  const behind = [node.ipv4HealthIp, node.ipv6HealthIp, node.ipv4IngressIp, node.ipv6IngressIp];
+  const all = [...nodeAddresses(node).map(({ ip }) => ip), ...behind.filter((ip) => ip !== null)];
+  return [...new Set(all)];
+}
+
+function wholePrefix(address: IpAddress): IpPrefix {
+  return makePrefix(address, ipFamily(address) === 4 ? 32 : 128);
+}
