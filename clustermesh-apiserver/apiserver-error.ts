@@ -1,5 +1,5 @@
 /** What kept the apiserver from starting. */
-export type ApiserverErrorCode = 'manifests' | 'certificate' | 'port-taken' | 'address';
+export type ApiserverErrorCode = 'manifests' | 'certificate';
 
 /** The apiserver cannot start; the message says what to do. */
 export class ApiserverError extends Error {

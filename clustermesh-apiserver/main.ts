@@ -1,12 +1,14 @@
 #!/usr/bin/env node
-import { readFile } from 'node:fs/promises';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
+import { etcdTlsPaths, readEtcdTlsFiles } from './etcd-tls-files.ts';
+import { KVSTOREMESH_OPTIONS } from './kvstoremesh/options.ts';
+import { runKvstoremesh } from './kvstoremesh/run.ts';
 import { APISERVER_OPTIONS } from './options.ts';
-import { type EtcdSettings, runApiserver } from './run.ts';
+import { type ApiserverOptions, type EtcdSettings, runApiserver } from './run.ts';
 
 const NAME = 'clustermesh-apiserver';
 const EXIT_PROBLEM = 1;
@@ -14,9 +16,13 @@ const EXIT_PROBLEM = 1;
 const DESCRIPTION = `Publishes this cluster for its agents and its peers: reads Kubernetes YAML, keeps an etcd in Cilium's
 layout, and lets readers in through a gate that knows who may read what.`;
 
+const MIRROR_DESCRIPTION = `Mirrors every peer into this cluster's own etcd, in the layout of Cilium's kvstoremesh, so that its
+agents read one etcd alone.`;
+
 type Values = OptionValues<typeof APISERVER_OPTIONS>;
 
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
+  if (argv[0] === 'kvstoremesh') return mainOfMirror(argv.slice(1), env);
   const values = parseOptions(APISERVER_OPTIONS, argv, env, {
     name: NAME,
     description: DESCRIPTION,
@@ -38,9 +44,11 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
       revokedFile: values.revokedFile,
     },
     etcd: await etcdSettings(values),
+    kvstoremesh: mirrorSettings(values),
     gateAddress: values.gateAddress,
     registryAddress: values.registryAddress,
     healthAddress: values.healthAddress,
+    metricsAddress: values.metricsAddress,
     leaseTtlSeconds: Math.ceil(values.kvstoreLeaseTtl / 1000),
     heartbeatMs: values.heartbeatInterval,
     identityGraceMs: values.identityGrace,
@@ -60,35 +68,54 @@ async function etcdSettings(values: Values): Promise<EtcdSettings> {
       port: values.etcdPort,
     };
   }
-  const { etcdCaFile: ca, etcdCertFile: cert, etcdKeyFile: key } = values;
-  const endpoints = values.etcdEndpoints;
-  if (ca === undefined && cert === undefined && key === undefined) {
-    return { kind: 'external', endpoints, tls: undefined };
-  }
-  if (ca === undefined || cert === undefined || key === undefined) {
-    throw new OptionsError(
-      'usage',
-      '--etcd-ca-file, --etcd-cert-file and --etcd-key-file belong together: give all three or none',
-    );
-  }
   return {
     kind: 'external',
-    endpoints,
-    tls: {
-      ca: await readOptionFile('--etcd-ca-file', ca),
-      cert: await readOptionFile('--etcd-cert-file', cert),
-      key: await readOptionFile('--etcd-key-file', key),
-    },
+    endpoints: values.etcdEndpoints,
+    tls: await readEtcdTlsFiles(values),
+    tlsFiles: etcdTlsPaths(values),
   };
 }
 
-async function readOptionFile(flag: string, path: string): Promise<Buffer> {
-  try {
-    return await readFile(path);
-  } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new OptionsError('usage', `${flag}: cannot read ${path}: ${why}`, { cause });
+/** What `--kvstoremesh` needs; undefined without it. */
+function mirrorSettings(values: Values): ApiserverOptions['kvstoremesh'] {
+  if (!values.kvstoremesh) return undefined;
+  if (values.clustermeshConfig === undefined) {
+    throw new OptionsError(
+      'usage',
+      "--kvstoremesh needs --clustermesh-config, the directory of the peers' files",
+    );
   }
+  return {
+    directory: values.clustermeshConfig,
+    perClusterReadyTimeoutMs: values.perClusterReadyTimeout,
+    globalReadyTimeoutMs: values.globalReadyTimeout,
+  };
+}
+
+/** `clustermesh-apiserver kvstoremesh`. */
+async function mainOfMirror(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
+  const name = `${NAME} kvstoremesh`;
+  const values = parseOptions(KVSTOREMESH_OPTIONS, argv, env, {
+    name,
+    description: MIRROR_DESCRIPTION,
+  });
+  const max = values.maxConnectedClusters;
+  checkClusterId(values);
+  const ending = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
+  await runKvstoremesh({
+    own: { name: values.clusterName, id: parseClusterId(values.clusterId, max), max },
+    directory: values.clustermeshConfig,
+    etcd: { endpoints: values.etcdEndpoints, tls: await readEtcdTlsFiles(values) },
+    leaseTtlSeconds: Math.ceil(values.kvstoreLeaseTtl / 1000),
+    perClusterReadyTimeoutMs: values.perClusterReadyTimeout,
+    globalReadyTimeoutMs: values.globalReadyTimeout,
+    healthAddress: values.healthAddress,
+    metricsAddress: values.metricsAddress,
+    clock: systemClock,
+    logger: createLogger('kvstoremesh', { level: values.logLevel }),
+    signal: ending.signal,
+  });
 }
 
 /** What went wrong, as text for people, and the exit code. */

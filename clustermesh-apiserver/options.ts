@@ -1,16 +1,15 @@
 import { CLUSTER_OPTIONS } from '../mesh/runtime/cluster-options.ts';
 import {
   integerParser,
+  parseBoolean,
   parseDuration,
   parseHostPort,
   parseLogLevel,
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
-
-/** Bounds of Cilium's `--kvstore-lease-ttl` (`pkg/kvstore`), in milliseconds. */
-const MIN_LEASE_TTL_MS = 25_000;
-const MAX_LEASE_TTL_MS = 24 * 3_600_000;
+import { parseBoundedDuration, parseLeaseTtl } from './bounded-duration.ts';
+import { MIRROR_OPTIONS } from './kvstoremesh/options.ts';
 
 /** Options of `clustermesh-apiserver`. */
 export const APISERVER_OPTIONS = defineOptions({
@@ -129,6 +128,12 @@ export const APISERVER_OPTIONS = defineOptions({
     parse: parseHostPort,
     help: 'where /readyz, /healthz and /status answer over plain HTTP',
   },
+  metricsAddress: {
+    flag: '--metrics-address HOST:PORT',
+    env: 'ISTHMUS_METRICS_ADDRESS',
+    parse: parseHostPort,
+    help: 'where /metrics, /healthz and /readyz answer over plain HTTP, such as 127.0.0.1:9962; without it nowhere',
+  },
   kvstoreLeaseTtl: {
     flag: '--kvstore-lease-ttl DURATION',
     env: 'ISTHMUS_KVSTORE_LEASE_TTL',
@@ -150,6 +155,21 @@ export const APISERVER_OPTIONS = defineOptions({
     parse: parseDuration,
     help: 'how long the number of a set of labels is kept after its last pod has gone',
   },
+  kvstoremesh: {
+    flag: '--kvstoremesh',
+    env: 'ISTHMUS_KVSTOREMESH',
+    default: 'false',
+    parse: parseBoolean,
+    switch: true,
+    help: 'also mirror the peers into the own etcd, so that agents read this etcd alone; needs --clustermesh-config',
+  },
+  clustermeshConfig: {
+    flag: '--clustermesh-config DIR',
+    env: 'ISTHMUS_CLUSTERMESH_CONFIG',
+    parse: parseText,
+    help: "directory of the peers' etcd client files, a file a peer, named like its cluster; for --kvstoremesh",
+  },
+  ...MIRROR_OPTIONS,
   logLevel: {
     flag: '--log-level LEVEL',
     env: 'ISTHMUS_LOG_LEVEL',
@@ -159,23 +179,7 @@ export const APISERVER_OPTIONS = defineOptions({
   },
 });
 
-/** What a lease counts in: whole seconds. */
-function parseLeaseTtl(text: string): number {
-  return parseBounded(text, { min: MIN_LEASE_TTL_MS, max: MAX_LEASE_TTL_MS, words: '25s to 24h' });
-}
-
 /** Cilium's readers give a peer up when its heartbeat is two minutes old. */
 function parseHeartbeat(text: string): number {
-  return parseBounded(text, { min: 1000, max: 60_000, words: '1s to 60s' });
-}
-
-function parseBounded(
-  text: string,
-  bounds: { readonly min: number; readonly max: number; readonly words: string },
-): number {
-  const milliseconds = parseDuration(text);
-  if (milliseconds < bounds.min || milliseconds > bounds.max) {
-    throw new Error(`cannot use duration ${text}: expected ${bounds.words}`);
-  }
-  return milliseconds;
+  return parseBoundedDuration(text, { min: 1000, max: 60_000, words: '1s to 60s' });
 }

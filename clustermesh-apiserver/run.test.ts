@@ -4,6 +4,7 @@ import { type Test, test } from 'tap';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import { etcdSkipReason, openEtcdServer } from '../mesh/testing/etcd-server.ts';
+import { parseScrape } from '../mesh/testing/scrape-text.ts';
 import { openTempDir, type TempDir } from '../mesh/testing/temp-dir.ts';
 import { type CertificateFiles, createTestAuthority } from '../mesh/testing/test-certificates.ts';
 import { parseClusterId, parseClusterName } from '../mesh/wire/ids.ts';
@@ -192,11 +193,15 @@ test('runApiserver() is ready only when all is published and both doors are open
     return { status: answer.status, text: await answer.text() };
   };
   server.pause();
+  const metrics = await freePort();
+  const scrape = async () =>
+    parseScrape(await (await fetch(`http://127.0.0.1:${metrics.port}/metrics`)).text());
   const ending = new AbortController();
   const running = runApiserver(
     site.options({
       signal: ending.signal,
       healthAddress: health,
+      metricsAddress: metrics,
       etcd: { kind: 'external', endpoints: [server.endpoint], tls: undefined },
     }),
   );
@@ -205,8 +210,9 @@ test('runApiserver() is ready only when all is published and both doors are open
   t.equal(red.status, 503);
   t.match(
     red.text,
-    /^not ready: not everything is published, the gate is not open, the registry is not open/,
+    /^not ready:\n- not everything is published.*\n- the gate is not open.*\n- the registry is not open/,
   );
+  t.equal((await scrape()).value('isthmus_ready'), 0);
   server.resume();
   await eventually('ready', async () => (await ask('/readyz')).status === 200);
   t.match(JSON.parse((await ask('/status')).text), {
@@ -215,6 +221,25 @@ test('runApiserver() is ready only when all is published and both doors are open
     published: { ready: true },
     problems: [],
   });
+  const scraped = await scrape();
+  const prefix = 'cilium_clustermesh_apiserver_';
+  const label = { source_cluster: 'alpha' };
+  t.equal(scraped.value('isthmus_ready'), 1);
+  t.equal(scraped.value('isthmus_publisher_leading'), 1);
+  const durations = scraped.samples.filter(({ name }) =>
+    name.startsWith(`${prefix}kvstore_operations_duration_seconds`),
+  );
+  t.ok(durations.length > 0, 'calls to etcd are timed');
+  t.ok((scraped.value(`${prefix}bootstrap_seconds`) ?? 0) > 0);
+  t.equal(scraped.value(`${prefix}kvstore_sync_queue_size`, label), 0);
+  t.ok((scraped.value(`${prefix}kvstore_sync_errors_total`, label) ?? -1) >= 0);
+  t.equal(scraped.value(`${prefix}kvstore_initial_sync_completed`, label), 1);
+  t.equal(scraped.value('isthmus_identities', { state: 'used' }), 0);
+  t.equal(scraped.value('isthmus_identities', { state: 'free' }), 65_536 - 256);
+  t.equal(scraped.value('isthmus_gate_watches', { kind: 'callers' }), 0);
+  t.equal(scraped.value('isthmus_gate_sent_bytes_total'), 0);
+  const expiry = scraped.value('isthmus_certificate_expiry_timestamp_seconds', { use: 'gate' });
+  t.ok((expiry ?? 0) > Date.now() / 1000, 'the certificate in use runs out in the future');
   t.equal((await ask('/nothing')).status, 404);
   t.match(
     await server.etcdctl('get', '--prefix', 'cilium/synced/', '--keys-only'),

@@ -9,6 +9,7 @@ import {
 } from '../../mesh/wire/ip.ts';
 import type { Node, NodeAddress } from '../../mesh/wire/node.ts';
 import type { NodeObject } from '../sources/objects.ts';
+import { readNodeAnnotations } from './node-annotations.ts';
 
 /** What `Source` says of nodes that we publish; readers overwrite it. */
 const SOURCE = 'custom-resource';
@@ -64,24 +65,28 @@ export function convertNode(
   const { addresses, podCidrs } = nodeHoldings(sources);
   const [ipv4, ...ipv4More] = podCidrs.filter((prefix) => ipFamily(prefix) === 4);
   const [ipv6, ...ipv6More] = podCidrs.filter((prefix) => ipFamily(prefix) === 6);
+  const said = readNodeAnnotations(object?.annotations ?? {});
+  const internal = said.ciliumInternalIps
+    .filter((ip) => !addresses.some((address) => address.ip === ip))
+    .map((ip): NodeAddress => ({ type: 'CiliumInternalIP', ip }));
   return {
     name,
     cluster: cluster.name,
     clusterId: cluster.id,
-    addresses,
+    addresses: [...addresses, ...internal],
     ipv4AllocCidr: ipv4 ?? null,
     ipv6AllocCidr: ipv6 ?? null,
     ipv4SecondaryAllocCidrs: ipv4More.length > 0 ? ipv4More : null,
     ipv6SecondaryAllocCidrs: ipv6More.length > 0 ? ipv6More : null,
-    ipv4HealthIp: null,
-    ipv6HealthIp: null,
-    ipv4IngressIp: null,
-    ipv6IngressIp: null,
+    ipv4HealthIp: said.ipv4HealthIp,
+    ipv6HealthIp: said.ipv6HealthIp,
+    ipv4IngressIp: said.ipv4IngressIp,
+    ipv6IngressIp: said.ipv6IngressIp,
     source: SOURCE,
-    encryptionKey: 0,
+    encryptionKey: said.encryptionKey,
     labels: object?.labels ?? null,
     annotations: null,
-    wireguardPubKey: '',
+    wireguardPubKey: said.wireguardPubKey,
     // The running kernel's word is newer than the manifest's.
     bootId: facts !== undefined && facts.bootId !== '' ? facts.bootId : (object?.bootId ?? ''),
   };

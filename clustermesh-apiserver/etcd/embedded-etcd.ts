@@ -6,7 +6,13 @@ import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { ChildError, type ChildHandle, startChild } from '../../mesh/runtime/child-process.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import { type EtcdFiles, etcdArguments, etcdFiles, explainFailedStart } from './etcd-command.ts';
+import {
+  type EtcdFiles,
+  etcdArguments,
+  etcdFiles,
+  explainFailedStart,
+  QUOTA_BYTES,
+} from './etcd-command.ts';
 import { EtcdError } from './etcd-error.ts';
 import {
   clusterToken,
@@ -14,6 +20,7 @@ import {
   makeEtcdCertificates,
   prepareDataDirectory,
 } from './etcd-files.ts';
+import { type MaintenanceStatus, startMaintenance } from './maintenance.ts';
 import { claimDataDirectory } from './owner-file.ts';
 
 const READY_TIMEOUT_MS = 60_000;
@@ -29,6 +36,8 @@ export interface EmbeddedEtcdOptions {
   readonly dataDir: string;
   /** Port on 127.0.0.1; 0 (default) takes a free one and keeps it over restarts of etcd. */
   readonly port?: number;
+  /** Size of the database at which etcd takes no more writes. Default 4 GiB. */
+  readonly quotaBytes?: number;
   readonly signal: AbortSignal;
   readonly logger?: Logger;
   readonly clock?: Clock;
@@ -45,6 +54,7 @@ export interface EmbeddedEtcd extends AsyncDisposable {
   readonly endpoint: string;
   readonly tls: EtcdClientTls;
   readonly state: EtcdState;
+  readonly maintenance: MaintenanceStatus;
 }
 
 /**
@@ -74,16 +84,30 @@ export async function openEmbeddedEtcd(options: EmbeddedEtcdOptions): Promise<Em
       clock,
       ...(logger === undefined ? {} : { logger }),
     });
+    const endpoint = `https://127.0.0.1:${first.port}`;
+    const maintenance = startMaintenance(
+      // The name is given because TLS knows no addresses there: the certificate has both.
+      { endpoints: [endpoint], tls: { ...tls, serverName: 'localhost' } },
+      {
+        quotaBytes: options.quotaBytes ?? QUOTA_BYTES,
+        clock,
+        ...(logger === undefined ? {} : { logger }),
+      },
+    );
     let ended: Promise<void> | undefined;
     return {
-      endpoint: `https://127.0.0.1:${first.port}`,
+      endpoint,
       tls,
       get state() {
         return supervision.state;
       },
+      get maintenance() {
+        return maintenance.status;
+      },
       [Symbol.asyncDispose]() {
         ended ??= (async () => {
           stopping.abort();
+          await maintenance[Symbol.asyncDispose]();
           await supervision.done;
           await claim[Symbol.asyncDispose]();
         })();
@@ -103,13 +127,20 @@ function startEtcd(
 ): ChildHandle {
   const { binary = 'etcd', logger } = options;
   try {
-    return startChild(binary, etcdArguments(run), {
-      name: 'etcd',
-      signal: run.signal,
-      // etcd takes each flag from its environment, too (ETCD_…): nobody's variables shall change ours.
-      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
-      ...(logger === undefined ? {} : { logger }),
-    });
+    return startChild(
+      binary,
+      etcdArguments({
+        ...run,
+        ...(options.quotaBytes === undefined ? {} : { quotaBytes: options.quotaBytes }),
+      }),
+      {
+        name: 'etcd',
+        signal: run.signal,
+        // etcd takes each flag from its environment, too (ETCD_…): nobody's variables shall change ours.
+        env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+        ...(logger === undefined ? {} : { logger }),
+      },
+    );
   } catch (cause) {
     if (!(cause instanceof ChildError)) throw cause;
     throw new EtcdError(

@@ -5,7 +5,7 @@ import { EtcdError } from './etcd-error.ts';
 /** Largest request that etcd takes: a service of thousands of backends is above etcd's default of 1.5 MiB. */
 export const MAX_REQUEST_BYTES = 16 * 1024 * 1024;
 /** Size of the database at which etcd takes no more writes. */
-const QUOTA_BYTES = 4 * 1024 * 1024 * 1024;
+export const QUOTA_BYTES = 4 * 1024 * 1024 * 1024;
 const MEMBER = 'clustermesh-apiserver';
 /** A member of a cluster of one is never dialled by a peer; etcd wants a name all the same. */
 const NEVER_DIALLED = 'https://localhost:1';
@@ -40,8 +40,10 @@ export function etcdArguments(options: {
   readonly files: EtcdFiles;
   readonly port: number;
   readonly token: string;
+  /** Default `QUOTA_BYTES`. */
+  readonly quotaBytes?: number;
 }): string[] {
-  const { files, port, token } = options;
+  const { files, port, token, quotaBytes = QUOTA_BYTES } = options;
   const url = `https://127.0.0.1:${port}`;
   const tls = (prefix: string): string[] => [
     `--${prefix}client-cert-auth`,
@@ -64,7 +66,7 @@ export function etcdArguments(options: {
     // The gateway would dial etcd with the server's certificate, which is not one of a client.
     '--enable-grpc-gateway=false',
     `--max-request-bytes=${MAX_REQUEST_BYTES}`,
-    `--quota-backend-bytes=${QUOTA_BYTES}`,
+    `--quota-backend-bytes=${quotaBytes}`,
     '--auto-compaction-mode=periodic',
     '--auto-compaction-retention=1h',
     // The gate learns from these notices up to where a quiet watch is complete.

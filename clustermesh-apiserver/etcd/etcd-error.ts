@@ -3,6 +3,7 @@ export type EtcdErrorCode =
   | 'binary-missing'
   | 'data-directory'
   | 'data-directory-in-use'
+  | 'second-replica'
   | 'port-taken'
   | 'not-ready';
 

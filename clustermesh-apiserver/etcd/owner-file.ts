@@ -9,7 +9,8 @@ import { EtcdError } from './etcd-error.ts';
 const GRACE_MS = 5000;
 const POLL_MS = 20;
 
-interface ProcessName {
+/** A process, in such a way that another one with its number is not taken for it. */
+export interface ProcessName {
   readonly pid: number;
   /** Start time in clock ticks since boot, as the kernel tells it. */
   readonly startTicks: string;
@@ -107,13 +108,14 @@ function sameProcess(a: ProcessName, b: ProcessName): boolean {
   return a.pid === b.pid && a.startTicks === b.startTicks;
 }
 
-async function isAlive(name: ProcessName): Promise<boolean> {
+/** Whether a process of this host still runs. */
+export async function isAlive(name: ProcessName): Promise<boolean> {
   const now = await nameProcess(name.pid);
   return now !== undefined && sameProcess(now, name);
 }
 
 /** The process that now has this number; undefined when there is none, or only its remains. */
-async function nameProcess(pid: number): Promise<ProcessName | undefined> {
+export async function nameProcess(pid: number): Promise<ProcessName | undefined> {
   let stat: string;
   try {
     stat = await readFile(`/proc/${pid}/stat`, 'utf8');

@@ -11,7 +11,11 @@ export type RefusalReason =
   | 'outside-range'
   | 'forbidden-method'
   | 'malformed'
-  | 'too-many-watches';
+  | 'too-many-connections'
+  | 'too-many-streams'
+  | 'too-many-watches'
+  | 'too-many-calls'
+  | 'too-slow';
 
 /**
  * A caller. `name` is the common name of its certificate. For `remote` the peers are those whose CA vouches for it: several

@@ -42,6 +42,8 @@ export interface Connections extends AsyncDisposable {
   /** The client whose certificate has this SHA-256 fingerprint; undefined when none is connected with it. */
   find(fingerprint256: string): Client | undefined;
   readonly clients: Iterable<Client>;
+  /** Bytes sent to all clients so far. */
+  readonly sentBytes: number;
   /** Takes a new state of trust: new connections meet it, and those that it does not bear are cut. */
   update(trust: Trust): void;
   /** Cuts the connections whose certificates have run out. */
@@ -64,6 +66,8 @@ export async function listenConnections(options: {
   readonly trust: Trust;
   readonly clusterName: string;
   readonly now: () => number;
+  /** Connections with the same certificate; further ones are refused. Default: any number. */
+  readonly maxConnectionsPerCaller?: number;
   readonly onConnection: (socket: TLSSocket) => void;
   readonly onRefused: (reason: RefusalReason, name: string, socket: TLSSocket) => void;
   /** Connections can for the moment not be accepted. */
@@ -73,6 +77,8 @@ export async function listenConnections(options: {
 }): Promise<Connections> {
   const { clusterName, now, onConnection, onRefused, onCut } = options;
   const entries = new Map<string, Entry>();
+  /** Of connections that have ended. */
+  let sentBytes = 0;
   let trust = options.trust;
 
   const judge = (entry: Omit<Entry, 'verdict'>): Verdict => {
@@ -110,12 +116,17 @@ export async function listenConnections(options: {
       refuse(socket, verdict.reason, commonName);
       return;
     }
+    if (base.sockets.size >= (options.maxConnectionsPerCaller ?? Number.POSITIVE_INFINITY)) {
+      refuse(socket, 'too-many-connections', commonName);
+      return;
+    }
     // gRPC's server shows certificates of authorised connections only.
     socket.authorized = true;
     const entry = known ?? { ...base, verdict };
     entries.set(fingerprint, entry);
     entry.sockets.add(socket);
     socket.once('close', () => {
+      sentBytes += socket.bytesWritten;
       entry.sockets.delete(socket);
       if (entry.sockets.size === 0 && entries.get(fingerprint) === entry)
         entries.delete(fingerprint);
@@ -158,6 +169,13 @@ export async function listenConnections(options: {
     },
     get clients() {
       return [...entries.values()].map(toClient);
+    },
+    get sentBytes() {
+      let sum = sentBytes;
+      for (const { sockets } of entries.values()) {
+        for (const socket of sockets) sum += socket.bytesWritten;
+      }
+      return sum;
     },
     update(next) {
       trust = next;

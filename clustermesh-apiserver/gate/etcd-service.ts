@@ -9,6 +9,7 @@ import {
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { type RefusalReason, readableRanges } from './caller.ts';
+import type { CallerUse, CallerUses, LimitReason } from './caller-limits.ts';
 import type { WatchContext } from './client-watch.ts';
 import type { Connections } from './connections.ts';
 import { decodeRangeRequest } from './etcd-messages.ts';
@@ -27,6 +28,15 @@ import { serveWatchStream, type WatchStream } from './watch-stream.ts';
 /** etcd's own words for a caller without the right (etcd `api/v3rpc/rpctypes/error.go`). */
 const DENIED = { code: status.PERMISSION_DENIED, details: 'etcdserver: permission denied' };
 
+/**
+ * etcd's own words for a server that is asked for too much at a time (etcd `api/v3rpc/rpctypes/error.go`): clients come again
+ * later.
+ */
+function tooMany(reason: LimitReason): { code: status; details: string } {
+  const details = `etcdserver: too many requests: ${reason} of this caller`;
+  return { code: status.RESOURCE_EXHAUSTED, details };
+}
+
 type UnaryCall = ServerUnaryCall<Buffer, Buffer>;
 type StreamCall = ServerDuplexStream<Buffer, Buffer>;
 type Call = Pick<UnaryCall, 'getAuthContext' | 'getPeer' | 'getPath'>;
@@ -36,6 +46,8 @@ interface Access {
   readonly name: string;
   readonly ranges: readonly KeyRange[] | undefined;
   readonly refuse: (reason: RefusalReason) => void;
+  /** What the caller has open now. */
+  readonly use: () => CallerUse;
 }
 
 /** What gRPC's server is to be given. */
@@ -51,6 +63,7 @@ export function etcdService(options: {
   readonly clusterName: string;
   readonly context: WatchContext;
   readonly connections: Pick<Connections, 'find'>;
+  readonly uses: CallerUses;
   readonly refuse: (reason: RefusalReason, refusal: Omit<Refusal, 'at'>) => void;
 }): EtcdService {
   const { clusterName, context, connections } = options;
@@ -59,33 +72,58 @@ export function etcdService(options: {
 
   const accessOf = (call: Call): Access => {
     const fingerprint = call.getAuthContext().sslPeerCertificate?.fingerprint256;
-    const verdict = fingerprint === undefined ? undefined : connections.find(fingerprint)?.verdict;
+    const client = fingerprint === undefined ? undefined : connections.find(fingerprint);
+    const verdict = client?.verdict;
     const caller = verdict?.kind === 'known' ? verdict.caller : undefined;
     const name = caller?.name ?? (verdict?.kind === 'refused' ? verdict.name : '');
     const refuse = (reason: RefusalReason): void => {
       options.refuse(reason, { caller: name, from: call.getPeer(), what: call.getPath() });
     };
+    const use = (): CallerUse => options.uses.of(client?.fingerprint ?? '');
     if (caller !== undefined)
-      return { name, refuse, ranges: readableRanges(caller, { clusterName }) };
+      return { name, refuse, use, ranges: readableRanges(caller, { clusterName }) };
     // No verdict: it was cut this very moment.
     refuse(verdict?.kind === 'refused' ? verdict.reason : 'revoked');
-    return { name, refuse, ranges: undefined };
+    return { name, refuse, use, ranges: undefined };
   };
-  const forward = (call: UnaryCall, message: Buffer, answer: sendUnaryData<Buffer>): void => {
+  /** Passes a read on when it is its caller's turn. */
+  const forward = async (
+    call: UnaryCall,
+    message: Buffer,
+    options: { readonly access: Access; readonly answer: sendUnaryData<Buffer> },
+  ): Promise<void> => {
+    const { access, answer } = options;
+    const gone = new AbortController();
+    call.on('cancelled', () => gone.abort());
+    let place: (() => void) | LimitReason;
+    try {
+      place = await access.use().call(gone.signal);
+    } catch {
+      // Its caller waits for no answer any more.
+      return;
+    }
+    if (typeof place === 'string') {
+      access.refuse(place);
+      answer(tooMany(place));
+      return;
+    }
     const deadline = call.getDeadline();
     const end = deadline instanceof Date ? deadline : new Date(deadline);
     const requireLeader = call.metadata.get('hasleader').includes('true');
     const isBounded = Number.isFinite(end.getTime());
-    upstream
-      .call(call.getPath(), message, { requireLeader, ...(isBounded ? { deadline: end } : {}) })
-      .then(
-        (bytes) => answer(null, bytes),
-        (error: unknown) => answer(toCallerError(error)),
-      );
+    try {
+      const bounds = isBounded ? { deadline: end } : {};
+      answer(null, await upstream.call(call.getPath(), message, { requireLeader, ...bounds }));
+    } catch (error) {
+      answer(toCallerError(error));
+    } finally {
+      place();
+    }
   };
 
   const range = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
-    const { ranges, refuse } = accessOf(call);
+    const access = accessOf(call);
+    const { ranges, refuse } = access;
     if (ranges === undefined) {
       answer(DENIED);
       return;
@@ -105,19 +143,27 @@ export function etcdService(options: {
       answer(DENIED);
       return;
     }
-    forward(call, request.canonical, answer);
+    void forward(call, request.canonical, { access, answer });
   };
   const maintenanceStatus = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
-    if (accessOf(call).ranges === undefined) {
+    const access = accessOf(call);
+    if (access.ranges === undefined) {
       answer(DENIED);
       return;
     }
-    forward(call, Buffer.alloc(0), answer);
+    void forward(call, Buffer.alloc(0), { access, answer });
   };
   const watch = (call: StreamCall): void => {
-    const { ranges, refuse } = accessOf(call);
+    const { ranges, refuse, use: findUse } = accessOf(call);
     if (ranges === undefined) {
       call.emit('error', DENIED);
+      return;
+    }
+    const use = findUse();
+    const place = use.open('stream');
+    if (typeof place === 'string') {
+      refuse(place);
+      call.emit('error', tooMany(place));
       return;
     }
     const stream = serveWatchStream(
@@ -127,12 +173,13 @@ export function etcdService(options: {
         fail: (error) => call.emit('error', error),
       },
       context,
-      { ranges, refuse },
+      { ranges, refuse, use },
     );
     streams.add(stream);
     const close = (): void => {
       streams.delete(stream);
       stream.close();
+      place();
     };
     call.on('data', (message: Buffer) => {
       call.pause();

@@ -1,9 +1,17 @@
 /** The gate: the only way to etcd from outside, for readers, each within its own ranges. */
 import { Server, ServerCredentials } from '@grpc/grpc-js';
+import type { EtcdTls } from '../../mesh/kvstore/etcd-endpoint.ts';
+import { certificateExpiry } from '../../mesh/runtime/certificate-expiry.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import { grpcServerOptions } from '../../mesh/runtime/grpc-server.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
+import {
+  type CallerLimits,
+  type CallerUses,
+  createCallerUses,
+  DEFAULT_CALLER_LIMITS,
+} from './caller-limits.ts';
 import { type Connections, listenConnections } from './connections.ts';
 import { etcdService } from './etcd-service.ts';
 import { createRefusals, type RefusalCounts } from './refusals.ts';
@@ -24,6 +32,8 @@ export interface GateOptions extends TrustFiles {
   readonly clusterName: string;
   /** Where etcd is: from `openEmbeddedEtcd`, or an etcd run by others. */
   readonly upstream: UpstreamOptions;
+  /** What one caller may have open at a time. Default: enough for a Cilium cluster of 5,000 nodes. */
+  readonly callerLimits?: Partial<CallerLimits>;
   readonly signal: AbortSignal;
   readonly logger?: Logger;
   readonly clock?: Clock;
@@ -39,6 +49,10 @@ export interface GateClient {
   /** SHA-256 of the certificate: what a revocation names. */
   readonly fingerprint: string;
   readonly connections: number;
+  /** Watch calls and watches that it has open, and bytes of events that it has not taken yet. */
+  readonly streams: number;
+  readonly watches: number;
+  readonly bytesInFlight: number;
 }
 
 /** The gate's state for `/status`. */
@@ -49,6 +63,10 @@ export interface GateStatus {
   readonly sharedWatches: number;
   readonly privateWatches: number;
   readonly refused: RefusalCounts;
+  /** Bytes sent to clients since the gate was opened. */
+  readonly sentBytes: number;
+  /** Milliseconds since 1970 at which the gate's own certificate runs out. */
+  readonly certificateExpiresAt: number | undefined;
   readonly warnings: readonly string[];
   readonly etcd: { readonly endpoint: string; readonly revision: number | undefined };
 }
@@ -58,6 +76,8 @@ export interface Gate extends AsyncDisposable {
   /** Where it listens: the port is the real one when 0 was asked for. */
   readonly address: HostPort;
   readonly status: GateStatus;
+  /** Shows etcd another certificate from now on. Throws KvError `invalid` for one that cannot be used. */
+  renewUpstreamTls(tls: EtcdTls): void;
 }
 
 /**
@@ -76,6 +96,8 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
   const upstream = openUpstream(options.upstream);
   const shared = createSharedWatches(upstream, clock);
   const slots = createSlots(PRIVATE_WATCHES);
+  const limits = { ...DEFAULT_CALLER_LIMITS, ...options.callerLimits };
+  const uses = createCallerUses(limits);
   const refusals = createRefusals();
   const server = new Server({
     ...grpcServerOptions({ maxReceiveBytes: MAX_REQUEST_BYTES }),
@@ -91,6 +113,7 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
       trust: trust.trust,
       clusterName,
       now: () => clock.now(),
+      maxConnectionsPerCaller: limits.connections,
       onConnection: (socket) => injector.injectConnection(socket),
       onRefused(reason, caller, socket) {
         const from = socket.remoteAddress ?? '';
@@ -115,6 +138,7 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
     clusterName,
     context: { upstream, shared, slots, clock },
     connections,
+    uses,
     refuse(reason, refusal) {
       refusals.add(reason, { at: clock.now(), ...refusal });
       logger?.debug({ reason, ...refusal }, 'a call to the gate was refused');
@@ -142,13 +166,16 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
   options.signal.addEventListener('abort', () => void dispose(), { once: true });
   return {
     address: connections.address,
+    renewUpstreamTls: (tls) => upstream.renewTls(tls),
     get status() {
       return {
-        clients: describeClients(connections),
+        clients: describeClients(connections, uses),
         watches: service.openWatches,
         sharedWatches: shared.count,
         privateWatches: slots.taken,
         refused: refusals.counts,
+        sentBytes: connections.sentBytes,
+        certificateExpiresAt: certificateExpiry(trust.trust.cert),
         warnings: trust.warnings,
         etcd: { endpoint: upstream.endpoint, revision: upstream.latest?.revision },
       };
@@ -168,9 +195,16 @@ async function cutExpired(
   }
 }
 
-function describeClients(connections: Connections): GateClient[] {
+function describeClients(connections: Connections, uses: CallerUses): GateClient[] {
   return [...connections.clients].map(({ fingerprint, verdict, connections: count }) => {
-    const base = { fingerprint, connections: count };
+    const use = uses.find(fingerprint);
+    const base = {
+      fingerprint,
+      connections: count,
+      streams: use?.streams ?? 0,
+      watches: use?.watches ?? 0,
+      bytesInFlight: use?.bytesInFlight ?? 0,
+    };
     if (verdict.kind === 'refused') {
       return { ...base, name: verdict.name, kind: 'refused', peers: [] };
     }

@@ -25,7 +25,12 @@ export interface Outbox {
 export function createOutbox(
   send: (message: Buffer, onSent: () => void) => void,
   clock: Clock,
-  options: { readonly onReady: () => void; readonly onStall: () => void },
+  options: {
+    readonly onReady: () => void;
+    readonly onStall: () => void;
+    /** Told of bytes that are on their way, and with a negative number of those that have left or never will. */
+    readonly onBytes?: (bytes: number) => void;
+  },
 ): Outbox {
   const closing = new AbortController();
   const waiting = new Set<() => void>();
@@ -46,9 +51,11 @@ export function createOutbox(
     },
     write(message: Buffer): void {
       outstanding += message.length;
+      if (!closing.signal.aborted) options.onBytes?.(message.length);
       send(message, () => {
         const wasReady = isReady();
         outstanding -= message.length;
+        if (!closing.signal.aborted) options.onBytes?.(-message.length);
         watchForStall();
         if (wasReady || !isReady()) return;
         for (const wake of waiting) wake();
@@ -63,6 +70,7 @@ export function createOutbox(
       await new Promise<void>((resolve) => waiting.add(resolve));
     },
     close(): void {
+      if (!closing.signal.aborted) options.onBytes?.(-outstanding);
       closing.abort();
       stall?.abort();
       for (const wake of waiting) wake();

@@ -61,20 +61,27 @@ export interface Upstream extends AsyncDisposable {
   readonly latest: ResponseHeader | undefined;
   /** Reads the newest revision from etcd. */
   readCurrent(): Promise<ResponseHeader>;
+  /** Uses other certificates from the next call on; watches that are open go on. Throws KvError `invalid`. */
+  renewTls(tls: EtcdTls): void;
   /** URL in use. */
   readonly endpoint: string;
 }
 
 /** Prepares a connection; nothing is dialled before the first call. Throws KvError `invalid` for endpoints or certificates that are none. */
 export function openUpstream(options: UpstreamOptions): Upstream {
-  const endpoints = parseEndpoints(options.endpoints, { tls: options.tls });
-  const clients = endpoints.map(({ target, credentials, channelOptions, url }) => ({
-    url,
-    client: new Client(target, credentials, {
-      ...channelOptions,
-      'grpc.max_receive_message_length': -1,
-    }),
-  }));
+  const connect = (tls: EtcdTls | undefined): { url: string; client: Client }[] =>
+    parseEndpoints(options.endpoints, { tls }).map(
+      ({ target, credentials, channelOptions, url }) => ({
+        url,
+        client: new Client(target, credentials, {
+          ...channelOptions,
+          'grpc.max_receive_message_length': -1,
+        }),
+      }),
+    );
+  let clients = connect(options.tls);
+  /** With former certificates: what began on them goes on. */
+  const retired: Client[] = [];
   let index = 0;
   let latest: ResponseHeader | undefined;
 
@@ -180,11 +187,17 @@ export function openUpstream(options: UpstreamOptions): Upstream {
       if (header === undefined) throw new Error('etcd answered without a header');
       return header;
     },
+    renewTls(tls) {
+      const renewed = connect(tls);
+      for (const { client } of clients) retired.push(client);
+      clients = renewed;
+    },
     get endpoint() {
       return current().url;
     },
     async [Symbol.asyncDispose]() {
       for (const { client } of clients) client.close();
+      for (const client of retired) client.close();
     },
   };
 }

@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { createManualClock } from '../../mesh/testing/manual-clock.ts';
+import { createCallerUses, DEFAULT_CALLER_LIMITS } from './caller-limits.ts';
 import { decodeWatchResponse, encodeCancel, encodeWatchCreate } from './etcd-messages.ts';
 import { prefixRange } from './key-range.ts';
 import { createSharedWatches } from './shared-watches.ts';
@@ -40,6 +41,7 @@ function fakeUpstream() {
       return latest;
     },
     readCurrent: () => Promise.resolve(latest),
+    renewTls: () => undefined,
     endpoint: 'fake',
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
@@ -92,7 +94,11 @@ test('a client that reads nothing costs a bounded amount', async (t) => {
       fail: () => t.fail('the stream must not fail'),
     },
     { upstream, shared, slots, clock },
-    { ranges: RANGES, refuse: () => t.fail('nothing is refused') },
+    {
+      ranges: RANGES,
+      refuse: () => t.fail('nothing is refused'),
+      use: createCallerUses(DEFAULT_CALLER_LIMITS).of('a'),
+    },
   );
   await stream.receive(CREATE);
   t.equal(sent.length, 1);
@@ -145,7 +151,11 @@ test('the number of watches on one stream is limited, and so are silent floods',
       fail: ({ details }) => refused.push(details),
     },
     { upstream, shared, slots: createSlots(4), clock },
-    { ranges: RANGES, refuse: (reason) => refused.push(reason) },
+    {
+      ranges: RANGES,
+      refuse: (reason) => refused.push(reason),
+      use: createCallerUses(DEFAULT_CALLER_LIMITS).of('a'),
+    },
   );
   for (let count = 0; count < 257; count += 1) await stream.receive(CREATE);
   t.equal(stream.watchCount, 256);

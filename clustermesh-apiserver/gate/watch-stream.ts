@@ -1,6 +1,7 @@
 /** One Watch call of a client: any number of watches on one stream, as etcd has it. */
 import { status } from '@grpc/grpc-js';
 import type { RefusalReason } from './caller.ts';
+import type { CallerUse } from './caller-limits.ts';
 import {
   type ClientStream,
   type ClientWatch,
@@ -50,11 +51,14 @@ export function serveWatchStream(
   options: {
     readonly ranges: readonly KeyRange[];
     readonly refuse: (reason: RefusalReason) => void;
+    readonly use: CallerUse;
   },
 ): WatchStream {
   const { upstream, clock } = context;
-  const { ranges, refuse } = options;
+  const { ranges, refuse, use } = options;
   const watches = new Map<number, ClientWatch>();
+  /** What gives back the places of watches at the caller's limit. */
+  const places = new Map<number, () => void>();
   const outbox = createOutbox((message, onSent) => call.write(message, onSent), clock, {
     onReady: () => {
       for (const watch of [...watches.values()]) watch.pump();
@@ -62,6 +66,7 @@ export function serveWatchStream(
     onStall: () => {
       for (const watch of watches.values()) watch.release();
     },
+    onBytes: use.addBytes,
   });
   let header: ResponseHeader = { ids: Buffer.alloc(0), revision: 0, term: Buffer.alloc(0) };
   let nextId = 0;
@@ -81,10 +86,15 @@ export function serveWatchStream(
     };
     outbox.write(encodeWatchResponse({ header, ...response }));
   };
+  const forget = (watchId: number): void => {
+    watches.delete(watchId);
+    places.get(watchId)?.();
+    places.delete(watchId);
+  };
   const close = (): void => {
     isClosed = true;
     for (const watch of watches.values()) watch.close();
-    watches.clear();
+    for (const id of [...watches.keys()]) forget(id);
     outbox.close();
   };
   const lost = (): void => {
@@ -143,6 +153,12 @@ export function serveWatchStream(
       await upstream.readCurrent();
       if (isClosed) return;
     }
+    const place = use.open('watch');
+    if (typeof place === 'string') {
+      refuse(place);
+      return refuseWatch(`etcdserver: too many requests: this caller has ${use.watches} watches`);
+    }
+    places.set(id, place);
     await addWatch(id, create);
   };
   const addWatch = async (id: number, create: WatchCreate): Promise<void> => {
@@ -188,7 +204,7 @@ export function serveWatchStream(
         answer({ watchId }, message.revision);
         return;
       case 'canceled':
-        watches.delete(watchId);
+        forget(watchId);
         answer({
           watchId,
           canceled: true,
@@ -204,7 +220,7 @@ export function serveWatchStream(
     const watch = watches.get(watchId);
     if (watch === undefined) return;
     watch.close();
-    watches.delete(watchId);
+    forget(watchId);
     answer({ watchId, canceled: true });
   };
 

@@ -1,5 +1,5 @@
 /** Addresses with the number of their labels: an identity is in etcd before the first address that carries it. */
-import { KvError, type KvLease } from '../../mesh/kvstore/kvstore.ts';
+import { type KvCompare, KvError, type KvLease } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { encodeLabels } from '../../mesh/wire/identity.ts';
@@ -7,34 +7,54 @@ import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import { type IpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { encodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
 import { ipKey } from '../../mesh/wire/keys.ts';
+import { WireError } from '../../mesh/wire/wire-error.ts';
 import type { EndpointRecord } from '../convert/cluster-model.ts';
 import { type IdentityAllocator, IdentityError } from './identities.ts';
 import type { SyncStore } from './sync-store.ts';
 import { untilAnswered } from './until-answered.ts';
+
+/** Sets of labels whose numbers are asked for at the same time. */
+const CONCURRENT_ALLOCATIONS = 240;
+/** Sets of labels without a number that the status names. */
+const MAX_NAMED = 10;
 
 /** Options of `createEndpointPublisher`. */
 export interface EndpointPublisherOptions {
   readonly identities: IdentityAllocator;
   readonly sync: Pick<SyncStore, 'upsert' | 'delete'>;
   readonly lease: KvLease;
+  /** Condition of what deletes identities: that this process still leads. */
+  readonly fence: KvCompare;
   readonly clock: Clock;
   readonly logger: Logger;
   /** How long a number is kept after its last address has gone, in milliseconds. */
   readonly identityGraceMs: number;
 }
 
+/** What is published, in numbers. */
+export interface EndpointCounts {
+  readonly endpoints: number;
+  /** Pods that are left out because there is no number left for their labels. */
+  readonly withoutIdentity: number;
+  /** Some of those labels. */
+  readonly labelsWithoutIdentity: readonly string[];
+}
+
 /** Publishes a cluster's addresses. */
 export interface EndpointPublisher {
   /**
-   * Publishes an address. While there is no number left for its labels it is not published, and tried again. Throws
-   * WireError for labels that have no wire form; the address is not published then.
+   * Wants an address published. While there is no number left for its labels it is not, and tried again; with labels that
+   * have no wire form it is not, which is logged.
    */
-  upsert(record: EndpointRecord, signal: AbortSignal): Promise<void>;
+  upsert(record: EndpointRecord): void;
   delete(address: IpAddress): void;
+  /** Resolves when every address wanted has been handed on, or is known to be left out. */
+  settled(signal: AbortSignal): Promise<void>;
+  /** Publishes until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>;
   /** Looks after identities until `signal` aborts: restores lost ones, deletes unused ones once `isComplete`. */
   maintain(isComplete: () => boolean, signal: AbortSignal): Promise<void>;
-  /** Addresses that shall be published, and how many of them have no number. */
-  readonly counts: { readonly endpoints: number; readonly withoutIdentity: number };
+  readonly counts: EndpointCounts;
 }
 
 /** Makes the publisher of a cluster's addresses. */
@@ -42,34 +62,17 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
   const { identities, sync, lease, clock, logger, identityGraceMs } = options;
   const records = new Map<IpAddress, EndpointRecord>();
   const texts = new WeakMap<EndpointRecord, string>();
-  const withoutIdentity = new Set<IpAddress>();
+  /** Addresses to be handed on. */
+  const dirty = new Set<IpAddress>();
+  /** Addresses that are left out and shall be tried again, with their labels where there is no number for them. */
+  const leftOut = new Map<IpAddress, string | undefined>();
   const unusedSince = new Map<string, number>();
+  const waiters = new Set<() => void>();
+  let isBusy = false;
+  let ring: () => void = () => undefined;
   let wake = new AbortController();
   lease.onLost(() => wake.abort());
 
-  const publish = async (record: EndpointRecord, signal: AbortSignal): Promise<void> => {
-    const { address } = record;
-    let identity: NumericIdentity;
-    try {
-      identity = await untilAnswered(() => identities.allocate(record.labels, signal), {
-        clock,
-        logger,
-        signal,
-      });
-    } catch (error) {
-      signal.throwIfAborted();
-      // Under the number of its former labels it would pass policies that it should not.
-      if (records.get(address) === record) sync.delete(ipKey(address));
-      if (!(error instanceof IdentityError)) throw error;
-      if (withoutIdentity.size === 0) logger.error({ err: error }, 'pods are left out');
-      withoutIdentity.add(address);
-      return;
-    }
-    // Meanwhile it may have gone or changed.
-    if (records.get(address) !== record) return;
-    withoutIdentity.delete(address);
-    sync.upsert(ipKey(address), encodeRecord(record, identity));
-  };
   /** Label string of a record: asked for again and again, of every address. */
   const textOf = (record: EndpointRecord): string => {
     const known = texts.get(record);
@@ -78,9 +81,85 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     texts.set(record, text);
     return text;
   };
+  /** Label strings in use. Of labels without a wire form there is none: they are about to be left out. */
+  const textsInUse = (): Set<string> => {
+    const inUse = new Set<string>();
+    for (const record of records.values()) {
+      try {
+        inUse.add(textOf(record));
+      } catch (error) {
+        if (!(error instanceof WireError)) throw error;
+      }
+    }
+    return inUse;
+  };
+  const touch = (address: IpAddress): void => {
+    dirty.add(address);
+    ring();
+  };
+  const leaveOut = (record: EndpointRecord, error: unknown): void => {
+    const { address } = record;
+    if (records.get(address) !== record) return;
+    // Under the number of its former labels it would pass policies that it should not.
+    sync.delete(ipKey(address));
+    if (error instanceof IdentityError) {
+      const isFirst = [...leftOut.values()].every((text) => text === undefined);
+      if (isFirst) logger.error({ err: error }, 'pods are left out');
+      leftOut.set(address, textOf(record));
+      return;
+    }
+    const described = `address ${address} of pod ${record.namespace}/${record.podName}`;
+    logger.error({ err: error, record: described }, 'cannot publish a record, it is left out');
+    if (error instanceof KvError) leftOut.set(address, undefined);
+    else records.delete(address);
+  };
+  const handOn = (record: EndpointRecord, identity: NumericIdentity): void => {
+    const { address } = record;
+    // Meanwhile it may have gone or changed.
+    if (records.get(address) !== record) return;
+    leftOut.delete(address);
+    sync.upsert(ipKey(address), encodeRecord(record, identity));
+  };
+  const publishGroup = async (
+    group: readonly [EndpointRecord, ...EndpointRecord[]],
+    signal: AbortSignal,
+  ): Promise<void> => {
+    try {
+      const { labels } = group[0];
+      const attempt = (): Promise<NumericIdentity> => identities.allocate(labels, signal);
+      const identity = await untilAnswered(attempt, { clock, logger, signal });
+      for (const record of group) handOn(record, identity);
+    } catch (error) {
+      signal.throwIfAborted();
+      for (const record of group) leaveOut(record, error);
+    }
+  };
+  /** Takes what is to be done, by labels. */
+  const takeGroups = (): [EndpointRecord, ...EndpointRecord[]][] => {
+    const groups = new Map<string, [EndpointRecord, ...EndpointRecord[]]>();
+    for (const address of dirty) {
+      const record = records.get(address);
+      if (record === undefined) continue;
+      try {
+        const text = textOf(record);
+        const group = groups.get(text);
+        if (group === undefined) groups.set(text, [record]);
+        else group.push(record);
+      } catch (error) {
+        leaveOut(record, error);
+      }
+    }
+    dirty.clear();
+    return [...groups.values()];
+  };
+  const settle = (): void => {
+    for (const done of waiters) done();
+    waiters.clear();
+  };
+
   const collect = async (signal: AbortSignal): Promise<void> => {
     const now = clock.monotonic();
-    const kept = new Set([...records.values()].map(textOf));
+    const kept = textsInUse();
     for (const text of [...unusedSince.keys()]) if (kept.has(text)) unusedSince.delete(text);
     for (const text of identities.known.keys()) {
       if (kept.has(text)) continue;
@@ -89,32 +168,71 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
       if (now - since < identityGraceMs) kept.add(text);
       else unusedSince.delete(text);
     }
-    const collected = await identities.collectGarbage(kept, signal);
+    const { fence } = options;
+    const collected = await identities.collectGarbage(kept, { fence, signal });
     if (collected > 0) logger.info({ collected }, 'unused identities were deleted');
   };
   const restore = async (signal: AbortSignal): Promise<void> => {
     const lost = new Set(await identities.restore(signal));
-    const again = [...records.values()].filter(
-      (record) => withoutIdentity.has(record.address) || lost.has(textOf(record)),
-    );
-    for (const record of again) await publish(record, signal);
+    for (const record of records.values()) {
+      // What is to be done anyway asks for its number anyway.
+      if (!dirty.has(record.address) && lost.has(textOf(record))) touch(record.address);
+    }
+    for (const address of leftOut.keys()) touch(address);
   };
 
   return {
-    async upsert(record, signal) {
+    upsert(record) {
       records.set(record.address, record);
-      try {
-        await publish(record, signal);
-      } catch (error) {
-        if (!signal.aborted && records.get(record.address) === record)
-          records.delete(record.address);
-        throw error;
-      }
+      touch(record.address);
     },
     delete(address) {
       records.delete(address);
-      withoutIdentity.delete(address);
+      leftOut.delete(address);
       sync.delete(ipKey(address));
+    },
+    async settled(signal) {
+      if (dirty.size === 0 && !isBusy) return;
+      await new Promise<void>((resolve, reject) => {
+        if (signal.aborted) return reject(signal.reason);
+        const onAbort = (): void => {
+          waiters.delete(done);
+          reject(signal.reason);
+        };
+        const done = (): void => {
+          signal.removeEventListener('abort', onAbort);
+          resolve();
+        };
+        waiters.add(done);
+        signal.addEventListener('abort', onAbort, { once: true });
+      });
+    },
+    async run(signal) {
+      const onAbort = (): void => ring();
+      signal.addEventListener('abort', onAbort, { once: true });
+      try {
+        while (!signal.aborted) {
+          if (dirty.size === 0) {
+            settle();
+            await new Promise<void>((resolve) => {
+              ring = resolve;
+            });
+            continue;
+          }
+          isBusy = true;
+          const groups = takeGroups();
+          const worker = async (): Promise<void> => {
+            for (let group = groups.pop(); group !== undefined; group = groups.pop()) {
+              await publishGroup(group, signal);
+            }
+          };
+          const workers = Array.from({ length: CONCURRENT_ALLOCATIONS }, worker);
+          await Promise.all(workers);
+          isBusy = false;
+        }
+      } finally {
+        signal.removeEventListener('abort', onAbort);
+      }
     },
     async maintain(isComplete, signal) {
       while (!signal.aborted) {
@@ -136,7 +254,12 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
       }
     },
     get counts() {
-      return { endpoints: records.size, withoutIdentity: withoutIdentity.size };
+      const texts = [...leftOut.values()].filter((text) => text !== undefined);
+      return {
+        endpoints: records.size,
+        withoutIdentity: texts.length,
+        labelsWithoutIdentity: [...new Set(texts)].slice(0, MAX_NAMED),
+      };
     },
   };
 }

@@ -116,7 +116,7 @@ for (const [kind, skip] of [
     const db = await allocator.allocate(labels('db'), signal);
     await store.put('cilium/state/identities/v1/id/131330', 'of another cluster id;');
     await store.put(`${ALLOCATIONS_PREFIX}k8s:damaged=;`, 'nonsense');
-    t.equal(await allocator.collectGarbage(new Set([text('web')]), signal), 3);
+    t.equal(await allocator.collectGarbage(new Set([text('web')]), { signal }), 3);
     const left = [
       ...(await store.list(IDS)).pairs,
       ...(await store.list(ALLOCATIONS_PREFIX)).pairs,
@@ -157,7 +157,7 @@ test('allocate() replaces a number of another cluster id and a damaged one', asy
   t.ok(web >= 65_536 + 256 && web < 2 * 65_536, `${web} instead of ${former}`);
   const db = await allocator.allocate(labels('db'), signal);
   t.equal((await store.get(ALLOCATIONS_PREFIX + text('db')))?.value.toString(), String(db));
-  await allocator.collectGarbage(new Set([text('web'), text('db')]), signal);
+  await allocator.collectGarbage(new Set([text('web'), text('db')]), { signal });
   t.equal(await store.get(IDS + former), undefined, 'the former number goes');
 });
 

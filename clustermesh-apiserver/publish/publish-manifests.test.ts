@@ -178,7 +178,7 @@ for (const { kind, skip, open } of STORES) {
     const leases = new Set(
       (await rig.reader.list('cilium/state/ip/')).pairs.map(({ lease }) => lease),
     );
-    t.same([...leases], [second.lease.id], 'everything hangs on the new lease');
+    t.same([...leases], [second.lease.id], 'everything hangs on the lease that was taken over');
   });
 
   test(`publishManifests() on ${kind}: a lost lease puts everything again, markers last`, {
@@ -293,7 +293,7 @@ test('publishManifests() writes the heartbeat, and deletes an identity after its
   t.equal((await rig.read('cilium/state/identities/')).size, 1, 'it stays for its grace time');
   await clock.advance(150_000);
   await settle('no identity', async () => (await rig.read('cilium/state/identities/')).size === 0);
-  t.equal((await rig.read('isthmus/registry/')).size, 0);
+  t.equal((await rig.read('isthmus/registry/identities/')).size, 0);
 });
 
 test('publishManifests() leaves out a value that is too large, and publishes the rest', async (t) => {

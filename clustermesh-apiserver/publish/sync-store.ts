@@ -3,15 +3,31 @@
  * and puts everything again when the lease was lost. The counterpart of Cilium's `pkg/kvstore/store/syncstore.go`, and
  * stricter in one thing: keys that an earlier process left are adopted, and swept once everything wanted is known.
  */
-import { KvError, type KvLease, type KvOp, type KvStore } from '../../mesh/kvstore/kvstore.ts';
+import {
+  type KvCompare,
+  KvError,
+  type KvLease,
+  type KvOp,
+  type KvStore,
+} from '../../mesh/kvstore/kvstore.ts';
 import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
+import type { Digests } from './digests.ts';
+import type { Stamper } from './stamp.ts';
 
 /** Options of `createSyncStore`; every put hangs on `lease`. */
 export interface SyncStoreOptions {
   readonly store: KvStore;
   readonly lease: KvLease;
+  /** Condition of every write: that this process still leads. Default: none. */
+  readonly fence?: KvCompare;
+  /** Called when the condition did not hold: nothing was written, and nothing more will be. */
+  readonly onFenced?: () => void;
+  /** Stamps the transactions. Default: none. */
+  readonly stamper?: Stamper;
+  /** Makes the digests that go with changes. Default: none. */
+  readonly digests?: Digests;
   readonly logger: Logger;
   readonly clock?: Clock;
 }
@@ -26,6 +42,8 @@ export interface SyncStoreStatus {
   readonly refused: Readonly<Record<string, string>>;
   /** Why the latest write failed; undefined when it did not. */
   readonly lastError: string | undefined;
+  /** Writes that failed since the process began. */
+  readonly errors: number;
 }
 
 /** Keys as they are wanted, on their way to etcd. */
@@ -38,11 +56,20 @@ export interface SyncStore {
   rewrite(key: string): void;
   /** Resolves when everything wanted at the time of the call, or something newer, is in etcd. */
   flushed(signal: AbortSignal): Promise<void>;
-  /** Lists `prefixes` and takes what stands there as written by us, so that what is still wanted is not written again. */
-  adopt(prefixes: readonly string[], signal: AbortSignal): Promise<void>;
+  /**
+   * Lists `prefixes` and takes what stands there as written by us, so that what is still wanted is not written again. With
+   * `shared`, others write there as well: what nobody wants is no leftover of ours.
+   */
+  adopt(
+    prefixes: readonly string[],
+    signal: AbortSignal,
+    options?: { readonly shared?: boolean },
+  ): Promise<void>;
+  /** What stands under a key on our own lease, as far as we wrote or adopted it. */
+  current(key: string): string | undefined;
   /** Deletes adopted keys that nobody has wanted since; returns how many. For when every source has told everything. */
   sweep(): number;
-  /** Writes until `signal` aborts. Keys stay when it ends. */
+  /** Writes until `signal` aborts or the fence does not hold. Keys stay when it ends. */
   run(signal: AbortSignal): Promise<void>;
   readonly status: SyncStoreStatus;
 }
@@ -79,16 +106,20 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
   /** Keys to be written, each with the number of its latest change. */
   const pending = new Map<string, number>();
   const last = new Set<string>();
+  /** Adopted keys of which we are not the only writer. */
+  const shared = new Set<string>();
   const refused = new Map<string, string>();
   const waiters = new Set<Waiter>();
   const backoff = createBackoff({ minMs: 50, maxMs: 10_000 });
   let wake: () => void = () => undefined;
   let lastError: string | undefined;
+  let errors = 0;
   let changes = 0;
   /** Counts lost leases: what was written before one is gone. */
   let generation = 0;
   /** How many writes are done one by one, to find the one that etcd refuses. */
   let singly = 0;
+  let isFenced = false;
 
   const isRight = (key: string): boolean => wanted.get(key) === written.get(key);
   const settle = (key: string, change: number): void => {
@@ -140,10 +171,19 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
       ({ key, value }): KvOp =>
         value === undefined ? { kind: 'delete', key } : { kind: 'put', key, value, lease },
     );
+    const stamp = options.stamper?.next();
+    if (stamp !== undefined) then.push(stamp);
+    then.push(...(options.digests?.next(entries) ?? []));
     const before = generation;
     // Until the answer nobody knows: a write that timed out may have been done.
     for (const { key } of entries) written.set(key, UNKNOWN);
-    await store.transact({ compare: [], then }, { signal });
+    const compare = options.fence === undefined ? [] : [options.fence];
+    const { succeeded } = await store.transact({ compare, then }, { signal });
+    if (!succeeded) {
+      isFenced = true;
+      options.onFenced?.();
+      return;
+    }
     if (generation !== before) return;
     for (const { key, change, value } of entries) {
       const latest = pending.get(key);
@@ -178,7 +218,9 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof KvError)) throw error;
+      options.digests?.lost(batch.entries);
       lastError = error.message;
+      errors += 1;
       if (error.code === 'too-large') {
         // One value that etcd will never take must not hold back the others.
         if (batch.entries.length === 1) refuse(batch, error);
@@ -235,19 +277,24 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
         signal.addEventListener('abort', onAbort, { once: true });
       });
     },
-    async adopt(prefixes, signal) {
+    async adopt(prefixes, signal, { shared: isShared = false } = {}) {
       for (const prefix of prefixes) {
         const { pairs } = await store.list(prefix, { signal });
         for (const { key, value, lease: holder } of pairs) {
           // On another lease it would vanish with that one: so it is put again, on ours.
           written.set(key, holder === lease.id ? value.toString('utf8') : UNKNOWN);
+          if (isShared) shared.add(key);
+          options.digests?.found(key, value);
+          if (wanted.has(key)) touch(key);
         }
+        options.digests?.adopted(prefix);
       }
     },
+    current: (key) => written.get(key) ?? undefined,
     sweep() {
       let swept = 0;
       for (const key of [...written.keys()]) {
-        if (wanted.has(key)) continue;
+        if (wanted.has(key) || shared.has(key)) continue;
         touch(key);
         swept += 1;
       }
@@ -256,7 +303,7 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
     async run(signal) {
       const onAbort = (): void => wake();
       signal.addEventListener('abort', onAbort, { once: true });
-      while (!signal.aborted) {
+      while (!signal.aborted && !isFenced) {
         if (pending.size > 0) {
           await step(signal);
           continue;
@@ -273,6 +320,7 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
         pending: pending.size,
         refused: Object.fromEntries(refused),
         lastError,
+        errors,
       };
     },
   };

@@ -1,8 +1,9 @@
 /**
  * Which nodes are there by their own word. A node stays for a grace time after its session has ended, counted only while
- * the registry can be reached; what it said is kept in etcd, so that a restart of the registry takes no node away.
+ * the registry can be reached; what it said is kept in etcd, so that a restart of the registry takes no node away. Replicas
+ * share a board: a session at another one counts as one here, and only the one that leads takes nodes away.
  */
-import { KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
+import { type KvCompare, KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { NodeConflict, NodeFacts } from '../convert/node.ts';
@@ -13,6 +14,7 @@ import {
   NODE_FACTS_PREFIX,
   parseNodeFacts,
 } from './node-facts.ts';
+import type { BoardHandlers, SessionBoard } from './session-board.ts';
 
 const EXPIRY_CHECK_MS = 1000;
 
@@ -24,6 +26,12 @@ export interface NodeBookOptions {
   readonly findConflict: (name: string, facts: NodeFacts) => NodeConflict | undefined;
   /** How long a node stays after its session has ended. */
   readonly graceMs: number;
+  /** What is shared with other registries on the same etcd. Default: there are none. */
+  readonly replicas?: {
+    readonly board: SessionBoard;
+    /** Condition that holds while this replica may take nodes away; undefined when it may not. */
+    readonly fence: () => KvCompare | undefined;
+  };
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -31,7 +39,8 @@ export interface NodeBookOptions {
 /** A node's session, as the status shows it. */
 export interface NodeReport {
   readonly node: string;
-  readonly state: 'connected' | 'gone';
+  /** `elsewhere`: its session is at another replica. */
+  readonly state: 'connected' | 'elsewhere' | 'gone';
   /** Milliseconds it has been in that state. */
   readonly forMs: number;
   readonly addresses: readonly string[];
@@ -60,13 +69,18 @@ interface Entry {
   facts: NodeFacts | undefined;
   state:
     | { readonly kind: 'connected'; readonly since: number; readonly onReplaced: () => void }
+    | { readonly kind: 'elsewhere'; readonly since: number }
     | { readonly kind: 'gone'; readonly since: number };
 }
 
 /** Makes an empty book. */
 export function createNodeBook(options: NodeBookOptions): NodeBook {
-  const { store, publish, findConflict, graceMs, clock, logger } = options;
+  const { store, publish, findConflict, graceMs, replicas, clock, logger } = options;
   const entries = new Map<string, Entry>();
+  /** What is kept of nodes, as the board tells it. */
+  const kept = new Map<string, string>();
+  /** Nodes of whom nothing is kept since etcd lost its data. */
+  const lost = new Set<string>();
 
   const offer = async (
     name: string,
@@ -88,12 +102,32 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
     await store.put(NODE_FACTS_PREFIX + name, encodeKeptFacts(facts), { signal: offered.signal });
     return undefined;
   };
+  /** Forgets what is kept of a node; false when another replica leads or has its session. */
+  const forget = async (name: string, signal: AbortSignal): Promise<boolean> => {
+    const key = NODE_FACTS_PREFIX + name;
+    const fence = replicas?.fence();
+    if (replicas === undefined || fence === undefined) {
+      await store.delete(key, { signal });
+      return true;
+    }
+    const compare = [fence, { key: replicas.board.keyOf(name), exists: false }];
+    const { succeeded } = await store.transact(
+      { compare, then: [{ kind: 'delete', key }] },
+      { signal },
+    );
+    return succeeded;
+  };
   const expire = async (signal: AbortSignal): Promise<void> => {
+    // It is the leader's to take nodes away: the others see that it did.
+    if (replicas !== undefined && replicas.fence() === undefined) return;
     for (const [name, entry] of [...entries]) {
       if (entry.state.kind !== 'gone' || clock.monotonic() - entry.state.since < graceMs) continue;
       publish(name, undefined);
       try {
-        await store.delete(NODE_FACTS_PREFIX + name, { signal });
+        if (!(await forget(name, signal))) {
+          if (entry.facts !== undefined) publish(name, entry.facts);
+          continue;
+        }
       } catch (error) {
         if (signal.aborted || !(error instanceof KvError)) throw error;
         logger.warn({ node: name, err: error }, 'cannot forget a node, will be retried');
@@ -111,6 +145,85 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
   const keepAgain = async (name: string, facts: NodeFacts, signal: AbortSignal): Promise<void> => {
     publish(name, facts);
     await store.put(NODE_FACTS_PREFIX + name, encodeKeptFacts(facts), { signal });
+  };
+
+  /** Takes what is kept: the last word of a node that has no session here. */
+  const takeKept = (name: string): void => {
+    const value = kept.get(name);
+    const entry = entries.get(name);
+    if (entry?.state.kind === 'connected') return;
+    if (value === undefined) {
+      if (entry !== undefined) publish(name, undefined);
+      entries.delete(name);
+      return;
+    }
+    if (entry?.facts !== undefined && encodeKeptFacts(entry.facts) === value) return;
+    try {
+      const facts = decodeKeptFacts(value);
+      const state = entry?.state ?? { kind: 'gone', since: clock.monotonic() };
+      entries.set(name, { facts, state });
+      publish(name, facts);
+    } catch (error) {
+      if (!(error instanceof FactsError)) throw error;
+      logger.error(
+        { node: name, err: error },
+        'cannot read what is kept of a node, it is left out',
+      );
+    }
+  };
+  const moveTo = (name: string, kind: 'elsewhere' | 'gone'): void => {
+    const entry = entries.get(name) ?? { facts: undefined, state: { kind, since: 0 } };
+    const before = entry.state;
+    entry.state = { kind, since: clock.monotonic() };
+    entries.set(name, entry);
+    if (before.kind === 'connected') before.onReplaced();
+    if (kept.has(name)) takeKept(name);
+  };
+  const handlers: BoardHandlers = {
+    onElsewhere: (name) => moveTo(name, 'elsewhere'),
+    onLeft: (name) => {
+      if (entries.get(name)?.state.kind === 'elsewhere') moveTo(name, 'gone');
+    },
+    onFacts: (name, value) => {
+      if (value === undefined) kept.delete(name);
+      else kept.set(name, value);
+      takeKept(name);
+    },
+    onFactsLost: (name) => {
+      kept.delete(name);
+      lost.add(name);
+    },
+    onSynced: () => {
+      // Who left while etcd was out of reach could not come back either.
+      for (const entry of entries.values()) {
+        if (isGone(entry)) entry.state = { kind: 'gone', since: clock.monotonic() };
+      }
+    },
+  };
+  /** Keeps again what etcd lost: each registry for its own sessions, the leader for the rest. */
+  const keepLost = async (signal: AbortSignal): Promise<void> => {
+    for (const name of [...lost]) {
+      const entry = entries.get(name);
+      if (entry?.facts !== undefined && !kept.has(name)) {
+        if (entry.state.kind !== 'connected' && replicas?.fence() === undefined) continue;
+        await keepAgain(name, entry.facts, signal);
+      }
+      lost.delete(name);
+    }
+  };
+  const watchForEnds = async (signal: AbortSignal): Promise<void> => {
+    while (!signal.aborted) {
+      await clock.sleep(EXPIRY_CHECK_MS, signal).catch(() => undefined);
+      if (signal.aborted) return;
+      try {
+        await keepLost(signal);
+        await expire(signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof KvError)) throw error;
+        logger.warn({ err: error }, 'cannot keep what a node says, will be retried');
+      }
+    }
   };
 
   return {
@@ -135,6 +248,7 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
       const entry: Entry = known ?? { facts: undefined, state };
       entry.state = state;
       entries.set(name, entry);
+      replicas?.board.announce(name);
       logger.info({ node: name }, 'session of a node begins');
       return {
         offer: async (message, signal) =>
@@ -144,6 +258,7 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
         close() {
           if (entry.state !== state) return;
           entry.state = { kind: 'gone', since: clock.monotonic() };
+          replicas?.board.withdraw(name);
           logger.info({ node: name, graceMs }, 'session of a node has ended');
         },
       };
@@ -152,17 +267,7 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
       for (const entry of entries.values()) {
         if (isGone(entry)) entry.state = { kind: 'gone', since: clock.monotonic() };
       }
-      while (!signal.aborted) {
-        await clock.sleep(EXPIRY_CHECK_MS, signal).catch(() => undefined);
-        if (signal.aborted) return;
-        try {
-          await expire(signal);
-        } catch (error) {
-          if (signal.aborted) return;
-          if (!(error instanceof KvError)) throw error;
-          logger.warn({ err: error }, 'cannot keep what a node says, will be retried');
-        }
-      }
+      await Promise.all([watchForEnds(signal), replicas?.board.run(handlers, signal)]);
     },
     get report() {
       return [...entries].map(([node, { facts, state }]) => ({

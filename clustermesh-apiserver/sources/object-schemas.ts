@@ -7,7 +7,6 @@ import {
   parseIpPrefix,
 } from '../../mesh/wire/ip.ts';
 import { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
-import { NODE_ADDRESS_TYPES } from '../../mesh/wire/node.ts';
 import { PROTOCOLS } from '../../mesh/wire/service.ts';
 
 const record = z
@@ -45,7 +44,7 @@ export const nodeSchema = z.object({
     .default({ podCIDRs: [] }),
   status: z
     .object({
-      addresses: listOf(z.object({ type: z.enum(NODE_ADDRESS_TYPES), address: z.string() })),
+      addresses: listOf(z.object({ type: z.string(), address: z.string() })),
       nodeInfo: z.object({ bootID: z.string().default('') }).optional(),
     })
     .default({ addresses: [] }),

@@ -5,7 +5,7 @@
 import type { z } from 'zod';
 import { type IpAddress, type IpPrefix, parseIpAddress } from '../../mesh/wire/ip.ts';
 import type { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
-import type { NodeAddress, NodeAddressType } from '../../mesh/wire/node.ts';
+import type { NodeAddress } from '../../mesh/wire/node.ts';
 import type { PROTOCOLS } from '../../mesh/wire/service.ts';
 import {
   endpointSliceSchema,
@@ -292,7 +292,7 @@ function parseEndpointSlice(object: z.infer<typeof endpointSliceSchema>): Endpoi
   };
 }
 
-function isIpType(type: NodeAddressType): boolean {
+function isIpType(type: string): boolean {
   return type === 'InternalIP' || type === 'ExternalIP' || type === 'CiliumInternalIP';
 }
 

@@ -61,6 +61,7 @@ export async function openEtcdUnderTest(t: Test): Promise<StoreUnderTest> {
 /** One process's worth of publishing. */
 export interface RunningPublisher extends PublishedManifests {
   readonly store: KvStore;
+  /** Of what is published; throws while it does not lead. */
   readonly lease: KvLease;
 }
 
@@ -99,10 +100,9 @@ export async function openPublishingRig(t: Test, under: StoreUnderTest): Promise
     remove: (name) => rm(dir.file(name)),
     async start(options = {}) {
       const store = await under.connect();
-      const lease = await store.lease(900);
       const published = publishManifests({
         store,
-        lease,
+        leaseTtlSeconds: 900,
         cluster: { name: parseClusterName('alpha'), id: parseClusterId(1) },
         maxConnectedClusters: 255,
         directory: dir.path,
@@ -113,7 +113,6 @@ export async function openPublishingRig(t: Test, under: StoreUnderTest): Promise
       let disposed: Promise<void> | undefined;
       const dispose = async (): Promise<void> => {
         await published[Symbol.asyncDispose]();
-        await lease[Symbol.asyncDispose]();
         await store[Symbol.asyncDispose]();
       };
       const running: RunningPublisher = {
@@ -124,7 +123,11 @@ export async function openPublishingRig(t: Test, under: StoreUnderTest): Promise
           return published.problems;
         },
         store,
-        lease,
+        get lease() {
+          const { lease } = published.publisher;
+          if (lease === undefined) throw new Error('this publisher does not lead');
+          return lease;
+        },
         [Symbol.asyncDispose]() {
           disposed ??= dispose();
           return disposed;
