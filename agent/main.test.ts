@@ -51,7 +51,11 @@ const usage: readonly [name: string, args: readonly string[], message: RegExp][]
     [...GOOD, '--frob'],
     /unknown option '--frob', see clustermesh-agent --help/,
   ],
-  ['an unknown command', ['frob'], /unknown command frob: expected run, status or uninstall/],
+  [
+    'an unknown command',
+    ['frob'],
+    /unknown command frob: expected run, status, drain, undrain or uninstall/,
+  ],
   ['an unknown format', ['status', '-o', 'xml'], /expected one of table, json/],
 ];
 
@@ -86,6 +90,20 @@ test('clustermesh-agent status without an agent exits with 3', async (t) => {
     stderr,
     /cannot reach the agent on .*agent\.sock: .*: is clustermesh-agent running on this node/,
   );
+});
+
+test('clustermesh-agent drain without an agent exits with 3, without a name with 2', async (t) => {
+  await using dir = await openTempDir('main');
+  const socket = ['--socket-path', dir.file('agent.sock')];
+  for (const action of ['drain', 'undrain']) {
+    const silent = run([action, 'beta', ...socket]);
+    t.equal(silent.status, 3);
+    t.match(silent.stderr, /cannot reach the agent on/);
+    const nameless = run([action, ...socket]);
+    t.equal(nameless.status, 2);
+    t.match(nameless.stderr, /drain needs the name of a peer/);
+    t.equal(run([action, '--help']).status, 0);
+  }
 });
 
 test('a machine that cannot run the datapath is told what is missing, exit code 1', async (t) => {

@@ -4,9 +4,9 @@ import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
-import { fetchStatus, isAnswering } from './api/client.ts';
+import { askDrain, fetchStatus, isAnswering } from './api/client.ts';
 import { problemsOf, renderStatus } from './api/render.ts';
-import { RUN_OPTIONS, STATUS_OPTIONS, UNINSTALL_OPTIONS } from './options.ts';
+import { DRAIN_OPTIONS, RUN_OPTIONS, STATUS_OPTIONS, UNINSTALL_OPTIONS } from './options.ts';
 
 const EXIT_PROBLEM = 1;
 const EXIT_USAGE = 2;
@@ -14,7 +14,7 @@ const EXIT_UNREACHABLE = 3;
 
 const DESCRIPTION = `Reads every cluster of the mesh and programs this node's eBPF maps.
 
-Commands: run (the default), status, uninstall (removes programs, maps and the tunnel device from this node)`;
+Commands: run (the default), status, drain CLUSTER and undrain CLUSTER (takes a peer out of use on this node, and back), uninstall (removes programs, maps and the tunnel device from this node)`;
 
 /** Runs a command. Returns the exit code. */
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
@@ -24,13 +24,16 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
       return showStatus(argv.slice(1), env);
     case 'uninstall':
       return uninstall(argv.slice(1), env);
+    case 'drain':
+    case 'undrain':
+      return drain(command, { argv: argv.slice(1), env });
     case 'run':
       return run(argv.slice(1), env);
     default:
       if (command.startsWith('-')) return run(argv, env);
       throw new OptionsError(
         'usage',
-        `unknown command ${command}: expected run, status or uninstall`,
+        `unknown command ${command}: expected run, status, drain, undrain or uninstall`,
       );
   }
 }
@@ -68,6 +71,29 @@ async function showStatus(argv: readonly string[], env: NodeJS.ProcessEnv): Prom
     values.output === 'json' ? `${JSON.stringify(status, null, 2)}\n` : renderStatus(status),
   );
   return status.ready && problemsOf(status).length === 0 ? 0 : EXIT_PROBLEM;
+}
+
+/** Takes a peer out of use on this node, or back. */
+async function drain(
+  action: 'drain' | 'undrain',
+  { argv, env }: { readonly argv: readonly string[]; readonly env: NodeJS.ProcessEnv },
+): Promise<number> {
+  const [cluster, ...rest] = argv;
+  const isHelp = cluster === undefined || cluster.startsWith('-');
+  const values = parseOptions(DRAIN_OPTIONS, isHelp ? argv : rest, env, {
+    name: `clustermesh-agent ${action} CLUSTER`,
+    description:
+      action === 'drain'
+        ? 'Lets services of this node use the backends of a peer only where there are no others, until it is undrained. Kept over restarts. Exit code 1: it cannot be done; 3: no agent answers.'
+        : 'Takes back a drain. Exit code 1: it cannot be done; 3: no agent answers.',
+  });
+  if (isHelp) {
+    throw new OptionsError('usage', `${action} needs the name of a peer: ${action} CLUSTER`);
+  }
+  const { ok, message } = await askDrain(values.socketPath, { action, cluster });
+  if (ok) process.stdout.write(`${message}\n`);
+  else process.stderr.write(`clustermesh-agent: ${message}\n`);
+  return ok ? 0 : EXIT_PROBLEM;
 }
 
 async function uninstall(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {

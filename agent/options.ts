@@ -1,14 +1,17 @@
+import { PEER_CIDR_MODES } from '../mesh/remote/announced.ts';
 import { CLUSTER_OPTIONS } from '../mesh/runtime/cluster-options.ts';
 import {
   choiceParser,
   integerParser,
   parseBoolean,
+  parseDuration,
   parseHostPort,
   parseLogLevel,
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
 import { parseIpAddress } from '../mesh/wire/ip.ts';
+import { WITHDRAW_MODES } from './withdrawal/decision.ts';
 
 const socketPath = {
   flag: '--socket-path PATH',
@@ -33,6 +36,13 @@ const tunnelDevice = {
   parse: parseText,
   help: 'name of the VXLAN device',
 } as const;
+
+/** A peer is asked for a sign of life three times in this time: more often than each 300 ms would be a load. */
+function parseStaleAfter(text: string): number {
+  const milliseconds = parseDuration(text);
+  if (milliseconds < 1000) throw new Error(`${text} is too short: expected at least 1s`);
+  return milliseconds;
+}
 
 /** Options of `clustermesh-agent run`. */
 export const RUN_OPTIONS = defineOptions({
@@ -64,6 +74,34 @@ export const RUN_OPTIONS = defineOptions({
     env: 'ISTHMUS_CLUSTERMESH_CONFIG',
     parse: parseText,
     help: 'directory with an etcd client file for each peer, named like its cluster; without it there are no peers',
+  },
+  peerStaleAfter: {
+    flag: '--peer-stale-after DURATION',
+    env: 'ISTHMUS_PEER_STALE_AFTER',
+    default: '30s',
+    parse: parseStaleAfter,
+    help: "silence of a peer's control plane after which its backends are used last; at least 1s",
+  },
+  cacheTtl: {
+    flag: '--clustermesh-cache-ttl DURATION',
+    env: 'ISTHMUS_CLUSTERMESH_CACHE_TTL',
+    default: '2m',
+    parse: parseDuration,
+    help: "silence of a peer's control plane after which its backends go if its nodes do not answer either; 0 keeps them for ever",
+  },
+  withdraw: {
+    flag: '--withdraw MODE',
+    env: 'ISTHMUS_WITHDRAW',
+    default: 'auto',
+    parse: choiceParser(WITHDRAW_MODES),
+    help: 'auto: never the last backends of a service; always: those, too; never: silent peers keep being used like any other',
+  },
+  peerCidrs: {
+    flag: '--peer-cidrs MODE',
+    env: 'ISTHMUS_PEER_CIDRS',
+    default: 'learn',
+    parse: choiceParser(PEER_CIDR_MODES),
+    help: 'learn: peers may announce what no other cluster holds, and those listed in announced.json of the state directory what is listed there; strict: only what is listed; open: everything but what nobody may have',
   },
   registryAddress: {
     flag: '--registry-address HOST:PORT',
@@ -101,6 +139,12 @@ export const RUN_OPTIONS = defineOptions({
     parse: parseBoolean,
     help: 'a selector of peers that names no cluster means the own one',
   },
+  metricsAddress: {
+    flag: '--metrics-address HOST:PORT',
+    env: 'ISTHMUS_METRICS_ADDRESS',
+    parse: parseHostPort,
+    help: 'where /metrics, /healthz and /readyz answer over plain HTTP, such as 127.0.0.1:9966; without it nowhere',
+  },
   logLevel: {
     flag: '--log-level LEVEL',
     env: 'ISTHMUS_LOG_LEVEL',
@@ -115,6 +159,9 @@ export const RUN_OPTIONS = defineOptions({
     help: 'folder of the compiled eBPF programs; default: dist/bpf of this package',
   },
 });
+
+/** Options of `clustermesh-agent drain` and `undrain`. */
+export const DRAIN_OPTIONS = defineOptions({ socketPath });
 
 /** Options of `clustermesh-agent status`. */
 export const STATUS_OPTIONS = defineOptions({

@@ -125,6 +125,7 @@ test('two clusters with one address: the own one has it, then the first peer, an
   await rig.ready('beta');
   const gamma = publishCluster('gamma', 3);
   await gamma.config();
+  await gamma.node('g1', '203.0.113.1');
   await gamma.identity(257, {});
   await gamma.ip('10.2.0.5', { host: '203.0.113.1', local: 257 });
   await gamma.marked();

@@ -1,20 +1,32 @@
 import { mkdirSync } from 'node:fs';
+import type { KvStatistics } from '../mesh/kvstore/measured-store.ts';
+import { createAnnounced, type PeerCidrMode } from '../mesh/remote/announced.ts';
+import { openAnnouncedFile } from '../mesh/remote/announced-file.ts';
 import { openKnownPeers } from '../mesh/remote/known-peers.ts';
+import { createLagBook } from '../mesh/remote/lag.ts';
 import { createMesh } from '../mesh/remote/mesh.ts';
-import type { PeerConnection } from '../mesh/remote/peer.ts';
+import type { PeerConnection, PeerContext } from '../mesh/remote/peer.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
 import type { Logger } from '../mesh/runtime/log.ts';
+import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import type { IpAddress } from '../mesh/wire/ip.ts';
 import { listenApi, refuseSecondAgent } from './api/server.ts';
-import { buildStatus, isReady, type RegistryReport, type StatusSources } from './api/status.ts';
+import { buildStatus, type RegistryReport, type StatusSources } from './api/status.ts';
 import type { Datapath } from './datapath/desired.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import type { Interfaces } from './endpoints/interfaces.ts';
 import { createEndpointManager } from './endpoints/manager.ts';
 import { openEndpointStore } from './endpoints/store.ts';
+import { listenAgentMetrics } from './metrics/metrics-server.ts';
+import { createReadiness } from './metrics/readiness.ts';
 import type { NodeSession } from './registry/session.ts';
+import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
+import { createDrainService } from './withdrawal/drain-request.ts';
+import { openDrains } from './withdrawal/drains.ts';
+import { createKnownNodes, withKnownNodes } from './withdrawal/known-nodes.ts';
+import { createWithdrawal, type WithdrawalOptions } from './withdrawal/withdrawal.ts';
 
 /** A node's agent, put together. */
 export interface AgentOptions {
@@ -38,6 +50,17 @@ export interface AgentOptions {
   readonly readConnection: (path: string) => Promise<PeerConnection>;
   /** The stream to the own cluster's registry, where there is one. */
   readonly registry: Pick<NodeSession, 'run' | 'state' | 'describe'> | undefined;
+  /** When backends of silent peers go, and how it is found out whether their nodes are there. */
+  readonly withdrawal: Pick<WithdrawalOptions, 'mode' | 'ttlMs' | 'staleAfterMs' | 'probe'> &
+    Pick<PeerContext, 'settleMs'>;
+  /** How it is decided which addresses a peer may announce. Default: `learn`. */
+  readonly peerCidrs?: PeerCidrMode;
+  /** Where metrics and readiness are served. Default: nowhere. */
+  readonly metricsAddress?: HostPort | undefined;
+  /** Calls to etcd, for the metrics. Default: they are not counted. */
+  readonly kvStatistics?: KvStatistics;
+  /** How often the kernel is compared with what is wanted, in milliseconds. Default: five minutes. */
+  readonly auditIntervalMs?: number;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly signal: AbortSignal;
@@ -62,11 +85,13 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   // Two agents on one datapath would undo each other's work: looked at before anything is touched.
   await refuseSecondAgent(options.socketPath);
   await using datapath = await options.openDatapath();
+  const lag = createLagBook(clock);
   const engine = createEngine({
     datapath,
     node,
     max: own.max,
     policyDefaultLocalCluster: options.policyDefaultLocalCluster,
+    onFlushed: () => lag.settle(),
     clock,
     logger,
   });
@@ -78,13 +103,56 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     logger,
   });
   await endpoints.restore();
+  const nodes = createKnownNodes({ nodeIps, datapath, clock });
+  const drains = openDrains(options.stateDir, logger);
+  const announced = createAnnounced({ own: own.name, mode: options.peerCidrs ?? 'learn' });
+  const announcedFile = openAnnouncedFile(options.stateDir, { announced, clock, logger });
   const mesh = createMesh({
-    context: { own, nodeIps, sink: engine, clock, logger },
+    context: {
+      own,
+      nodeIps,
+      sink: withKnownNodes(engine, nodes),
+      ...options.withdrawal,
+      announced,
+      limits: { heldBackTtlMs: options.withdrawal.ttlMs },
+      lag,
+      clock,
+      logger,
+    },
     ownFile: options.etcdConfig,
     directory: options.clustermeshConfig,
     readConnection: options.readConnection,
     knownPeers: openKnownPeers(options.stateDir, logger),
-    setPeers: (peers) => engine.setPeers(peers),
+    setPeers: (peers) => {
+      engine.setPeers(peers);
+      // Before anything of a new peer is read, it is known whether it is drained. Where none is, nothing is to be looked
+      // at each time that one more of many peers says its id.
+      if ([...peers.keys()].some((name) => drains.has(name))) withdrawal.touch();
+    },
+  });
+  const withdrawal = createWithdrawal({
+    ...options.withdrawal,
+    mesh,
+    setWithdrawn: (clusterId, level, how) => engine.setWithdrawn(clusterId, level, how),
+    nodes,
+    drains,
+    clock,
+    logger,
+  });
+  const audit = createAudit({
+    tables: engine.audited,
+    flush: () => engine.flush(),
+    ...(options.auditIntervalMs === undefined ? {} : { intervalMs: options.auditIntervalMs }),
+    clock,
+    logger,
+  });
+  const readiness = createReadiness({
+    mesh: () => mesh.status(),
+    engine,
+    datapath,
+    hostInterfaces: () => endpoints.records().map(({ hostInterface }) => hostInterface),
+    audited: () => audit.problems(),
+    clock,
   });
   const sources: StatusSources = {
     node,
@@ -93,20 +161,34 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     engine,
     mesh,
     endpoints,
-    datapath,
+    readiness,
+    withdrawal,
+    audit: () => audit.status(),
     registry: () => registryReport(options.registry),
   };
   await using _api = await listenApi(options.socketPath, {
     status: () => buildStatus(sources),
-    isReady: () => isReady(sources),
+    missing: () => readiness.missing(),
     datapath,
     endpoints,
+    drain: createDrainService({ own: own.name, drains, mesh, withdrawal, clock, logger }),
+    logger,
+  });
+  await using _metrics = await listenAgentMetrics(options.metricsAddress, {
+    ...sources,
+    mesh: () => mesh.status(),
+    datapath,
+    lag,
+    kvStatistics: options.kvStatistics,
     logger,
   });
   logger.info({ socket: options.socketPath }, 'agent is listening');
   await runTogether(signal, [
     (ending) => engine.run(ending),
     (ending) => mesh.run(ending),
+    (ending) => announcedFile.run(ending),
+    (ending) => withdrawal.run(ending),
+    (ending) => audit.run(ending),
     ...(registry === undefined ? [] : [(ending: AbortSignal) => registry.run(ending)]),
   ]);
   engine.flush();
@@ -124,7 +206,8 @@ async function runTogether(
   await Promise.all(
     parts.map(async (part) => {
       try {
-        await part(all);
+        // A signal of its own: a dozen listeners on one would look like a leak.
+        await part(AbortSignal.any([all]));
       } catch (error) {
         if (!all.aborted) failure = { error };
       }

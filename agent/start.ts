@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
+import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
 import { connectionReader } from '../mesh/remote/connection.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
@@ -12,6 +13,7 @@ import { createInterfaces } from './endpoints/interfaces.ts';
 import type { RUN_OPTIONS } from './options.ts';
 import { createNodeSession } from './registry/session.ts';
 import { runAgent } from './run.ts';
+import { probeNode } from './withdrawal/probe.ts';
 
 /** Runs an agent on the real kernel, etcd and clock, until `signal` aborts. */
 export async function startAgent(
@@ -36,6 +38,7 @@ export async function startAgent(
           clock: systemClock,
           logger,
         });
+  const kvStatistics = createKvStatistics();
   await runAgent({
     own,
     nodeName: values.nodeName,
@@ -59,8 +62,22 @@ export async function startAgent(
         signal,
       }),
     interfaces: createInterfaces(),
-    readConnection: connectionReader({ clock: systemClock }),
+    readConnection: connectionReader({
+      clock: systemClock,
+      statistics: kvStatistics,
+      // Three questions fit into the time after which silence counts.
+      progressIntervalMs: Math.min(10_000, values.peerStaleAfter / 3),
+    }),
     registry: session,
+    withdrawal: {
+      mode: values.withdraw,
+      ttlMs: values.cacheTtl,
+      staleAfterMs: values.peerStaleAfter,
+      probe: probeNode,
+    },
+    peerCidrs: values.peerCidrs,
+    metricsAddress: values.metricsAddress,
+    kvStatistics,
     clock: systemClock,
     logger,
     signal,

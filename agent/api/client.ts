@@ -57,6 +57,21 @@ export async function fetchStatus(socketPath: string): Promise<AgentStatus> {
   return JSON.parse(body) as AgentStatus;
 }
 
+/** Asks an agent to drain or undrain a cluster, and returns its answer. Throws ApiError. */
+export async function askDrain(
+  socketPath: string,
+  request: { readonly action: 'drain' | 'undrain'; readonly cluster: string },
+): Promise<{ readonly ok: boolean; readonly message: string }> {
+  const { status, body } = await callAgent(socketPath, {
+    path: `/v1/${request.action}`,
+    method: 'POST',
+    body: JSON.stringify({ cluster: request.cluster }),
+  });
+  const answer = JSON.parse(body) as { readonly message?: string; readonly error?: string };
+  const ok = status === 200;
+  return { ok, message: (ok ? answer.message : answer.error) ?? `the agent answered ${status}` };
+}
+
 /** Whether somebody accepts connections on a socket. A file left by a process that died does not. */
 export function isAnswering(path: string): Promise<boolean> {
   return new Promise((resolve) => {

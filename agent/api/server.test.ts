@@ -97,10 +97,15 @@ test('the text of a status has every cluster, table, endpoint and policy, and sa
   await rig.ready('alpha');
   await until('the broken file is seen', async () => (await rig.stateOf('broken')) === 'failed');
   const text = renderStatus(await rig.status());
-  t.match(text, /^n1 of cluster alpha \(id 1\): ready/);
-  t.match(text, /alpha \(own\) +1 +ready +0 +1 +1 +0 +1 +0/);
+  t.match(
+    text,
+    /^n1 of cluster alpha \(id 1\): not ready, .*\n\nnot ready because:\n {2}- peer broken has not/,
+  );
+  t.match(text, /ClusterMesh: 0\/1 remote clusters ready, 0 global services/);
+  t.match(text, /alpha \(own\) +unknown: it writes no stamps, as Cilium does not\n/);
+  t.match(text, /alpha \(own\) +1 +ready +\S+ +- +0 +1 +1 +0 +1 +0/);
   t.match(text, /broken +\? +failed/);
-  t.match(text, /ipcache +2 +0 +0 +0/);
+  t.match(text, /ipcache +2 +0 +0 +0 +- +-/);
   t.match(text, /1 +demo\/a +10\.1\.0\.5 +65793 +vetha +policy/);
   t.match(text, /CiliumNetworkPolicy demo\/p +1 +partly refused +1/);
   t.match(text, /problems:\n/);

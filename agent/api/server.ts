@@ -6,19 +6,25 @@ import type { Datapath } from '../datapath/desired.ts';
 import { parseCniRequest } from '../endpoints/cni-request.ts';
 import { CniError } from '../endpoints/endpoint-error.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
+import type { ServeDrain } from '../withdrawal/drain-request.ts';
 import { ApiError } from './api-error.ts';
 import { isAnswering } from './client.ts';
 import type { AgentStatus } from './status.ts';
 
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
+/** What changes something. */
+const POSTED: readonly string[] = ['/v1/cni', '/v1/drain', '/v1/undrain'];
 const MAP_NAMES = ['ipcache', 'endpoints', 'policy', 'services'] as const;
 
 /** What the socket answers from. */
 export interface ApiSources {
   readonly status: () => AgentStatus;
-  readonly isReady: () => boolean;
+  /** Why the node is not ready, a sentence each; empty when it is. */
+  readonly missing: () => readonly string[];
   readonly datapath: Datapath;
   readonly endpoints: EndpointManager;
+  /** Takes peers out of use and back; absent: not offered. */
+  readonly drain?: ServeDrain;
 }
 
 /** An answer: status, JSON value or finished text. */
@@ -107,7 +113,7 @@ async function handle(
   sources: ApiSources & { readonly logger: Logger },
 ): Promise<Answer> {
   const { pathname } = new URL(request.url ?? '/', 'http://agent');
-  const wanted = pathname === '/v1/cni' ? 'POST' : 'GET';
+  const wanted = POSTED.includes(pathname) ? 'POST' : 'GET';
   if (request.method !== wanted) {
     return json(405, { error: `cannot ${request.method} ${pathname}: expected ${wanted}` });
   }
@@ -117,16 +123,25 @@ async function handle(
     case '/v1/metrics':
       return json(200, metrics(sources));
     case '/healthz':
-      return sources.isReady()
-        ? json(200, { ready: true })
-        : json(503, { ready: false, error: 'the own cluster has not been read completely yet' });
+      return readiness(sources.missing());
     case '/v1/cni':
       return serveCni(await readBody(request), sources);
+    case '/v1/drain':
+    case '/v1/undrain': {
+      const action = pathname === '/v1/drain' ? 'drain' : 'undrain';
+      const answer = sources.drain?.(action, await readBody(request));
+      return json(answer?.status ?? 404, answer?.body ?? { error: `nothing at ${pathname}` });
+    }
     default:
       return pathname.startsWith('/v1/maps/')
         ? dumpMap(pathname.slice('/v1/maps/'.length), sources.datapath)
         : json(404, { error: `nothing at ${pathname}` });
   }
+}
+
+function readiness(missing: readonly string[]): Answer {
+  if (missing.length === 0) return json(200, { ready: true });
+  return json(503, { ready: false, error: missing.join('; ') });
 }
 
 function metrics({ datapath }: ApiSources): unknown {
@@ -191,5 +206,9 @@ async function readBody(request: IncomingMessage): Promise<string> {
 }
 
 function json(status: number, value: unknown): Answer {
-  return { status, body: `${JSON.stringify(value)}\n` };
+  // JSON knows no big integers; revisions are some.
+  const text = JSON.stringify(value, (_key, item: unknown) =>
+    typeof item === 'bigint' ? item.toString() : item,
+  );
+  return { status, body: `${text}\n` };
 }

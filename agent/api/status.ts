@@ -1,13 +1,15 @@
-import { OWN_KINDS } from '../../mesh/remote/cluster-sink.ts';
 import type { Mesh } from '../../mesh/remote/mesh.ts';
 import type { PeerStatus } from '../../mesh/remote/peer.ts';
-import type { Datapath } from '../datapath/desired.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import type { NodeContext } from '../merge/addresses.ts';
+import { conflictsByCluster } from '../metrics/agent-metrics.ts';
+import type { Readiness } from '../metrics/readiness.ts';
 import { policyName, selectsEndpoint } from '../policy/compile.ts';
 import type { PolicyProblem } from '../policy/rule.ts';
+import type { AuditStatus } from '../state/audit.ts';
 import type { Engine, EngineStatus } from '../state/engine.ts';
 import type { ReconcilerStatus } from '../state/reconciler.ts';
+import type { Withdrawal } from '../withdrawal/withdrawal.ts';
 
 /** A cluster as `status` shows it. */
 export interface ClusterReport extends PeerStatus {
@@ -55,12 +57,16 @@ export interface AgentStatus {
   readonly version: string;
   /** RFC 3339. */
   readonly startedAt: string;
-  /** The own cluster was read completely and the kernel holds what is wanted of it. */
+  /** The node does its part: nothing is in `missing`. */
   readonly ready: boolean;
+  /** Why it is not ready, a sentence each with what to do. */
+  readonly missing: readonly string[];
   /** Own cluster first, then peers by name. */
   readonly clusters: readonly ClusterReport[];
   readonly notes: readonly string[];
   readonly tables: readonly ReconcilerStatus[];
+  /** What comparing the kernel with what is wanted found. */
+  readonly audit: AuditStatus;
   readonly endpoints: readonly EndpointReport[];
   readonly policies: readonly PolicyReport[];
   readonly services: EngineStatus['services'];
@@ -78,7 +84,9 @@ export interface StatusSources {
   readonly engine: Engine;
   readonly mesh: Mesh;
   readonly endpoints: EndpointManager;
-  readonly datapath: Datapath;
+  readonly readiness: Readiness;
+  readonly audit: () => AuditStatus;
+  readonly withdrawal: Pick<Withdrawal, 'notes'>;
   /** Asked anew each time. */
   readonly registry: () => RegistryReport | undefined;
 }
@@ -90,22 +98,22 @@ export function buildStatus(sources: StatusSources): AgentStatus {
   const mesh = sources.mesh.status();
   const nameOfId = new Map(mesh.clusters.map(({ clusterId, name }) => [clusterId, name]));
   const clusterText = (id: number): string => nameOfId.get(id) ?? `cluster id ${id}`;
-  const refused = new Map<number, number>();
-  for (const conflict of engine.addressConflicts) {
-    for (const id of conflict.refused) refused.set(id, (refused.get(id) ?? 0) + 1);
-  }
+  const refused = conflictsByCluster(engine);
+  const missing = sources.readiness.missing();
   return {
     cluster: { name: node.clusterName, id: node.clusterId },
     node: node.nodeName,
     version: sources.version,
     startedAt: new Date(sources.startedAt).toISOString(),
-    ready: isReady(sources),
+    ready: missing.length === 0,
+    missing,
     clusters: mesh.clusters.map((cluster) => ({
       ...cluster,
       addressesRefused: refused.get(cluster.clusterId ?? -1) ?? 0,
     })),
-    notes: [...mesh.notes, ...sources.endpoints.problems()],
+    notes: [...mesh.notes, ...sources.withdrawal.notes(), ...sources.endpoints.problems()],
     tables: engine.tables,
+    audit: sources.audit(),
     endpoints: endpointReports(engine, sources.endpoints),
     policies: policyReports(engine),
     services: engine.services,
@@ -121,12 +129,6 @@ export function buildStatus(sources: StatusSources): AgentStatus {
     ],
     registry: sources.registry(),
   };
-}
-
-/** Whether the node does its part: the own cluster was read completely. Peers do not count. */
-export function isReady(sources: Pick<StatusSources, 'mesh'>): boolean {
-  const [own] = sources.mesh.status().clusters;
-  return own?.own === true && OWN_KINDS.every((kind) => own.synced.includes(kind));
 }
 
 function endpointReports(engine: EngineStatus, manager: EndpointManager): EndpointReport[] {

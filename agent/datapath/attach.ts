@@ -59,6 +59,29 @@ export function attachToCgroup(folder: string, attachment: Attachment): void {
   }
 }
 
+/** Whether a pinned link holds a program on an interface of that name now. */
+export function isAttachedToInterface(name: string, pinPath: string): boolean {
+  const index = interfaceIndex(name);
+  return index !== undefined && targetOf(pinPath) === BigInt(index);
+}
+
+/** Whether a pinned link holds a program on the sockets of a cgroup folder now. */
+export function isAttachedToCgroup(folder: string, pinPath: string): boolean {
+  const stat = statSync(folder, { bigint: true, throwIfNoEntry: false });
+  return stat !== undefined && targetOf(pinPath) === stat.ino;
+}
+
+/** What a pinned link is attached to; undefined: nothing is pinned there. */
+function targetOf(pinPath: string): bigint | undefined {
+  const fd = existsSync(pinPath) ? openPinned(pinPath) : undefined;
+  if (fd === undefined) return undefined;
+  try {
+    return linkInfo(fd).target;
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** Detaches at once and removes the pin. A pin that is not there is no error. */
 export function detachPinned(pinPath: string): void {
   const fd = existsSync(pinPath) ? openPinned(pinPath) : undefined;

@@ -13,8 +13,9 @@ import {
   attachSockets,
   detachAll,
   detachEndpoint,
+  findDetached,
 } from './hooks.ts';
-import { type LoadedObjects, loadObjects, type MapSizes } from './object.ts';
+import { type LoadedObjects, loadObjects, MAP_NAMES, type MapSizes } from './object.ts';
 import { openEndpointsTable } from './ops/endpoints.ts';
 import { openIpcacheTable } from './ops/ipcache.ts';
 import { openPolicyTable } from './ops/policy.ts';
@@ -73,6 +74,14 @@ function buildDatapath(
     attachEndpoint: (hostInterface) => attachEndpoint(objects, hostInterface, options.links),
     detachEndpoint: (hostInterface) => detachEndpoint(hostInterface, options.links),
     counters: () => readCounters(maps.get('mesh_metrics')),
+    capacities: () =>
+      MAP_NAMES.map((name) => ({ map: name, maxEntries: maps.get(name).maxEntries })),
+    detached: (hostInterfaces) =>
+      findDetached(options.links, {
+        device: options.tunnelDevice,
+        cgroup: options.cgroupRoot,
+        hostInterfaces,
+      }),
     async uninstall() {
       objects[Symbol.dispose]();
       await uninstallDatapath(options);

@@ -74,6 +74,12 @@ export interface DatapathCounter {
   readonly bytes: bigint;
 }
 
+/** How much fits into a map. */
+export interface MapCapacity {
+  readonly map: string;
+  readonly maxEntries: number;
+}
+
 /**
  * A kernel table with desired rows. `apply` is idempotent and safe to repeat after a failure: upserts first, in order, then
  * deletes. It throws DatapathError naming the first row that failed, after having tried the others.
@@ -83,6 +89,8 @@ export interface DatapathTable<Row extends Key, Key = Row> {
   apply(changes: { readonly upserts: readonly Row[]; readonly deletes: readonly Key[] }): void;
   /** Rows that are in the kernel now, read from the map itself (after a restart: what the previous process left). */
   rows(): Row[];
+  /** The same in parts, between which others may write: an entry may then be seen twice or not at all. Absent: small tables. */
+  scan?(): Iterable<readonly Row[]>;
   /** Text that is equal for two rows (or keys) exactly when they are the same kernel entry. */
   keyOf(row: Key): string;
 }
@@ -101,6 +109,13 @@ export interface Datapath extends AsyncDisposable {
   /** Detaches them; an interface that is already gone is no error. */
   detachEndpoint(hostInterface: string): void;
   counters(): DatapathCounter[];
+  /** Most entries that each map can hold. */
+  capacities(): readonly MapCapacity[];
+  /**
+   * What is not attached although it should be, a sentence each: the overlay, the sockets, and the endpoints on these
+   * interfaces. An interface that is gone is no problem of the datapath's. Read from the kernel.
+   */
+  detached(hostInterfaces: readonly string[]): string[];
   /** Detaches everything and removes every pin and device that this node's datapath made. */
   uninstall(): Promise<void>;
 }

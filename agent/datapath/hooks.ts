@@ -1,8 +1,15 @@
 /** Which program goes where, and the names of the pinned links that keep it there. */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { attachToCgroup, attachToInterface, detachPinned, pinNameOfInterface } from './attach.ts';
-import { ATTACH_TYPES } from './bpf.ts';
+import {
+  attachToCgroup,
+  attachToInterface,
+  detachPinned,
+  isAttachedToCgroup,
+  isAttachedToInterface,
+  pinNameOfInterface,
+} from './attach.ts';
+import { ATTACH_TYPES, interfaceIndex } from './bpf.ts';
 import type { LoadedObjects } from './object.ts';
 
 const SOCKET_HOOKS = [
@@ -26,7 +33,7 @@ export function attachOverlay(objects: LoadedObjects, device: string, linkFolder
   attachToInterface(device, {
     programFd: objects.program('mesh_from_overlay'),
     attachType: ATTACH_TYPES.tcxIngress,
-    pinPath: join(linkFolder, 'overlay-from'),
+    pinPath: overlayPin(linkFolder),
   });
 }
 
@@ -36,7 +43,7 @@ export function attachSockets(objects: LoadedObjects, cgroup: string, linkFolder
     attachToCgroup(cgroup, {
       programFd: objects.program(program),
       attachType,
-      pinPath: join(linkFolder, `socket-${program.replace('mesh_', '')}`),
+      pinPath: socketPin(linkFolder, program),
     });
   }
 }
@@ -66,6 +73,51 @@ export function detachEndpoint(hostInterface: string, linkFolder: string): void 
 /** Detaches everything whose link is pinned in the folder. */
 export function detachAll(linkFolder: string): void {
   for (const name of readdirSync(linkFolder)) detachPinned(join(linkFolder, name));
+}
+
+/** What of all that is not in place, a sentence each. */
+export function findDetached(
+  linkFolder: string,
+  wanted: {
+    readonly device: string;
+    readonly cgroup: string;
+    readonly hostInterfaces: readonly string[];
+  },
+): string[] {
+  const { device, cgroup, hostInterfaces } = wanted;
+  const problems: string[] = [];
+  if (!isAttachedToInterface(device, overlayPin(linkFolder))) {
+    problems.push(
+      `nothing is attached to the tunnel device ${device}: packets of other nodes are lost; restart the agent`,
+    );
+  }
+  const sockets = SOCKET_HOOKS.filter(
+    ({ program }) => !isAttachedToCgroup(cgroup, socketPin(linkFolder, program)),
+  );
+  if (sockets.length > 0) {
+    const names = sockets.map(({ program }) => program).join(', ');
+    problems.push(
+      `${names} not attached to ${cgroup}: services are not translated; restart the agent`,
+    );
+  }
+  for (const name of hostInterfaces) {
+    if (interfaceIndex(name) === undefined) continue;
+    const isWhole = ENDPOINT_HOOKS.every(({ suffix }) =>
+      isAttachedToInterface(name, endpointPin(linkFolder, name, suffix)),
+    );
+    if (!isWhole) {
+      problems.push(`the endpoint on ${name} is not attached: restart the agent`);
+    }
+  }
+  return problems;
+}
+
+function overlayPin(linkFolder: string): string {
+  return join(linkFolder, 'overlay-from');
+}
+
+function socketPin(linkFolder: string, program: string): string {
+  return join(linkFolder, `socket-${program.replace('mesh_', '')}`);
 }
 
 function endpointPin(linkFolder: string, hostInterface: string, suffix: string): string {

@@ -21,9 +21,13 @@ export interface RowMap<Row extends Key, Key> {
   remove(keys: readonly Key[]): DatapathError[];
   get(key: Key): Row | undefined;
   rows(): Row[];
+  /** The same, a part at a time; between parts the map may change. */
+  scan(): Generator<Row[]>;
 }
 
 const BATCH = 4096;
+/** Rows of a scan that are read and handed on in one go: about two milliseconds of work. */
+const SCAN_BATCH = 1024;
 /** Cursor of a batched lookup: the key for tries, a number for hashes. */
 const MINIMUM_CURSOR = 8;
 
@@ -115,6 +119,16 @@ export function createRowMap<Row extends Key, Key>(
     return failures;
   }
 
+  function* readParts(batch: number): Generator<Row[]> {
+    for (const { keys, values, count } of readMapParts(fd, { name, ...codec, batch })) {
+      const rows: Row[] = [];
+      for (let index = 0; index < count; index += 1) {
+        rows.push(codec.readRow(keys, index * codec.keySize, values, index * codec.valueSize));
+      }
+      yield rows;
+    }
+  }
+
   return {
     name,
     upsert: (rows) => inBatches(rows, upsertBatch),
@@ -129,12 +143,17 @@ export function createRowMap<Row extends Key, Key>(
     },
     rows() {
       const rows: Row[] = [];
-      readMap(fd, { name, ...codec }, (keys, values, count) => {
-        for (let index = 0; index < count; index += 1) {
-          rows.push(codec.readRow(keys, index * codec.keySize, values, index * codec.valueSize));
-        }
-      });
+      for (const part of readParts(BATCH)) for (const row of part) rows.push(row);
       return rows;
+    },
+    *scan() {
+      let seen = 0;
+      for (const part of readParts(SCAN_BATCH)) {
+        yield part;
+        seen += part.length;
+        // The kernel begins anew when the key it stands at was deleted: that must not go on for ever.
+        if (seen > 2 * map.maxEntries) return;
+      }
     },
   };
 }
@@ -156,7 +175,22 @@ export function readMap(
   map: { readonly name: string; readonly keySize: number; readonly valueSize: number },
   visit: (keys: DataView, values: DataView, count: number) => void,
 ): void {
-  let count = BATCH;
+  for (const { keys, values, count } of readMapParts(fd, { ...map, batch: BATCH })) {
+    visit(keys, values, count);
+  }
+}
+
+/** Reads a map a part at a time. While others write, an entry may be seen twice, or not at all. */
+function* readMapParts(
+  fd: number,
+  map: {
+    readonly name: string;
+    readonly keySize: number;
+    readonly valueSize: number;
+    readonly batch: number;
+  },
+): Generator<{ keys: DataView; values: DataView; count: number }> {
+  let count = map.batch;
   let from: Uint8Array | undefined;
   for (;;) {
     const keys = new Uint8Array(count * map.keySize);
@@ -173,7 +207,11 @@ export function readMap(
         retryable: true,
       });
     }
-    visit(new DataView(keys.buffer), new DataView(values.buffer), result.done);
+    yield {
+      keys: new DataView(keys.buffer),
+      values: new DataView(values.buffer),
+      count: result.done,
+    };
     if (result.errno === 'ENOENT') return;
     from = next;
   }

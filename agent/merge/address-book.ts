@@ -28,9 +28,18 @@ export interface AddressBook {
   conflicts(): Iterable<AddressConflict>;
 }
 
-interface Claim extends Claimant {
+/** What a node's record, or this node, says of an address. */
+interface NodeClaim {
+  readonly owner: string;
+  readonly clusterId: number;
   readonly row: IpcacheEntry;
 }
+
+/**
+ * A claim. That of a cluster's ip table, of which there are far more than of all others, is the row itself: its cluster
+ * is the claimant.
+ */
+type Claim = IpcacheEntry | NodeClaim;
 
 /**
  * Makes an empty book. This node itself comes first, then the own cluster, then the peer that claimed first and still
@@ -71,12 +80,8 @@ export function createAddressBook(ownClusterId: number): AddressBook {
 
   return {
     claim(claimant, row) {
-      const claim: Claim = {
-        clusterId: claimant.clusterId,
-        source: claimant.source,
-        owner: claimant.owner,
-        row,
-      };
+      const { clusterId, owner } = claimant;
+      const claim: Claim = claimant.source === 'ip' ? row : { owner, clusterId, row };
       const found = claims.get(row.prefix);
       if (found === undefined || (!isList(found) && isBy(found, claimant))) {
         claims.set(row.prefix, claim);
@@ -101,12 +106,15 @@ export function createAddressBook(ownClusterId: number): AddressBook {
       for (const prefix of dirty) {
         const chosen = choose(listOf(prefix), ownClusterId);
         if (chosen === undefined) deletes.push(prefix);
-        else upserts.push(chosen.row);
+        else upserts.push(rowOf(chosen));
       }
       dirty.clear();
       return { upserts, deletes };
     },
-    holderOf: (prefix) => choose(listOf(prefix), ownClusterId)?.row,
+    holderOf(prefix) {
+      const chosen = choose(listOf(prefix), ownClusterId);
+      return chosen === undefined ? undefined : rowOf(chosen);
+    },
     conflicts: () => conflicts.values(),
   };
 }
@@ -115,12 +123,18 @@ function isList(claims: Claim | readonly Claim[]): claims is readonly Claim[] {
   return Array.isArray(claims);
 }
 
+function isOfNode(claim: Claim): claim is NodeClaim {
+  return 'row' in claim;
+}
+
+function rowOf(claim: Claim): IpcacheEntry {
+  return isOfNode(claim) ? claim.row : claim;
+}
+
 function isBy(claim: Claim, claimant: Claimant): boolean {
-  return (
-    claim.clusterId === claimant.clusterId &&
-    claim.source === claimant.source &&
-    claim.owner === claimant.owner
-  );
+  if (claim.clusterId !== claimant.clusterId) return false;
+  if (!isOfNode(claim)) return claimant.source === 'ip';
+  return claimant.source === 'node' && claim.owner === claimant.owner;
 }
 
 function choose(list: readonly Claim[], ownClusterId: number): Claim | undefined {
@@ -130,7 +144,5 @@ function choose(list: readonly Claim[], ownClusterId: number): Claim | undefined
     list.find(({ clusterId }) => clusterId === LOCAL_ORIGIN) ??
     list.find(({ clusterId }) => clusterId === ownClusterId) ??
     first;
-  return (
-    list.find((claim) => claim.clusterId === holder.clusterId && claim.source === 'node') ?? holder
-  );
+  return list.find((claim) => claim.clusterId === holder.clusterId && isOfNode(claim)) ?? holder;
 }

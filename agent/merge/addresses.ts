@@ -1,7 +1,7 @@
 import { type ClusterName, type NumericIdentity, reservedIdentity } from '../../mesh/wire/ids.ts';
 import { type IpAddress, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
 import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
-import type { Node } from '../../mesh/wire/node.ts';
+import { type Node, nodeAddresses } from '../../mesh/wire/node.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
 
 /** Who this node is, for deciding what is near and what is behind a tunnel. */
@@ -44,7 +44,7 @@ export function nodeRows(
   const clusterId = own ? LOCAL_ORIGIN : origin.clusterId;
   const tunnel = own ? undefined : underlayAddress(node, context);
   const rows: IpcacheEntry[] = [];
-  for (const { type, ip } of node.addresses) {
+  for (const { type, ip } of nodeAddresses(node)) {
     if (type !== 'InternalIP' && type !== 'ExternalIP' && type !== 'CiliumInternalIP') continue;
     const behind = type === 'CiliumInternalIP' ? tunnel : undefined;
     rows.push(row(ip, own ? HOST : REMOTE_NODE, behind, clusterId));
@@ -58,10 +58,13 @@ export function nodeRows(
   return rows;
 }
 
-/** Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. */
+/**
+ * Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. `share` gives one
+ * text for all equal addresses of hosts.
+ */
 export function ipRow(
-  entry: IpIdentity,
-  origin: { readonly clusterId: number },
+  entry: Pick<IpIdentity, 'prefix' | 'identity' | 'hostIp'>,
+  origin: { readonly clusterId: number; readonly share?: (host: IpAddress) => IpAddress },
   context: NodeContext,
 ): IpcacheEntry {
   const { hostIp } = entry;
@@ -69,7 +72,7 @@ export function ipRow(
   return {
     prefix: entry.prefix,
     identity: entry.identity,
-    tunnelEndpoint: near ? undefined : hostIp,
+    tunnelEndpoint: near ? undefined : (origin.share?.(hostIp) ?? hostIp),
     clusterId: origin.clusterId,
   };
 }
@@ -78,7 +81,7 @@ export function ipRow(
 function underlayAddress(node: Node, context: NodeContext): IpAddress | undefined {
   const families = new Set(context.nodeIps.map(ipFamily));
   for (const wanted of ['InternalIP', 'ExternalIP'] as const) {
-    const found = node.addresses.find(
+    const found = nodeAddresses(node).find(
       ({ type, ip }) => type === wanted && families.has(ipFamily(ip)),
     );
     if (found !== undefined) return found.ip;

@@ -9,6 +9,7 @@ import { type NodeContext, sameIpcacheEntry } from '../merge/addresses.ts';
 import { sameFrontend } from '../merge/frontends.ts';
 import { policyName } from '../policy/compile.ts';
 import { parsePolicy } from '../policy/parse.ts';
+import type { AuditedTable } from './audit.ts';
 import { createCompleteness } from './completeness.ts';
 import { createIpcacheState } from './ipcache-state.ts';
 import {
@@ -18,7 +19,7 @@ import {
   type PolicyState,
 } from './policy-state.ts';
 import { createReconciler, type ReconcilerStatus } from './reconciler.ts';
-import { createServiceState } from './service-state.ts';
+import { createServiceState, type Withdrawal } from './service-state.ts';
 
 /** How long changes are gathered before they are written, in milliseconds. */
 const COALESCE_MS = 1;
@@ -46,11 +47,18 @@ export interface Engine extends ClusterSink {
   /** Adds an endpoint; when it returns, its policy and then its row are in the kernel. Throws when they are not. */
   addEndpoint(endpoint: LocalEndpoint): void;
   removeEndpoint(endpointId: number): void;
+  /**
+   * Withdraws the backends of a peer from services, or takes them back; written with the next flush. `always`: with
+   * `gone`, also where they are the last ones of a service.
+   */
+  setWithdrawn(clusterId: number, level: Withdrawal, options: { readonly always: boolean }): void;
   /** Computes and writes what is outstanding now. */
   flush(): void;
   /** Writes changes as they come, until `signal` aborts. Leaves the kernel as it is. */
   run(signal: AbortSignal): Promise<void>;
   status(): EngineStatus;
+  /** The tables, to be compared with the kernel. */
+  readonly audited: readonly AuditedTable[];
 }
 
 /** Takes over a datapath, with the rows that a previous process left in it. */
@@ -60,6 +68,8 @@ export function createEngine(options: {
   readonly max: MaxConnectedClusters;
   /** A selector of peers without a cluster label means the own cluster. */
   readonly policyDefaultLocalCluster: boolean;
+  /** Called when everything that was applied has been handed to the kernel. Default: nobody is told. */
+  readonly onFlushed?: () => void;
   readonly clock: Clock;
   readonly logger: Logger;
 }): Engine {
@@ -98,9 +108,10 @@ export function createEngine(options: {
     servicesSpoke = false;
     policies.refresh();
     services.refresh();
-    ipcacheRec.table.prune(({ clusterId }) =>
+    const isAddressee = memoized((clusterId) =>
       completeness.isOutstanding(clusterId, ['nodes', 'ips']),
     );
+    ipcacheRec.table.prune(({ clusterId }) => isAddressee(clusterId));
     servicesRec.table.prune(() => !completeness.isSynced(ownId, 'local-services'));
     if (unreadable === undefined) return;
     const lost = unreadable;
@@ -130,6 +141,7 @@ export function createEngine(options: {
     policyRec.flush(now, 'delete');
     ipcacheRec.flush(now);
     servicesRec.flush(now);
+    options.onFlushed?.();
   };
 
   const apply = (cluster: ClusterRef, change: ClusterChange): void => {
@@ -204,6 +216,10 @@ export function createEngine(options: {
       servicesSpoke = true;
       touched();
     },
+    setWithdrawn(clusterId, level, withdrawal) {
+      services.setWithdrawn(clusterId, level, withdrawal);
+      bell.ring();
+    },
     restoreEndpoints(endpoints, ids) {
       unreadable = ids;
       for (const endpoint of endpoints) policies.setEndpoint(endpoint, { restored: true });
@@ -223,6 +239,7 @@ export function createEngine(options: {
       flush();
     },
     flush,
+    audited: reconcilers,
     async run(signal) {
       signal.addEventListener('abort', () => bell.ring(), { once: true });
       while (!signal.aborted) {
@@ -256,6 +273,19 @@ function untilRetry(
     if (at !== undefined) delay = Math.min(delay, Math.max(0, at - now));
   }
   return delay;
+}
+
+/** Asks once for each cluster: there are far more rows than clusters. */
+function memoized(ask: (clusterId: number) => boolean): (clusterId: number) => boolean {
+  const answers = new Map<number, boolean>();
+  return (clusterId) => {
+    let answer = answers.get(clusterId);
+    if (answer === undefined) {
+      answer = ask(clusterId);
+      answers.set(clusterId, answer);
+    }
+    return answer;
+  };
 }
 
 function sameEndpoint(a: EndpointEntry, b: EndpointEntry): boolean {

@@ -1,7 +1,7 @@
 import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
-import { ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
+import { ipFamily, makePrefix, parseIpAddress } from '../../mesh/wire/ip.ts';
 import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
 import type { Node } from '../../mesh/wire/node.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
@@ -34,6 +34,7 @@ export function createIpcacheState(
   const book = createAddressBook(context.clusterId);
   /** Prefixes that each node's record claims, by cluster and name. */
   const nodePrefixes = new Map<string, readonly IpPrefix[]>();
+  const share = createSharer();
   for (const row of ownNodeRows(context)) {
     book.claim({ clusterId: LOCAL_ORIGIN, source: 'node', owner: '' }, row);
   }
@@ -54,7 +55,7 @@ export function createIpcacheState(
     setIp(cluster, prefix, entry) {
       const claimant = { clusterId: cluster.id, source: 'ip', owner: '' } as const;
       if (entry === undefined) book.withdraw(claimant, prefix);
-      else book.claim(claimant, ipRow(entry, { clusterId: cluster.id }, context));
+      else book.claim(claimant, ipRow(entry, { clusterId: cluster.id, share }, context));
     },
     ownIdentityOf(address) {
       const row = book.holderOf(makePrefix(address, ipFamily(address) === 4 ? 32 : 128));
@@ -62,10 +63,31 @@ export function createIpcacheState(
     },
     refresh() {
       const { upserts, deletes } = book.takeChanges();
-      for (const row of upserts) reconciler.table.set(row);
+      const changed = deletes.slice();
+      for (const row of upserts) {
+        reconciler.table.set(row);
+        changed.push(row.prefix);
+      }
       for (const prefix of deletes) reconciler.table.remove({ prefix });
-      return [...upserts.map(({ prefix }) => prefix), ...deletes];
+      return changed;
     },
     conflicts: () => [...book.conflicts()],
+  };
+}
+
+/** Nodes that are remembered by text; a mesh of more begins anew, which costs nothing but memory. */
+const MOST_HOSTS = 100_000;
+
+/** Makes endpoints on one node share the text of its address, which each value brings anew. */
+function createSharer(): (host: IpAddress) => IpAddress {
+  const texts = new Map<IpAddress, IpAddress>();
+  return (host) => {
+    const known = texts.get(host);
+    if (known !== undefined) return known;
+    if (texts.size >= MOST_HOSTS) texts.clear();
+    // A copy: the text may be a piece of the value that it was cut out of, and hold all of it in memory.
+    const copy = parseIpAddress(Buffer.from(host).toString('latin1'));
+    texts.set(copy, copy);
+    return copy;
   };
 }

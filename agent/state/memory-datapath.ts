@@ -37,6 +37,8 @@ export interface MemoryDatapath extends Datapath {
   readonly uninstalled: boolean;
   /** Counters that `counters()` returns. */
   counterRows: DatapathCounter[];
+  /** What `detached()` finds. */
+  detachedParts: string[];
 }
 
 /** What happened to the twin, in order. */
@@ -56,6 +58,7 @@ export function createMemoryDatapath(): MemoryDatapath {
       return uninstalled;
     },
     counterRows: [],
+    detachedParts: [],
     ipcache: createMemoryTable('ipcache', (row) => row.prefix, log),
     endpoints: createMemoryTable('endpoints', (row) => String(row.endpointId), log),
     policy: createMemoryTable(
@@ -79,6 +82,10 @@ export function createMemoryDatapath(): MemoryDatapath {
     },
     counters() {
       return this.counterRows;
+    },
+    capacities: () => [{ map: 'mesh_ipcache4', maxEntries: 1000 }],
+    detached() {
+      return this.detachedParts;
     },
     uninstall: async () => {
       uninstalled = true;

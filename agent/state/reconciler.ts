@@ -11,6 +11,21 @@ export interface Reconciler<Row extends Key, Key> {
   /** Writes what is due: rows first, then deletions, unless only one of them is asked for. Never throws. */
   flush(now: number, only?: Change<Row, Key>['kind']): void;
   status(): ReconcilerStatus;
+  /**
+   * Compares the kernel with what is wanted, a part at each step so that it holds up nothing, and marks what is wrong to
+   * be written with the next flush. Returns what it found. Throws DatapathError when the kernel cannot be read.
+   */
+  audit(): Generator<undefined, AuditFindings>;
+}
+
+/** What a comparison of one kernel table with what is wanted found. */
+export interface AuditFindings {
+  /** Entries in the kernel. */
+  readonly entries: number;
+  /** Rows that were in the kernel and should not be. */
+  readonly unwanted: number;
+  readonly different: number;
+  readonly missing: number;
 }
 
 /** State of one kernel table, for people. */
@@ -69,6 +84,29 @@ export function createReconciler<Row extends Key, Key>(
           apply(changes.slice(start, start + BATCH), now);
         }
       }
+    },
+    *audit() {
+      let entries = 0;
+      let unwanted = 0;
+      let different = 0;
+      let busy = 0;
+      for (const part of kernel.scan?.() ?? [kernel.rows()]) {
+        for (const row of part) {
+          entries += 1;
+          const verdict = table.audit(row);
+          if (verdict === 'unwanted') unwanted += 1;
+          else if (verdict === 'different') different += 1;
+          else if (verdict === 'busy') busy += 1;
+        }
+        yield undefined;
+      }
+      // Changes meanwhile may make the numbers differ, too: only then it is worth to look for each row in one go.
+      const right = entries - unwanted - different - busy;
+      const missing =
+        right >= table.settled()
+          ? 0
+          : table.restore(new Set(kernel.rows().map((row) => kernel.keyOf(row))));
+      return { entries, unwanted, different, missing };
     },
     status: () => ({ name: kernel.name, ...table.counts(), lastError: table.lastError()?.message }),
   };

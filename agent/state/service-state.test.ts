@@ -137,3 +137,63 @@ test('after a restart backends of a cluster that has not spoken stay, and cost n
   state.forgetRemembered();
   t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.2.0.6']);
 });
+
+test('withdrawn backends serve where no active one remains, and never before (promise 1)', async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  const withdraw = (id: number, level: 'none' | 'last' | 'gone', always = false): string[] => {
+    state.setWithdrawn(id, level, { always });
+    return settle();
+  };
+  const row = (...backends: string[]): string[] => [
+    `10.96.0.1 demo/web ${backends.join(' ')}`.trim(),
+  ];
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  state.setRemote(ref('beta', 2), 'demo/web', remote(2, '10.2.0.5'));
+  state.setRemote(ref('gamma', 3), 'demo/web', remote(3, '10.3.0.5'));
+  t.same(settle(), row('10.1.0.5', '10.2.0.5', '10.3.0.5'));
+  t.same(withdraw(2, 'last'), row('10.1.0.5', '10.3.0.5'), 'others remain');
+  t.same(withdraw(1, 'gone', true), row('10.1.0.5', '10.3.0.5'), 'never the own cluster');
+  t.same(withdraw(3, 'gone'), row('10.1.0.5'));
+  state.setLocal('demo/web', local('web', '10.96.0.1'));
+  t.same(settle(), row('10.2.0.5'), 'a silent cluster before a dead one');
+  t.same(withdraw(2, 'gone', true), row('10.3.0.5'), 'a dead one before none');
+  t.same(withdraw(3, 'gone', true), row(), 'with always, none');
+  t.same(withdraw(3, 'last'), row('10.3.0.5'));
+  t.same(withdraw(2, 'none'), row('10.2.0.5'), 'whoever is back goes first');
+  t.same(withdraw(3, 'none'), row('10.2.0.5', '10.3.0.5'));
+});
+
+test('with a preference for remote ones, the local ones come before those of a silent cluster', async (t) => {
+  const { state, settle } = open(createMemoryDatapath());
+  state.setLocal('demo/web', { ...local('web', '10.96.0.1', '10.1.0.5'), affinity: 'remote' });
+  state.setRemote(ref('beta', 2), 'demo/web', remote(2, '10.2.0.5'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.2.0.5']);
+  state.setWithdrawn(2, 'last', { always: false });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+});
+
+test('backends remembered of a cluster that is withdrawn before it speaks are withdrawn, too', async (t) => {
+  const datapath = createMemoryDatapath();
+  const backend = {
+    address: parseIpAddress('10.2.0.5'),
+    port: 80,
+    protocol: 'TCP',
+    clusterId: 2,
+  } as const;
+  const address = parseIpAddress('10.96.0.1');
+  const row: FrontendEntry = {
+    address,
+    port: 80,
+    protocol: 'TCP',
+    service: '',
+    backends: [backend],
+  };
+  datapath.services.apply({ upserts: [row], deletes: [] });
+  const { state, settle } = open(datapath, (id) => id === 2);
+  state.setLocal('demo/web', local('web', '10.96.0.1', '10.1.0.5'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.2.0.5']);
+  state.setWithdrawn(2, 'gone', { always: false });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+  state.setLocal('demo/web', local('web', '10.96.0.1'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.2.0.5'], 'they are the last ones');
+});

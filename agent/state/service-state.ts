@@ -2,15 +2,24 @@ import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
 import type { Backend, FrontendEntry } from '../datapath/desired.ts';
-import { frontendsOf } from '../merge/frontends.ts';
+import { type BackendRank, type CollectedBackends, frontendsOf } from '../merge/frontends.ts';
 import type { Reconciler } from './reconciler.ts';
 
 type FrontendKey = Pick<FrontendEntry, 'address' | 'port' | 'protocol'>;
+
+/** How far the backends of a peer are withdrawn: not at all, used last, or believed dead. */
+export type Withdrawal = 'none' | 'last' | 'gone';
 
 /** Turns Services of the own cluster and what peers add to them into desired frontends. */
 export interface ServiceState {
   setLocal(name: string, service: LocalService | undefined): void;
   setRemote(cluster: ClusterRef, name: string, service: ClusterService | undefined): void;
+  /**
+   * Withdraws the backends of a peer, or takes them back. With `last` they serve where no active backend remains; with
+   * `gone` only where not even such a one remains, and with `always`, which is true for `gone` alone, not even there.
+   * The own cluster's are never withdrawn.
+   */
+  setWithdrawn(clusterId: number, level: Withdrawal, options: { readonly always: boolean }): void;
   /** A cluster has said everything, or never will: what was remembered of it is to be looked at again. */
   forgetRemembered(): void;
   refresh(): void;
@@ -38,7 +47,10 @@ export function createServiceState(
   /** Rows of each service, and services that want each frontend, in the order of arrival: the first has it. */
   const rows = new Map<string, Map<string, FrontendEntry>>();
   const claims = new Map<string, Set<string>>();
+  const collected = new Map<string, CollectedBackends>();
   const remembered = new Map<string, readonly Backend[]>();
+  /** Ranks of the clusters that are not active. */
+  const ranks = new Map<number, BackendRank>();
   for (const row of table.adopted()) {
     const backends = row.backends.filter(({ clusterId }) => clusterId !== ownClusterId);
     if (backends.length > 0) remembered.set(frontendKey(row), backends);
@@ -46,10 +58,18 @@ export function createServiceState(
 
   const compute = (name: string): Map<string, FrontendEntry> => {
     const service = locals.get(name);
-    if (service === undefined) return new Map();
+    if (service === undefined) {
+      collected.delete(name);
+      return new Map();
+    }
+    const before = collected.get(name);
+    const now: CollectedBackends = new Map();
+    collected.set(name, now);
     const frontends = frontendsOf(service, {
       ownClusterId,
+      collected: { before, now },
       remotes: [...(remotes.get(name)?.values() ?? [])],
+      rankOf: ranks.size === 0 ? undefined : (clusterId) => ranks.get(clusterId) ?? 'active',
       remembered: (frontend) =>
         (remembered.get(frontendKey(frontend)) ?? []).filter(({ clusterId }) =>
           isOutstanding(clusterId),
@@ -99,6 +119,17 @@ export function createServiceState(
       else remotes.set(name, clusters);
       if (locals.has(name)) dirty.add(name);
     },
+    setWithdrawn(clusterId, level, { always }) {
+      const rank = clusterId === ownClusterId ? 'active' : rankOf(level, always);
+      if (rank === (ranks.get(clusterId) ?? 'active')) return;
+      if (rank === 'active') ranks.delete(clusterId);
+      else ranks.set(clusterId, rank);
+      for (const [name, clusters] of remotes) {
+        if (clusters.has(clusterId) && locals.has(name)) dirty.add(name);
+      }
+      // What is remembered of a cluster stands in frontends, too.
+      if (remembered.size > 0) for (const name of rows.keys()) dirty.add(name);
+    },
     forgetRemembered() {
       if (remembered.size === 0) return;
       for (const name of rows.keys()) dirty.add(name);
@@ -123,6 +154,19 @@ export function createServiceState(
       return lines;
     },
   };
+}
+
+function rankOf(level: Withdrawal, always: boolean): BackendRank {
+  switch (level) {
+    case 'none':
+      return 'active';
+    case 'last':
+      return 'last';
+    case 'gone':
+      return always ? 'never' : 'spare';
+    default:
+      return level satisfies never;
+  }
 }
 
 function frontendKey({ address, port, protocol }: FrontendKey): string {

@@ -14,6 +14,9 @@ export type ChangeStatus =
       readonly retryAt: number;
     };
 
+/** Of every change that was not tried: one object for all, since there may be hundreds of thousands. */
+const PENDING: ChangeStatus = { kind: 'pending' };
+
 interface Work<Row, Key> {
   readonly change: Change<Row, Key>;
   readonly status: ChangeStatus;
@@ -30,6 +33,9 @@ export interface TableCounts {
   /** Rows of a previous process that no source has asked for yet, kept until every source has spoken. */
   readonly adopted: number;
 }
+
+/** What a row that was read from the kernel is: `busy`, a change of it is outstanding and nothing can be said. */
+export type AuditVerdict = 'right' | 'busy' | 'different' | 'unwanted';
 
 /**
  * Desired rows by key, what the kernel still lacks of them, and rows found in the kernel that nobody has asked for.
@@ -49,6 +55,12 @@ export interface DesiredTable<Row extends Key, Key> {
   desired(): IterableIterator<Row>;
   /** Deletes adopted rows that `keep` does not want to keep. Returns how many. */
   prune(keep: (row: Row) => boolean): number;
+  /** Compares a row that was just read from the kernel with the one that ought to be there, and mends a wrong one. */
+  audit(row: Row): AuditVerdict;
+  /** How many rows the kernel ought to hold that no change is outstanding for. */
+  settled(): number;
+  /** Writes again what ought to be in the kernel, is not among `keys`, and no change is outstanding for. Returns how many. */
+  restore(keys: ReadonlySet<string>): number;
   /** Changes whose time has come, in the order they were made. */
   due(now: number): Change<Row, Key>[];
   succeeded(change: Change<Row, Key>): void;
@@ -79,12 +91,11 @@ export function createDesiredTable<Row extends Key, Key>(options: {
   let lastError: Error | undefined;
 
   const put = (key: string, item: Work<Row, Key>): void => {
-    forget(key);
+    const before = work.get(key);
+    if (before !== undefined) forget(key, before);
     work.set(key, item);
   };
-  const forget = (key: string): void => {
-    const item = work.get(key);
-    if (item === undefined) return;
+  const forget = (key: string, item: Work<Row, Key>): void => {
     if (item.status.kind === 'failed') failures -= 1;
     if (failures === 0) lastError = undefined;
     work.delete(key);
@@ -105,7 +116,7 @@ export function createDesiredTable<Row extends Key, Key>(options: {
       desired.set(key, row);
       adopted.delete(key);
       if (before === undefined && held !== undefined && sameRow(held, row)) return;
-      put(key, { change: { kind: 'upsert', row }, status: { kind: 'pending' } });
+      put(key, { change: { kind: 'upsert', row }, status: PENDING });
     },
     remove(row) {
       const key = keyOf(row);
@@ -113,7 +124,7 @@ export function createDesiredTable<Row extends Key, Key>(options: {
       const left = adopted.delete(key);
       if (!known && !left) return;
       revision += 1;
-      put(key, { change: { kind: 'delete', key: row }, status: { kind: 'pending' } });
+      put(key, { change: { kind: 'delete', key: row }, status: PENDING });
     },
     adopt(row) {
       adopted.set(keyOf(row), row);
@@ -125,10 +136,43 @@ export function createDesiredTable<Row extends Key, Key>(options: {
       for (const [key, row] of adopted) {
         if (keep(row)) continue;
         adopted.delete(key);
-        put(key, { change: { kind: 'delete', key: row }, status: { kind: 'pending' } });
+        put(key, { change: { kind: 'delete', key: row }, status: PENDING });
         count += 1;
       }
       return count;
+    },
+    audit(row) {
+      const key = keyOf(row);
+      if (work.has(key)) return 'busy';
+      const wanted = desired.get(key);
+      if (wanted === undefined && adopted.has(key)) return 'right';
+      if (wanted === undefined) {
+        put(key, { change: { kind: 'delete', key: row }, status: PENDING });
+        return 'unwanted';
+      }
+      if (sameRow(wanted, row)) return 'right';
+      put(key, { change: { kind: 'upsert', row: wanted }, status: PENDING });
+      return 'different';
+    },
+    settled() {
+      let outstanding = 0;
+      for (const key of work.keys()) if (desired.has(key)) outstanding += 1;
+      return desired.size + adopted.size - outstanding;
+    },
+    restore(keys) {
+      let missing = 0;
+      for (const [key, row] of desired) {
+        if (keys.has(key) || work.has(key)) continue;
+        put(key, { change: { kind: 'upsert', row }, status: PENDING });
+        missing += 1;
+      }
+      for (const key of adopted.keys()) {
+        if (keys.has(key)) continue;
+        // What a previous process left and is gone is nobody's loss: whoever wants it says so.
+        adopted.delete(key);
+        missing += 1;
+      }
+      return missing;
     },
     due(now) {
       const changes: Change<Row, Key>[] = [];
@@ -139,7 +183,8 @@ export function createDesiredTable<Row extends Key, Key>(options: {
     },
     succeeded(change) {
       const key = keyOf(change.kind === 'upsert' ? change.row : change.key);
-      if (work.get(key)?.change === change) forget(key);
+      const item = work.get(key);
+      if (item?.change === change) forget(key, item);
     },
     failed(change, { error, now }) {
       const key = keyOf(change.kind === 'upsert' ? change.row : change.key);

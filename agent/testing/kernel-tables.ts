@@ -23,6 +23,8 @@ export async function openKernelTables(mapSizes: MapSizes = {}): Promise<Datapat
     attachEndpoint: () => undefined,
     detachEndpoint: () => undefined,
     counters: () => [],
+    capacities: () => [],
+    detached: () => [],
     uninstall: async () => undefined,
     async [Symbol.asyncDispose]() {
       objects[Symbol.dispose]();

@@ -34,7 +34,7 @@ const OWN_ADDRESSES = [
 /** Cluster alpha's only identity that the policy lets in. */
 const OWN_CLIENT = 65_794;
 const BETA = 2;
-const CHECKED = false;
+const CHECKED = true;
 
 /**
  * Says what an agent of node n1 of cluster alpha must hold in the end, straight from what was published and by none of

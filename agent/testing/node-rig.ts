@@ -46,18 +46,29 @@ export interface NodeRig<Kernel extends Datapath = MemoryDatapath> {
   addPod(container: string, ip: string): Promise<{ status: number; body: string }>;
 }
 
+/** What a test may set about the agent. */
+export interface NodeRigOptions {
+  readonly registry?: AgentOptions['registry'];
+  /** Default: silence is noticed after an hour, and no node answers a probe. */
+  readonly withdrawal?: Partial<AgentOptions['withdrawal']>;
+  /** Default: metrics are served nowhere. */
+  readonly metricsAddress?: AgentOptions['metricsAddress'];
+  /** Default: the kernel is compared with what is wanted each five minutes. */
+  readonly auditIntervalMs?: number;
+}
+
 /** Makes a rig with an empty, unpublished cluster alpha. All is gone at the end of the test. */
 export async function openNodeRig(
   t: Pick<Test, 'teardown'>,
-  options?: { registry?: AgentOptions['registry'] },
+  options?: NodeRigOptions,
 ): Promise<NodeRig>;
 export async function openNodeRig<Kernel extends Datapath>(
   t: Pick<Test, 'teardown'>,
-  options: { datapath: Kernel; registry?: AgentOptions['registry'] },
+  options: NodeRigOptions & { datapath: Kernel },
 ): Promise<NodeRig<Kernel>>;
 export async function openNodeRig(
   t: Pick<Test, 'teardown'>,
-  options: { datapath?: Datapath; registry?: AgentOptions['registry'] } = {},
+  options: NodeRigOptions & { datapath?: Datapath } = {},
 ): Promise<NodeRig<Datapath>> {
   const dir = await openTempDir('agent');
   const peersDir = dir.file('peers');
@@ -129,6 +140,18 @@ export async function openNodeRig(
         interfaces,
         readConnection,
         registry: options.registry,
+        metricsAddress: options.metricsAddress,
+        ...(options.auditIntervalMs === undefined
+          ? {}
+          : { auditIntervalMs: options.auditIntervalMs }),
+        withdrawal: {
+          mode: 'auto',
+          ttlMs: 120_000,
+          // Stores in memory give no sign of life by themselves.
+          staleAfterMs: 3_600_000,
+          probe: async () => 'silent',
+          ...options.withdrawal,
+        },
         clock: systemClock,
         logger: createLogger('test', { level: 'silent' }),
         signal: stopping.signal,

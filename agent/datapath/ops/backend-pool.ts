@@ -1,3 +1,4 @@
+import { backendKeyOf } from '../backend-difference.ts';
 import type { Backend } from '../desired.ts';
 import type { BackendKey, BackendRow } from './service-map.ts';
 
@@ -19,11 +20,6 @@ interface Member {
 }
 
 const LAST_ID = 0xffffffff;
-
-/** Text that is equal for equal backends. */
-export function backendKeyOf({ protocol, address, port, clusterId }: Backend): string {
-  return `${protocol} ${address} ${port} ${clusterId}`;
-}
 
 /** A pool that knows what the kernel map holds already. */
 export function createBackendPool(existing: readonly BackendRow[]): BackendPool {

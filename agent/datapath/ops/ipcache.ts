@@ -38,6 +38,10 @@ export function openIpcacheTable(
       ]);
     },
     rows: () => [...ipv4.rows(), ...ipv6.rows()],
+    *scan() {
+      yield* ipv4.scan();
+      yield* ipv6.scan();
+    },
     keyOf: (row) => row.prefix,
   };
 }

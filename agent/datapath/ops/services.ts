@@ -4,11 +4,12 @@
  * backends, slots, counts; then what goes, the other way round.
  */
 import { ipFamily } from '../../../mesh/wire/ip.ts';
+import { backendKeyOf, diffBackends } from '../backend-difference.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type { Backend, DatapathTable, FrontendEntry } from '../desired.ts';
 import { createRowMap, type RowMap, throwFirst } from '../map.ts';
 import type { OpenMaps } from '../object.ts';
-import { type BackendPool, backendKeyOf, createBackendPool } from './backend-pool.ts';
+import { type BackendPool, createBackendPool } from './backend-pool.ts';
 import {
   type BackendKey,
   type BackendRow,
@@ -24,6 +25,10 @@ import {
 interface Frontend {
   readonly key: FrontendKey;
   readonly slots: Slot[];
+  /** Place of each backend in `slots`, by its key. */
+  readonly placeOf: Map<string, number>;
+  /** The list that the slots were made of last. */
+  backends: readonly Backend[];
 }
 
 interface Slot {
@@ -90,17 +95,15 @@ function plan(
 /** A socket of one family cannot connect to the other one. */
 function usableBackends(entry: FrontendEntry, failures: DatapathError[]): readonly Backend[] {
   const family = ipFamily(entry.address);
-  const usable = entry.backends.filter((backend) => ipFamily(backend.address) === family);
-  if (usable.length < entry.backends.length) {
-    const bad = entry.backends.find((backend) => ipFamily(backend.address) !== family);
-    failures.push(
-      new DatapathError(
-        'bad-row',
-        `cannot give frontend ${frontendKeyOf(entry)} of ${entry.service} backend ${bad?.address}: expected IPv${family}`,
-      ),
-    );
-  }
-  return usable;
+  const bad = entry.backends.find((backend) => ipFamily(backend.address) !== family);
+  if (bad === undefined) return entry.backends;
+  failures.push(
+    new DatapathError(
+      'bad-row',
+      `cannot give frontend ${frontendKeyOf(entry)} of ${entry.service} backend ${bad.address}: expected IPv${family}`,
+    ),
+  );
+  return entry.backends.filter((backend) => ipFamily(backend.address) === family);
 }
 
 function planUpsert(
@@ -111,20 +114,25 @@ function planUpsert(
   const text = frontendKeyOf(wanted.key);
   const { address, port, protocol } = wanted.key;
   const existing = frontends.get(text);
-  const frontend = existing ?? { key: { address, port, protocol }, slots: [] };
+  const frontend = existing ?? makeFrontend({ address, port, protocol }, []);
   frontends.set(text, frontend);
-  const { key, slots } = frontend;
+  const { key, slots, placeOf } = frontend;
   const countBefore = slots.length;
 
-  const missing = new Map(wanted.backends.map((backend) => [backendKeyOf(backend), backend]));
+  const { missing, gone } = differenceOf(frontend, wanted.backends);
+  frontend.backends = wanted.backends;
   const free: number[] = [];
-  slots.forEach((slot, index) => {
-    if (missing.delete(slot.key)) return;
+  for (const backendKey of gone) {
+    const index = placeOf.get(backendKey);
+    if (index === undefined) continue;
+    placeOf.delete(backendKey);
     free.push(index);
-    pool.release(slot.key);
-  });
+    pool.release(backendKey);
+  }
+  free.sort((a, b) => a - b);
   const place = (index: number, slot: Slot): void => {
     slots[index] = slot;
+    placeOf.set(slot.key, index);
     const { backendId } = slot;
     changes.slots.push({ frontend: key, slot: index + 1, count: 0, backendId });
   };
@@ -139,6 +147,40 @@ function planUpsert(
   if (existing === undefined || slots.length !== countBefore) {
     changes.counts.push({ frontend: key, slot: 0, count: slots.length, backendId: 0 });
   }
+}
+
+/** Backends that have no slot yet, by key, and keys of those that lose theirs. */
+interface SlotDifference {
+  readonly missing: ReadonlyMap<string, Backend>;
+  readonly gone: readonly string[];
+}
+
+/** Compares with the list before, and with all slots only where that list was not what they held. */
+function differenceOf(frontend: Frontend, wanted: readonly Backend[]): SlotDifference {
+  const { slots, placeOf, backends } = frontend;
+  if (backends.length === slots.length) {
+    const { added, removed } = diffBackends(backends, wanted);
+    const missing = new Map<string, Backend>();
+    for (const backend of added) {
+      const key = backendKeyOf(backend);
+      if (!placeOf.has(key)) missing.set(key, backend);
+    }
+    const gone = removed.map(backendKeyOf).filter((key) => placeOf.has(key));
+    // Otherwise some backend stands in a list twice.
+    if (slots.length - gone.length + missing.size === wanted.length) return { missing, gone };
+  }
+  const missing = new Map(wanted.map((backend) => [backendKeyOf(backend), backend]));
+  const gone = slots.filter(({ key }) => !missing.delete(key)).map(({ key }) => key);
+  return { missing, gone };
+}
+
+function makeFrontend(key: FrontendKey, slots: Slot[]): Frontend {
+  return {
+    key,
+    slots,
+    placeOf: new Map(slots.map((slot, index) => [slot.key, index])),
+    backends: [],
+  };
 }
 
 /** Moves backends from the end into the free slots; `free` is ascending. */
@@ -203,7 +245,9 @@ function adopt(
       const backendKey = backendKeyOf(backend);
       return { key: backendKey, backendId: pool.acquire(backendKey, backend) };
     });
-    state.frontends.set(frontendKeyOf(key), { key, slots: members });
+    const adopted = makeFrontend(key, members);
+    adopted.backends = frontend.backends;
+    state.frontends.set(frontendKeyOf(key), adopted);
     counts.set(frontendKeyOf(key), members.length);
     if (isWhole) continue;
     members.forEach(({ backendId }, index) => {

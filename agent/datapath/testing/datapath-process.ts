@@ -23,6 +23,8 @@ export interface DatapathRequest {
   readonly policy?: readonly PolicyEntry[];
   readonly policyDeletes?: readonly PolicyEntry[];
   readonly services?: readonly FrontendEntry[];
+  /** Interfaces of endpoints that are looked at for `detached`. */
+  readonly look?: readonly string[];
   readonly uninstall?: boolean;
 }
 
@@ -34,6 +36,7 @@ export type DatapathAnswer =
       readonly counters: Readonly<Record<string, number>>;
       readonly ipcache: readonly IpcacheEntry[];
       readonly endpoints: readonly EndpointEntry[];
+      readonly detached: readonly string[];
     }
   | { readonly error: string; readonly code: string };
 
@@ -57,7 +60,11 @@ function handle(datapath: Datapath, request: DatapathRequest): void {
   datapath.services.apply({ upserts: request.services ?? [], deletes: [] });
 }
 
-function describe(datapath: Datapath, tunnelMtu: number): DatapathAnswer {
+function describe(
+  datapath: Datapath,
+  tunnelMtu: number,
+  look: readonly string[] = [],
+): DatapathAnswer {
   const counters = datapath
     .counters()
     .map(({ reason, direction, packets }) => [`${reason} ${direction}`, Number(packets)]);
@@ -66,6 +73,7 @@ function describe(datapath: Datapath, tunnelMtu: number): DatapathAnswer {
     counters: Object.fromEntries(counters),
     ipcache: datapath.ipcache.rows(),
     endpoints: datapath.endpoints.rows(),
+    detached: datapath.detached(look),
   };
 }
 
@@ -80,12 +88,12 @@ async function main(): Promise<void> {
     const request: DatapathRequest = JSON.parse(line.value);
     if (request.uninstall) {
       await datapath.uninstall();
-      say({ tunnelMtu: 0, counters: {}, ipcache: [], endpoints: [] });
+      say({ tunnelMtu: 0, counters: {}, ipcache: [], endpoints: [], detached: [] });
       return;
     }
     try {
       handle(datapath, request);
-      say(describe(datapath, datapath.tunnelMtu));
+      say(describe(datapath, datapath.tunnelMtu, request.look));
     } catch (error) {
       sayError(error);
     }

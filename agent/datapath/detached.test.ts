@@ -1,0 +1,34 @@
+import { execFileSync } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'tap';
+import { pinNameOfInterface } from './attach.ts';
+import { kernelSkipReason } from './testing/bpffs.ts';
+import { HOST_INTERFACE, openDatapathProcess, openTestNodes } from './testing/nodes.ts';
+
+const skip = kernelSkipReason();
+
+test('promise 16: what is not attached any more is noticed', { skip }, async (t) => {
+  await using lab = await openTestNodes();
+  const [one] = lab.nodes;
+  await using agent = await openDatapathProcess(one);
+  const detached = async (look: readonly string[]): Promise<readonly string[]> => {
+    const answer = await agent.request({ look });
+    if ('error' in answer) throw new Error(answer.error);
+    return answer.detached;
+  };
+  t.match(await detached([HOST_INTERFACE]), [/endpoint on .* is not attached: restart the agent/]);
+  await agent.request({ attach: [HOST_INTERFACE] });
+  t.same(await detached([HOST_INTERFACE, 'gone0']), [], 'all is in place');
+
+  const links = join(one.options.bpfRoot, 'isthmus', 'links');
+  for (const pin of [`endpoint-${pinNameOfInterface(HOST_INTERFACE)}-to`, 'socket-connect4']) {
+    rmSync(join(links, pin));
+  }
+  t.match(await detached([HOST_INTERFACE]), [
+    /^mesh_connect4 not attached to .*: services are not translated/,
+    /endpoint on/,
+  ]);
+  execFileSync('ip', ['-n', one.namespace, 'link', 'delete', 'dev', 'isthmus_vxlan']);
+  t.match((await detached([]))[0], /nothing is attached to the tunnel device isthmus_vxlan/);
+});
