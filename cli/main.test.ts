@@ -35,6 +35,9 @@ test('clustermesh: exit codes', async (t) => {
     [['lab', 'exec', '--name', 'never', 'pod', 'true'], 1, /cannot find lab never/],
     [['status', '--socket-path', '/nowhere.sock'], 3, /cannot reach the agent on \/nowhere\.sock/],
     [['status', '--socket-path', '/x', '--lab', 'y'], 2, /not both/],
+    [['drain', 'beta', '--socket-path', '/nowhere.sock'], 3, /cannot reach the agent on \/nowhere/],
+    [['undrain', 'beta', '--socket-path', '/x', '--lab', 'y'], 2, /not both/],
+    [['drain'], 2, /missing required argument 'peer'/],
   ];
   for (const [args, code, text] of cases) {
     const run = await clustermesh(...args);

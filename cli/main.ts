@@ -1,7 +1,10 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
 import { CliError, EXIT_CODES } from './cli-error.ts';
+import { drainCommand } from './drain-command.ts';
+import { kvCommand } from './kv-command.ts';
 import { labCommand } from './lab-command.ts';
+import { createPipeWriter } from './pipe-writer.ts';
 import { pkiCommand } from './pki-command.ts';
 import { statusCommand } from './status-command.ts';
 
@@ -24,7 +27,18 @@ const program = new Command('clustermesh')
       signal: ending.signal,
     }),
   )
+  .addCommand(drainCommand('drain', print))
+  .addCommand(drainCommand('undrain', print))
   .addCommand(pkiCommand((line) => print(`${line}\n`)))
+  .addCommand(
+    kvCommand({
+      input: process.stdin,
+      output: () => createPipeWriter(process.stdout),
+      say: (text) => process.stderr.write(text),
+      setProblem: () => setExitCode(EXIT_CODES.problem),
+      signal: ending.signal,
+    }),
+  )
   .addHelpText(
     'after',
     '\nExit codes: 0 fine, 1 a problem found, 2 usage, 3 cannot reach, 124 timeout',
