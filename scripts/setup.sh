@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up a Debian machine with Node 20: system packages, npm packages, build. Harmless and quick to call again:
 # each step is skipped when what it makes is there already. Says in plain words what is missing if it cannot go on.
+# With --without-peers it leaves out Cilium's own programs, which only the tests need and which take minutes to build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -72,3 +73,4 @@ node_is_new_enough || fail "Node $(node --version) is too old: install Node 20.1
 install_debian_packages
 install_npm_packages
 scripts/build.sh
+[ "${1:-}" = --without-peers ] || scripts/peers.sh || fail "the test peers could not be built: see above"

@@ -36,7 +36,12 @@ const MAIN = fileURLToPath(new URL('../../agent/main.js', import.meta.url));
 export function createAgent(
   cluster: ClusterPlan,
   node: NodePlan,
-  options: { readonly persistent: boolean; readonly signal?: AbortSignal | undefined },
+  options: {
+    readonly persistent: boolean;
+    /** Further flags of the agent. */
+    readonly flags?: readonly string[] | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
 ): LabAgent {
   const { socketPath } = node;
   const ask = async (path: string): Promise<unknown> => {
@@ -52,7 +57,7 @@ export function createAgent(
   const daemon = createDaemon({
     name: node.name,
     title: `agent of ${node.name}`,
-    argv: [process.execPath, MAIN, 'run', ...flags(cluster, node)],
+    argv: [process.execPath, MAIN, 'run', ...flags(cluster, node), ...(options.flags ?? [])],
     netns: node.namespace,
     cgroup: join(node.cgroup, 'agent'),
     log: join(node.folder, 'agent.log'),

@@ -53,6 +53,8 @@ export interface LabOptions {
   readonly logger?: Logger;
   /** Lets it live on when this process ends, until `tearDownLab`. Default false. */
   readonly persistent?: boolean;
+  /** Further flags of every agent. */
+  readonly agentFlags?: readonly string[];
   /** Is told what is being done, for people. */
   readonly onStep?: (step: string) => void;
 }
@@ -94,7 +96,9 @@ async function buildLab(plan: LabPlan, claimed: LabState, options: LabOptions): 
     createApiserver(cluster, { persistent, signal }),
   );
   const agents = plan.clusters.flatMap((cluster) =>
-    cluster.nodes.map((node) => createAgent(cluster, node, { persistent, signal })),
+    cluster.nodes.map((node) =>
+      createAgent(cluster, node, { persistent, flags: options.agentFlags, signal }),
+    ),
   );
   const apiserver = (cluster: string): LabApiserver => findByName('cluster', cluster, apiservers);
   let state = claimed;

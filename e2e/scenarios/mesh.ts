@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import type { CommandResult } from '../lab/command.ts';
-import { type Lab, openLab } from '../lab/lab.ts';
+import { type Lab, type LabOptions, openLab } from '../lab/lab.ts';
 import { parseTopologyText, type Topology } from '../lab/topology.ts';
 
 const UDP_CLIENT = fileURLToPath(new URL('../lab/udp-client/main.js', import.meta.url));
@@ -15,8 +15,8 @@ export async function exampleTopology(): Promise<Topology> {
 }
 
 /** Builds a lab and resolves when every agent has read every cluster and knows all pods. */
-export async function openMesh(topology: Topology): Promise<Lab> {
-  const lab = await openLab(topology);
+export async function openMesh(topology: Topology, options: LabOptions = {}): Promise<Lab> {
+  const lab = await openLab(topology, options);
   try {
     for (const { name } of lab.plan.nodes) await waitUntilReady(lab, name);
     return lab;
