@@ -1,9 +1,19 @@
 /** `npm run bench -- NAME [options]`: runs one benchmark. Exit code 0 when it ran, whether or not its budgets were met. */
-import type { BenchContext } from './result.ts';
+import { privately } from './private-run.ts';
+import type { Bench } from './result.ts';
 
-const BENCHES: Readonly<Record<string, () => Promise<(context: BenchContext) => Promise<void>>>> = {
+const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   kv: async () => (await import('./kv.ts')).benchKv,
+  kvstoremesh: async () =>
+    privately(async () => (await import('./kvstoremesh.ts')).benchKvstoremesh),
+  list: async () => privately(async () => (await import('./list.ts')).benchList),
+  restart: async () => privately(async () => (await import('./restart.ts')).benchRestart),
+  service: async () => (await import('./service.ts')).benchService,
+  mesh: async () => privately(async () => (await import('./mesh.ts')).benchMesh),
 };
+
+/** `--agent-flag=--cpu-prof`: a flag of Node for the processes that are measured. May be given more than once. */
+const AGENT_FLAG = '--agent-flag=';
 
 async function main(argv: readonly string[]): Promise<number> {
   const [name = '', ...args] = argv;
@@ -18,8 +28,11 @@ async function main(argv: readonly string[]): Promise<number> {
   const stopping = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stopping.abort());
   const bench = await load();
+  const flagged = args.filter((arg) => arg.startsWith(AGENT_FLAG));
   await bench({
-    args,
+    args: args.filter((arg) => !arg.startsWith(AGENT_FLAG)),
+    program: [process.execPath, ...process.execArgv, ...process.argv.slice(1)],
+    agentFlags: flagged.map((arg) => arg.slice(AGENT_FLAG.length)),
     signal: stopping.signal,
     emit: (result) => void process.stdout.write(`${JSON.stringify(result)}\n`),
     say: (text) => void process.stderr.write(`${text}\n`),

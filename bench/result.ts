@@ -17,10 +17,17 @@ export interface BenchResult {
   readonly conditions: Readonly<Record<string, unknown>>;
 }
 
+/** A benchmark. */
+export type Bench = (context: BenchContext) => Promise<void>;
+
 /** What a benchmark is given. */
 export interface BenchContext {
   readonly args: readonly string[];
+  /** Command line that runs this benchmark again. */
+  readonly program?: readonly string[];
   readonly signal: AbortSignal;
+  /** Flags of Node for the agents that are measured, to profile them. Default: none. */
+  readonly agentFlags?: readonly string[];
   /** Prints a result. */
   emit(result: BenchResult): void;
   /** Tells people, on standard error. */
