@@ -15,8 +15,7 @@ import {
 } from './json.ts';
 import { openProtobufMessage, ProtobufError, type ProtobufMessage } from './protobuf-message.ts';
 import { WireError } from './wire-error.ts';
-import { decompressZstd } from './zstd.ts';
-import { ZstdError } from './zstd-bits.ts';
+import { decompressZstd, ZstdError } from './zstd.ts';
 
 /** Largest content of a slice, in bytes; Cilium's reader has the same bound. */
 export const MAX_SLICE_BYTES = 16 * 1024 * 1024;

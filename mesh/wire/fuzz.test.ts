@@ -12,8 +12,7 @@ import { codecs } from './testing/arbitraries.ts';
 import { type FuzzTarget, fuzz, fuzzOptions } from './testing/fuzz.ts';
 import { frameOf, sliceMessage } from './testing/slice-writer.ts';
 import { WireError } from './wire-error.ts';
-import { decompressZstd } from './zstd.ts';
-import { ZstdError } from './zstd-bits.ts';
+import { decompressZstd, ZstdError } from './zstd.ts';
 
 const TIMEOUT_MS = 3_000_000;
 const { inputs, seed } = fuzzOptions(50_000, {

@@ -108,6 +108,15 @@ test('addresses of unknown types and entries without an address do not cost the 
   t.same(JSON.parse(encodeNode(decode({ IPAddresses: [] }))).IPAddresses, []);
 });
 
+test('halves of characters are written as Go writes them', async (t) => {
+  const node = decodeNode(
+    '{"Name":"n1","Cluster":"alpha","Labels":{"a":"\\ud800x\\udfff\\ud83d\\ude00","\\udc00":"","b":"\\\\ud800"}}',
+    KEY,
+  );
+  const text = '"Labels":{"a":"\ufffdx\ufffd\u{1f600}","b":"\\\\ud800","\ufffd":""}';
+  t.ok(encodeNode(node).includes(text), encodeNode(node));
+});
+
 test('names of objects have no meaning as names of labels', async (t) => {
   const node = decodeNode(
     '{"Name":"n1","Cluster":"alpha","Labels":{"__proto__":"x","constructor":"y"}}',

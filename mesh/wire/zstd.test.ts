@@ -3,9 +3,7 @@ import fc from 'fast-check';
 import { test } from 'tap';
 import { projectPath } from '../runtime/project-path.ts';
 import { frameOf } from './testing/slice-writer.ts';
-import { xxhash64 } from './xxhash64.ts';
-import { decompressZstd } from './zstd.ts';
-import { ZstdError } from './zstd-bits.ts';
+import { decompressZstd, ZstdError } from './zstd.ts';
 
 const MAX = 16 * 1024 * 1024;
 /** Made by zstd 1.5: each kind of block, table and header. */
@@ -43,12 +41,6 @@ test('what zstd compressed is read back', async (t) => {
     t.ok(decompressZstd(Buffer.from(frame, 'base64'), MAX).equals(content), name);
   }
   t.ok(decompressZstd(compressed, MAX).equals(text));
-  const skippable = Buffer.from('5a2a4d1803000000616263', 'hex');
-  t.ok(
-    decompressZstd(Buffer.concat([skippable, compressed, compressed]), MAX).equals(
-      Buffer.concat([text, text]),
-    ),
-  );
 });
 
 test('stored blocks of any size are read back', async (t) => {
@@ -85,18 +77,12 @@ test('bombs are refused before they are unpacked', async (t) => {
   const run = Buffer.from('28b52ffd0058', 'hex');
   const blocks = Buffer.concat(new Array<Buffer>(1000).fill(Buffer.from('02001061', 'hex')));
   t.equal(refusal(Buffer.concat([run, blocks]), MAX), 'too-large', '131 MiB in 4 KiB');
-  t.equal(refusal(Buffer.from('28b52ffd00f8010000', 'hex')), 'too-large', 'a window of 2 TiB');
   t.equal(
     refusal(Buffer.from('28b52ffde0ffffffffffffffff010000', 'hex')),
     'too-large',
     'a size of 2^64',
   );
   t.equal(refusal(compressed, text.length - 1), 'too-large', 'one byte too many');
-  t.equal(
-    refusal(Buffer.concat(new Array<Buffer>(5000).fill(Buffer.from('KLUv/SAAAQAA', 'base64')))),
-    'corrupt',
-    'very many frames of nothing',
-  );
   // Sequences that are longer than any block, read from the zeros before the first bit: fzstd runs on them for minutes.
   const section = Buffer.from([0x00, 255, 0xff, 0xff, 0x54, 35, 2, 52, 0x80]);
   const header = Buffer.alloc(3);
@@ -118,16 +104,5 @@ test('frames that nobody writes are refused', async (t) => {
     ['another size than it says', '28b52ffd2002090000 61'.replace(' ', '')],
   ] as const) {
     t.equal(refusal(Buffer.from(hex, 'hex')), 'corrupt', name);
-  }
-});
-
-test('xxhash64() gives the hashes of its reference', async (t) => {
-  for (const [input, expected] of [
-    ['', 0xef46db3751d8e999n],
-    ['a', 0xd24ec4f1a98c6e5bn],
-    ['abc', 0x44bc2cf5ad770999n],
-    ['Nobody inspects the spammish repetition', 0xfbcea83c8a378bf1n],
-  ] as const) {
-    t.equal(xxhash64(Buffer.from(input)), expected, input);
   }
 });
