@@ -91,7 +91,7 @@ function addPublished(metrics: Metrics, sources: ApiserverMetricsSources): void 
   const problems = metrics.gauge('isthmus_manifest_problems', {
     help: 'What cannot be used in the directory of manifests',
   });
-  const identities = metrics.gauge('isthmus_identities', {
+  const identities = metrics.gauge('isthmus_published_identities', {
     help: "Numbers of the cluster's range, used and free",
     labels: ['state'],
   });

@@ -8,6 +8,7 @@ import { parseScrape } from '../mesh/testing/scrape-text.ts';
 import { openTempDir, type TempDir } from '../mesh/testing/temp-dir.ts';
 import { type CertificateFiles, createTestAuthority } from '../mesh/testing/test-certificates.ts';
 import { parseClusterId, parseClusterName } from '../mesh/wire/ids.ts';
+import { claimManifests } from './etcd/manifests-claim.ts';
 import { type ApiserverOptions, runApiserver } from './run.ts';
 import { eventually } from './testing/publishing-rig.ts';
 
@@ -160,6 +161,21 @@ test('runApiserver() says in one line what keeps it from starting', async (t) =>
   }
 });
 
+test('runApiserver() refuses to be a second one with an etcd of its own', async (t) => {
+  const site = await openSite(t);
+  await using _claim = await claimManifests(site.dir.file('manifests'), {
+    clusterName: 'alpha',
+    dataDir: '/another/data',
+    clock: systemClock,
+    logger: createLogger('test', { level: 'silent' }),
+    signal: new AbortController().signal,
+  });
+  await t.rejects(runApiserver(site.options()), {
+    code: 'second-replica',
+    message: /data directory \/another\/data\); replicas share one etcd/,
+  });
+});
+
 test('runApiserver() names the flag of a port that is taken, and leaves no etcd behind', {
   skip,
 }, async (t) => {
@@ -234,8 +250,8 @@ test('runApiserver() is ready only when all is published and both doors are open
   t.equal(scraped.value(`${prefix}kvstore_sync_queue_size`, label), 0);
   t.ok((scraped.value(`${prefix}kvstore_sync_errors_total`, label) ?? -1) >= 0);
   t.equal(scraped.value(`${prefix}kvstore_initial_sync_completed`, label), 1);
-  t.equal(scraped.value('isthmus_identities', { state: 'used' }), 0);
-  t.equal(scraped.value('isthmus_identities', { state: 'free' }), 65_536 - 256);
+  t.equal(scraped.value('isthmus_published_identities', { state: 'used' }), 0);
+  t.equal(scraped.value('isthmus_published_identities', { state: 'free' }), 65_536 - 256);
   t.equal(scraped.value('isthmus_gate_watches', { kind: 'callers' }), 0);
   t.equal(scraped.value('isthmus_gate_sent_bytes_total'), 0);
   const expiry = scraped.value('isthmus_certificate_expiry_timestamp_seconds', { use: 'gate' });

@@ -66,10 +66,9 @@ test('an etcd that is full of what stands says so', { skip, timeout: 60_000 }, a
       }),
     },
   );
-  await eventually('the words', () => maintenance.status.recoveries === 1);
-  t.match(maintenance.status, { isCrowded: true, isFull: false });
+  await eventually('the words', () => maintenance.status.isCrowded);
+  t.match(maintenance.status, { defragmentations: 1 }, 'it is not tried again and again');
   t.match(lines.join(), /etcd is full of what stands, not of history/);
-  await store.put('a/small', 'x');
 });
 
 test('a file that is mostly air is made small', { skip, timeout: 60_000 }, async (t) => {
@@ -81,7 +80,11 @@ test('a file that is mostly air is made small', { skip, timeout: 60_000 }, async
     { endpoints: [server.endpoint] },
     { quotaBytes: 1024 * MIB, clock: systemClock, checkMs: 50, minAirBytes: 4 * MIB },
   );
-  await eventually('a defragmentation', () => maintenance.status.defragmentations === 1);
+  await eventually('a defragmentation', async () => {
+    // etcd counts anew when it writes.
+    await store.put('a/2', 'x');
+    return maintenance.status.defragmentations === 1;
+  });
   t.ok((maintenance.status.database?.sizeBytes ?? 0) < 8 * MIB);
   await server.kill();
   await eventually('its absence is noticed', () => maintenance.status.lastError !== undefined);

@@ -113,6 +113,8 @@ export function startMaintenance(
         'etcd is full of what stands, not of history: it needs a larger quota or fewer keys',
       );
     } else pause.reset();
+    // Without an alarm it would take one small write more, and then sound it again.
+    if (after.sizeBytes >= quotaBytes) return;
     for (const alarm of alarms) await upstream.call(ALARM_METHOD, encodeDisarm(alarm));
     isFull = false;
     recoveries += 1;

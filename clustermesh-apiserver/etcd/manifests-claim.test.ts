@@ -73,19 +73,27 @@ test('the owner on another host is known by its rewriting the claim', async (t) 
   const put = (beat: number) => writeFile(dir.file(FILE), JSON.stringify({ ...foreign, beat }));
   await put(7);
   const clock = createManualClock();
+  /** Lets time pass, and files be read and written meanwhile. */
+  const pass = async (milliseconds: number): Promise<void> => {
+    for (let passed = 0; passed < milliseconds; passed += 250) {
+      await clock.advance(250);
+      await systemClock.sleep(10);
+    }
+  };
+  await systemClock.sleep(10);
   const refused = claimManifests(dir.path, { ...common, clock, dataDir: '/data/2' });
   refused.catch(() => undefined);
-  await clock.advance(2_000);
+  await pass(2_000);
   await put(8);
-  await clock.advance(1_000);
+  await pass(1_000);
   await t.rejects(refused, { code: 'second-replica', message: /host elsewhere/ });
 
   const taken = claimManifests(dir.path, { ...common, clock, dataDir: '/data/2' });
-  await clock.advance(11_000);
+  await pass(12_000);
   const claim = await taken;
   t.match(JSON.parse(await readFile(dir.file(FILE), 'utf8')), { dataDir: '/data/2' });
   await put(9);
-  await clock.advance(4_000);
+  await pass(4_000);
   await t.rejects(claim.ended, { code: 'second-replica' }, 'whoever lost it notices');
   await claim[Symbol.asyncDispose]();
   t.match(JSON.parse(await readFile(dir.file(FILE), 'utf8')), { host: 'elsewhere' });

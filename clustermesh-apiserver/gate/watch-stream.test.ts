@@ -178,6 +178,41 @@ test('the number of watches on one stream is limited, and so are silent floods',
   shared[Symbol.dispose]();
 });
 
+test('the id of a watch is never given again: a late cancellation would hit another one', async (t) => {
+  const { upstream } = fakeUpstream();
+  const clock = createManualClock();
+  const shared = createSharedWatches(upstream, clock);
+  const ids: number[] = [];
+  const stream = serveWatchStream(
+    {
+      write: (bytes, onSent) => {
+        const { created, watchId } = decodeWatchResponse(bytes);
+        if (created) ids.push(watchId);
+        onSent();
+      },
+      end: () => undefined,
+      fail: () => t.fail('the stream must not fail'),
+    },
+    { upstream, shared, slots: createSlots(4), clock },
+    {
+      ranges: RANGES,
+      refuse: () => t.fail('nothing is refused'),
+      use: createCallerUses(DEFAULT_CALLER_LIMITS).of('a'),
+    },
+  );
+  await stream.receive(CREATE);
+  await stream.receive(encodeCancel(0));
+  await stream.receive(CREATE);
+  await stream.receive(CREATE);
+  await stream.receive(encodeCancel(2));
+  await stream.receive(CREATE);
+  t.same(ids, [0, 1, 2, 3]);
+  await stream.receive(encodeCancel(0));
+  t.equal(stream.watchCount, 2);
+  stream.close();
+  shared[Symbol.dispose]();
+});
+
 test('a shared watch outlives its last reader for a while', async (t) => {
   const { upstream, watches } = fakeUpstream();
   const clock = createManualClock();

@@ -149,6 +149,8 @@ export function serveWatchStream(
     if (create.watchId !== 0 && watches.has(create.watchId)) return refuseWatch(DUPLICATE_ID);
     while (watches.has(nextId)) nextId += 1;
     const id = create.watchId === 0 ? nextId : create.watchId;
+    // Never given again, as in etcd: a client's late cancellation of a watch that ended by itself must not hit another one.
+    if (id === nextId) nextId += 1;
     if (create.startRevision === 0 || create.startRevision > (upstream.latest?.revision ?? 0) + 1) {
       await upstream.readCurrent();
       if (isClosed) return;

@@ -3,7 +3,7 @@ import { openEtcd } from '../../mesh/kvstore/etcd.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
 import { etcdSkipReason, openEtcdServer } from '../../mesh/testing/etcd-server.ts';
-import { LEADER_LOCK_PREFIX, openLeaderLock } from './leader.ts';
+import { LEADER_LOCK_PREFIX, openLeaderLock, watchTerm } from './leader.ts';
 
 const skip = etcdSkipReason(process.env);
 const logger = createLogger('test', { level: 'silent' });
@@ -75,8 +75,11 @@ test('a lost lease ends the term, and the next campaign begins anew', { skip }, 
   const again = await lock.campaign({ signal, onStandby });
   t.not(again.fence.key, term.fence.key);
 
-  // Our lock was deleted by somebody: the campaign that finds it gone puts another.
+  // Our lock was deleted by somebody: the term ends, and the campaign that finds it gone puts another.
+  const watching = watchTerm(store, again, signal);
   await store.delete(again.fence.key);
+  await watching;
+  t.ok(again.over.aborted);
   const third = await lock.campaign({ signal, onStandby });
   t.equal(third.fence.key, again.fence.key);
 });

@@ -84,6 +84,27 @@ export async function openLeaderLock(
   };
 }
 
+/**
+ * Ends the term when its lock is gone, before the next write would notice. The open watch also lets the connection be probed:
+ * etcd closes one that is probed while nothing is open on it.
+ */
+export async function watchTerm(
+  store: KvStore,
+  term: LeaderTerm,
+  outer: AbortSignal,
+): Promise<void> {
+  const signal = AbortSignal.any([outer, term.over]);
+  const { fence } = term;
+  for await (const event of store.watch({ key: fence.key }, { signal })) {
+    const isGone = event.kind === 'delete' || (event.kind === 'synced' && event.count === 0);
+    const isOther =
+      event.kind === 'put' &&
+      'modRevision' in fence &&
+      event.pair.modRevision !== fence.modRevision;
+    if (isGone || isOther) term.end();
+  }
+}
+
 /** Puts our lock there, unless it stands. Resolves to its key. */
 async function stand(
   store: KvStore,

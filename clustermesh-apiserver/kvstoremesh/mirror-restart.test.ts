@@ -61,3 +61,27 @@ test('leftovers stay until the source has told everything of their kind', { skip
   t.notOk(await rig.local.store.get(leftover));
   t.equal((await dataKeys(rig)).length, ADDRESSES + 3);
 });
+
+test('two mirrors on one etcd: one writes, the other is ready, and takes over unseen', {
+  skip,
+}, async (t) => {
+  const { rig, beta } = await openBetaRig(t);
+  const first = await rig.start();
+  await untilReady(first);
+  const second = await rig.start();
+  await eventually('the second to stand by', () => second.mesh.leader === 'standby');
+  t.same(second.mesh.missing, []);
+  t.same(second.mesh.peers, []);
+  const before = (await rig.local.store.list('cilium/cache/')).pairs;
+  await first[Symbol.asyncDispose]();
+  await beta.ip('10.2.6.6', { host: '192.0.2.1', local: 300 });
+  await untilReady(second);
+  const after = new Map(
+    (await rig.local.store.list('cilium/cache/')).pairs.map((pair) => [pair.key, pair]),
+  );
+  t.ok(after.has('cilium/cache/ip/v1/beta/10.2.6.6'));
+  t.ok(
+    before.every(({ key, modRevision }) => after.get(key)?.modRevision === modRevision),
+    'nothing else was touched',
+  );
+});

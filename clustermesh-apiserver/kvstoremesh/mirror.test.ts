@@ -3,6 +3,7 @@ import { test } from 'tap';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
 import { eventually } from '../testing/publishing-rig.ts';
+import { ADDRESSES, dataKeys, openBetaRig, untilReady } from './testing/beta-rig.ts';
 import { mirrored, openMirrorRig } from './testing/mirror-rig.ts';
 
 const skip = etcdSkipReason(process.env);
@@ -67,4 +68,39 @@ test('a mirror holds what Cilium wrote, under the keys that Cilium reads', { ski
       (kind) => `cilium/synced/alpha/cilium/cache/${kind}/v1`,
     ),
   );
+});
+
+test('bytes that are no text, and kinds that go off', {
+  skip,
+}, async (t) => {
+  const { rig, side, beta } = await openBetaRig(t);
+  const capabilities = {
+    serviceExportsEnabled: true,
+    endpointSlicesExportMode: 'services-and-endpointslices',
+  };
+  await beta.config({ capabilities });
+  // The beginning of every zstd frame, and bytes that are no UTF-8.
+  const bytes = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 0xfe, 0x80, 0xc3, 0x28]);
+  await side.store.put('cilium/state/endpointslices/v1/beta/demo/web-1', bytes);
+  const exported =
+    '{"cluster":"beta","name":"db","namespace":"demo","exportCreationTimestamp":"2026-01-02T03:04:05Z","ports":[],"type":"ClusterSetIP","sessionAffinity":"None"}';
+  await side.store.put('cilium/state/serviceexports/v1/beta/demo/db', exported);
+  await side.store.put('cilium/synced/beta/cilium/state/endpointslices/v1', '');
+  await side.store.put('cilium/synced/beta/cilium/state/serviceexports/v1', '');
+  const running = await rig.start();
+  await untilReady(running);
+  const slice = 'cilium/cache/endpointslices/v1/beta/demo/web-1';
+  const service = 'cilium/cache/serviceexports/v1/beta/demo/db';
+  t.same((await rig.local.store.get(slice))?.value, bytes);
+  t.equal((await rig.local.store.get(service))?.value.toString(), exported);
+
+  await beta.config();
+  await eventually(
+    'kinds that are off to be drained',
+    async () =>
+      (await rig.local.store.get(slice)) === undefined &&
+      (await rig.local.store.get(service)) === undefined,
+  );
+  t.ok(await rig.local.store.get('cilium/synced/beta/cilium/cache/endpointslices/v1'));
+  t.equal((await dataKeys(rig)).length, ADDRESSES + 3);
 });

@@ -11,7 +11,7 @@ import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wi
 import { createSlots } from '../gate/slots.ts';
 import { createStamper } from '../publish/stamp.ts';
 import { untilAnswered } from '../publish/until-answered.ts';
-import type { LeaderTerm } from './leader.ts';
+import { type LeaderTerm, watchTerm } from './leader.ts';
 import { findLeftovers } from './leftovers.ts';
 import { createMirrorSink, type MirrorSink } from './mirror-sink.ts';
 import type { MirroredPeer } from './peer-view.ts';
@@ -120,6 +120,7 @@ export async function startMirror(options: MirrorOptions, signal: AbortSignal): 
       const linked = AbortSignal.any([outer, ending.signal]);
       const parts = [
         sink.write(term, linked),
+        watchTerm(store, term, linked),
         publishReports(peers, { store, lease, term, gone, clock, logger, signal: linked }),
       ];
       try {

@@ -9,7 +9,7 @@ import { listenHealthServer } from '../../mesh/runtime/health-server.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
 import { listenMetrics } from '../metrics-server.ts';
 import { createKvstoremesh, type KvstoremeshOptions } from './kvstoremesh.ts';
-import { addKvstoremeshMetrics } from './kvstoremesh-metrics.ts';
+import { addKvstoremeshMetrics, addReadyMetrics } from './kvstoremesh-metrics.ts';
 
 /** A mirror as its command line describes it. */
 export interface KvstoremeshProcessOptions
@@ -59,6 +59,7 @@ export async function runKvstoremesh(options: KvstoremeshProcessOptions): Promis
     add: (metrics) => {
       addKvstoremeshMetrics(metrics, { mirror: () => mirror, lag });
       addKvMetrics(metrics, statistics, { prefix: 'cilium_kvstoremesh_' });
+      addReadyMetrics(metrics, { missing: () => mirror.missing, clock });
     },
   });
   await mirror.run(signal);

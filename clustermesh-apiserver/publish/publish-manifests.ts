@@ -1,5 +1,6 @@
 /** A directory of Kubernetes YAML, published: source, conversion and store in one piece. */
 import { systemClock } from '../../mesh/runtime/clock.ts';
+import { createFreshLook } from '../../mesh/runtime/fresh-look.ts';
 import { type ManifestProblem, type ObjectEvent, watchManifests } from '../sources/manifests.ts';
 import { createPublisher, type Publisher, type PublisherOptions } from './publisher.ts';
 import { untilAnswered } from './until-answered.ts';
@@ -33,11 +34,13 @@ export function publishManifests(options: PublishManifestsOptions): PublishedMan
     options.signal === undefined
       ? stopping.signal
       : AbortSignal.any([options.signal, stopping.signal]);
-  const publisher = createPublisher(options);
+  const freshLook = createFreshLook();
+  const publisher = createPublisher({ ...options, refresh: freshLook.ask });
   let problems: readonly ManifestProblem[] = [];
   const batches = watchManifests(directory, {
     signal,
     clock,
+    freshLook,
     ...(options.rescanMs === undefined ? {} : { rescanMs: options.rescanMs }),
     onUnreadable: (path, error) => {
       logger.warn({ path, err: error }, 'cannot read manifests, what was read last stays in force');

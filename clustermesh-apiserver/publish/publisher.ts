@@ -42,6 +42,11 @@ export interface PublisherOptions {
   readonly heartbeatMs?: number;
   /** How long an unused identity is kept, lest a rolling restart change everybody's number. Default 15 minutes. */
   readonly identityGraceMs?: number;
+  /**
+   * Resolves when the sources have been read anew, and what they told has been handed over. A successor asks for it lest it
+   * takes back what its predecessor has seen and it has not yet. Default: the sources tell everything by themselves at once.
+   */
+  readonly refresh?: (signal: AbortSignal) => Promise<void>;
   /** How long a publisher that has died keeps others from taking its place. Default 5. */
   readonly lockTtlSeconds?: number;
 }
@@ -221,6 +226,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
       }
       const during = AbortSignal.any([signal, leading.over]);
       try {
+        if (role.kind === 'standby') await options.refresh?.(during);
         await serveTerm(leading, wanted, {
           ...settings,
           onOpen: (opened) => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import type { Clock } from '../../mesh/runtime/clock.ts';
+import type { FreshLook } from '../../mesh/runtime/fresh-look.ts';
 import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
 import { type ClusterObject, ObjectError, objectId, parseObject } from './objects.ts';
 
@@ -24,6 +25,8 @@ export interface ManifestOptions {
   readonly signal: AbortSignal;
   readonly rescanMs?: number;
   readonly clock?: Clock;
+  /** By which somebody asks for a look at the directory at once. */
+  readonly freshLook?: FreshLook;
   /** Called with everything that is wrong now, each time that may have changed. */
   readonly onProblems?: (problems: readonly ManifestProblem[]) => void;
   /** Called when the directory or a file cannot be read, once until the reason changes; what it held stays in force. */
@@ -58,6 +61,7 @@ export async function* watchManifests(
     signal: options.signal,
     ...(options.rescanMs === undefined ? {} : { rescanMs: options.rescanMs }),
     ...(options.clock === undefined ? {} : { clock: options.clock }),
+    ...(options.freshLook === undefined ? {} : { freshLook: options.freshLook }),
     onError: (error: Error, file: string | undefined) =>
       options.onUnreadable?.(file === undefined ? directory : join(directory, file), error),
   };

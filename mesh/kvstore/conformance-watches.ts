@@ -34,6 +34,35 @@ export const WATCHES: readonly ConformanceCase[] = [
     },
   },
   {
+    name: 'watchBatches() tells what watch() tells, in lists that are not empty',
+    run: async (t, { store }) => {
+      for (let key = 0; key < 1500; key += 100) {
+        const then = Array.from({ length: 100 }, (_, more) => ({
+          kind: 'put' as const,
+          key: `a/${key + more}`,
+          value: 'x',
+        }));
+        await store.transact({ compare: [], then });
+      }
+      const ending = new AbortController();
+      const sizes: number[] = [];
+      const told: string[] = [];
+      for await (const batch of store.watchBatches({ prefix: 'a/' }, { signal: ending.signal })) {
+        sizes.push(batch.length);
+        told.push(...batch.map(describeEvent));
+        if (told.at(-1) === 'synced 1500') await store.delete('a/7');
+        if (told.at(-1) === 'delete a/7') ending.abort();
+      }
+      t.equal(told[0], 'list-start first');
+      t.same(told.slice(-2), ['synced 1500', 'delete a/7']);
+      t.equal(new Set(told.slice(1, -2)).size, 1500);
+      t.ok(
+        sizes.every((size) => size > 0 && size <= 1024),
+        `lists of ${Math.max(...sizes)} at most`,
+      );
+    },
+  },
+  {
     name: 'watch() of one key tells of no other',
     run: async (t, { store }) => {
       await using log = openWatchLog(store, { key: 'a/b' });

@@ -285,6 +285,32 @@ const LEASES: readonly ConformanceCase[] = [
     },
   },
   {
+    name: 'a lease is taken over by its id while it lives, and only with the same time to live',
+    run: async (t, { store, direct, expireLease }) => {
+      const first = await store.lease(60);
+      await store.put('a/1', '1', { lease: first });
+      const adopted = await direct.lease(60, { adopt: first.id });
+      t.equal(adopted.id, first.id);
+      t.not((await direct.lease(30, { adopt: first.id })).id, first.id, 'another time to live');
+      t.not((await direct.lease(60, { adopt: 4711n })).id, 4711n, 'none of that id');
+      await first[Symbol.asyncDispose]();
+      await direct.put('a/2', '2', { lease: adopted });
+      t.equal((await direct.get('a/1'))?.lease, adopted.id, 'nothing had to be written again');
+      let lost = 0;
+      adopted.onLost(() => {
+        lost += 1;
+      });
+      await expireLease(first);
+      await untilOk(async () => {
+        // An etcd says so at the next write or keepalive.
+        await direct.put('a/3', '3', { lease: adopted });
+        if (lost !== 1) throw new Error('not yet');
+      });
+      t.not(adopted.id, first.id);
+      t.equal(await direct.get('a/1'), undefined);
+    },
+  },
+  {
     name: 'leases that went with a wiped store are made again',
     run: async (t, { store, wipe }) => {
       await using lease = await store.lease(2);

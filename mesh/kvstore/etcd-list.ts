@@ -14,9 +14,16 @@ export interface ListOptions {
   readonly signal?: AbortSignal | undefined;
   /** Revision to read at; undefined: that of the first page. */
   readonly revision?: bigint | undefined;
+  /** Most keys that are read. Default 2,000,000. */
+  readonly maxKeys?: number | undefined;
   /** Leaves the values out. */
   readonly keysOnly?: boolean;
 }
+
+/** Twice as many as an agent keeps of one kind of one cluster: a server without end must end somewhere. */
+const DEFAULT_MAX_KEYS = 2_000_000;
+/** Kubernetes' names are shorter by far. */
+const MOST_KEY_LENGTH = 4096;
 
 /** One page. `header` is that of the first page: its revision is the revision of all of them. */
 export interface ListPage {
@@ -46,12 +53,13 @@ export async function* listPages(
   target: KeyTarget,
   options: ListOptions,
 ): AsyncGenerator<ListPage, void, undefined> {
-  const { connection } = options;
+  const { connection, maxKeys = DEFAULT_MAX_KEYS } = options;
   const doing = `list ${targetName(target)}`;
   const range = keyRange(target);
   let pageSize = options.pageSize;
   let first: EtcdHeader | undefined;
   let lastKey: string | undefined;
+  let count = 0;
 
   const fetch = async (after: string | undefined): Promise<RangeAnswer> => {
     const key = after === undefined ? range.key : Buffer.from(`${after}\0`);
@@ -67,7 +75,7 @@ export async function* listPages(
           },
           {
             doing,
-            decode: decodeRangeAnswer,
+            decode: (bytes) => decodeRangeAnswer(bytes, pageSize),
             timeoutMs: options.timeoutMs,
             signal: options.signal,
           },
@@ -86,6 +94,12 @@ export async function* listPages(
     checkSameCluster(first, answer.header, doing);
     connection.seen(answer.header);
     checkKeys(target, answer, lastKey, doing);
+    count += answer.pairs.length;
+    if (count > maxKeys) {
+      throw new KvError('too-large', `cannot ${doing}: it has more than ${maxKeys} keys`, {
+        retryable: true,
+      });
+    }
     lastKey = answer.pairs.at(-1)?.key;
     if (!answer.more) {
       yield { header: first, pairs: answer.pairs };
@@ -130,6 +144,12 @@ function checkKeys(
   lastKey: string | undefined,
   doing: string,
 ): void {
+  if (answer.header.clusterId === '0') {
+    throw distrust(doing, 'the server answered without the id of its cluster');
+  }
+  if (answer.pairs.some(({ key }) => key.length > MOST_KEY_LENGTH)) {
+    throw distrust(doing, `the server sent a key of more than ${MOST_KEY_LENGTH} characters`);
+  }
   const unasked = answer.pairs.find(({ key }) => !isInTarget(target, key));
   if (unasked !== undefined) throw unaskedKey(doing, unasked.key);
   const firstKey = answer.pairs[0]?.key;
@@ -156,6 +176,7 @@ export function unaskedKey(doing: string, key: string): KvError {
   );
 }
 
-function distrust(doing: string, why: string): KvError {
+/** The error for an answer that no etcd would give. */
+export function distrust(doing: string, why: string): KvError {
   return new KvError('invalid', `cannot ${doing}: ${why}`, { retryable: true });
 }

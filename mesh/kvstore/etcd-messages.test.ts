@@ -63,7 +63,7 @@ test('decodeRangeAnswer() reads what a general encoder wrote', async (t) => {
       more,
       count: '8',
     });
-    t.same(decodeRangeAnswer(bytes), { header: expectHeader(head), pairs, more });
+    t.match(decodeRangeAnswer(bytes), { header: expectHeader(head), pairs, more });
   });
   t.doesNotThrow(() => fc.assert(property));
 });

@@ -1,4 +1,4 @@
-import type { KvPair } from './kvstore.ts';
+import { KvError, type KvPair } from './kvstore.ts';
 import { type ProtobufReader, readProtobuf } from './protobuf-reader.ts';
 
 /** Who answered, and at which revision. */
@@ -43,10 +43,22 @@ export interface KeepAliveAnswer {
   readonly ttlSeconds: bigint;
 }
 
+/** Changes in one message: more than fit one piece of etcd's, which is of the size of one request. */
+const MOST_CHANGES = 250_000;
+
+function tooMany(what: string, most: number): KvError {
+  return new KvError('invalid', `the server sent more than ${most} ${what} in one message`, {
+    retryable: true,
+  });
+}
+
 const NO_HEADER: EtcdHeader = { clusterId: '0', revision: 0n };
 
-/** Decodes a RangeResponse of `mesh/wire/etcd.proto`. Values share the memory of the whole answer. */
-export function decodeRangeAnswer(bytes: Buffer): RangeAnswer {
+/**
+ * Decodes a RangeResponse of `mesh/wire/etcd.proto`. Values share the memory of the whole answer. Throws KvError `invalid`
+ * for more pairs than `maxPairs`: who sends more than was asked for may send without end.
+ */
+export function decodeRangeAnswer(bytes: Buffer, maxPairs = Number.POSITIVE_INFINITY): RangeAnswer {
   const reader = readProtobuf(bytes);
   const pairs: KvPair[] = [];
   let header = NO_HEADER;
@@ -54,8 +66,10 @@ export function decodeRangeAnswer(bytes: Buffer): RangeAnswer {
   let count = 0;
   while (reader.next()) {
     if (reader.field === 1) header = decodeHeader(reader.message());
-    else if (reader.field === 2) pairs.push(decodePair(reader.message()));
-    else if (reader.field === 3) more = reader.boolean();
+    else if (reader.field === 2) {
+      if (pairs.length >= maxPairs) throw tooMany('keys', maxPairs);
+      pairs.push(decodePair(reader.message()));
+    } else if (reader.field === 3) more = reader.boolean();
     else if (reader.field === 4) count = Number(reader.int64());
   }
   return { header, pairs, more, count };
@@ -78,7 +92,10 @@ export function decodeWatchAnswer(bytes: Buffer): WatchAnswer {
     else if (reader.field === 5) compactRevision = reader.int64();
     else if (reader.field === 6) cancelReason = reader.text();
     else if (reader.field === 7) fragment = reader.boolean();
-    else if (reader.field === 11) changes.push(decodeChange(reader.message()));
+    else if (reader.field === 11) {
+      if (changes.length >= MOST_CHANGES) throw tooMany('changes', MOST_CHANGES);
+      changes.push(decodeChange(reader.message()));
+    }
   }
   return { header, created, canceled, compactRevision, cancelReason, fragment, changes };
 }

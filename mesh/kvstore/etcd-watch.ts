@@ -3,6 +3,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { EtcdConnection, EtcdStream } from './etcd-connection.ts';
 import { canceledWatchError } from './etcd-error.ts';
 import {
+  distrust,
   isInTarget,
   type KeyTarget,
   keyRange,
@@ -47,6 +48,8 @@ interface WatchState {
 
 /** An attempt that lasted as long as this was a success: the next failure is retried at once. */
 const LASTING_MS = 5000;
+/** Keys that one watch keeps in mind: as many as a list may have. */
+const MOST_KEYS = 2_000_000;
 /** Events handed over at once, so that a consumer can let others have their turn. */
 const MOST_EVENTS = 1024;
 
@@ -223,6 +226,7 @@ function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
   const unasked = answer.changes.find(({ pair }) => !isInTarget(target, pair.key));
   // Before anything is noted: what this answer has told so far will not be handed over.
   if (unasked !== undefined) throw unaskedKey(`watch ${targetName(target)}`, unasked.pair.key);
+  checkOrder(target, state, answer);
   state.seenRevision = answer.header.revision;
   const reconnected = state.toldFailure !== undefined;
   state.toldFailure = undefined;
@@ -242,12 +246,38 @@ function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
       events.push({ kind: 'put', pair });
     }
   }
+  if (state.shown.size > MOST_KEYS) {
+    throw new KvError(
+      'too-large',
+      `cannot watch ${targetName(target)}: it has more than ${MOST_KEYS} keys`,
+      { retryable: true },
+    );
+  }
   if (answer.changes.length > 0) {
     if (!answer.fragment) state.resumeFrom += 1n;
   } else if (!answer.created || reconnected) {
     events.push({ kind: 'progress', revision: answer.header.revision });
   }
   return events;
+}
+
+/**
+ * Changes come in the order of their revisions, and none is newer than its answer: what follows a watch is asked for from
+ * the newest on, and would never come if that were made up.
+ */
+function checkOrder(target: KeyTarget, state: WatchState, answer: WatchAnswer): void {
+  let least = state.resumeFrom;
+  for (const { pair } of answer.changes) {
+    const { modRevision } = pair;
+    if (modRevision >= least && modRevision <= answer.header.revision) {
+      least = modRevision;
+      continue;
+    }
+    throw distrust(
+      `watch ${targetName(target)}`,
+      `the server sent a change of revision ${modRevision}, expected one of ${least} to ${answer.header.revision}`,
+    );
+  }
 }
 
 /** Reads a watch stream, asks for a sign of life in silence, and breaks the stream when none comes. */

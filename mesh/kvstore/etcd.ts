@@ -47,6 +47,8 @@ export interface EtcdOptions {
   readonly maxValueBytes?: number;
   /** Most keys in a page of a list. Default 10,000. */
   readonly pageSize?: number;
+  /** Most keys that a list may have. Default 2,000,000. */
+  readonly maxKeys?: number;
   /** Silence on a watch after which the server is asked for a sign of life. Default 10,000. */
   readonly progressIntervalMs?: number;
   /** Default: a probe after 10 s of silence, 5 s for its answer. */
@@ -109,6 +111,7 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     connection,
     pageSize,
     timeoutMs,
+    maxKeys: options.maxKeys,
     signal,
   });
   const deleteTarget = async (

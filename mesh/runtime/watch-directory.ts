@@ -2,6 +2,7 @@ import { type FSWatcher, watch as watchFile } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Clock, systemClock } from './clock.ts';
+import type { FreshLook } from './fresh-look.ts';
 
 const DEBOUNCE_MS = 20;
 
@@ -11,6 +12,8 @@ export interface WatchDirectoryOptions {
   /** How often everything is read again, whatever the kernel said. Default 5000. */
   readonly rescanMs?: number;
   readonly clock?: Clock;
+  /** By which somebody asks for a look at once. */
+  readonly freshLook?: FreshLook;
   /**
    * Called when the directory (`file` undefined) or one file cannot be read, once until its error changes or it can be
    * read again. Default: nobody is told.
@@ -31,6 +34,7 @@ export async function* watchDirectory(
   const { signal, rescanMs = 5000, clock = systemClock } = options;
   const report = reportOnce(options.onError ?? (() => undefined));
   const bell = createBell(signal);
+  options.freshLook?.onAsked(bell.ring);
   let watcher: FSWatcher | undefined;
   let shown: ReadonlyMap<string, Buffer> | undefined;
   try {
@@ -40,6 +44,7 @@ export async function* watchDirectory(
         watcher?.close();
         watcher = undefined;
       });
+      const taken = options.freshLook?.begin();
       const content = await readDirectory(directory, shown, report);
       if (content === undefined) {
         watcher?.close();
@@ -49,6 +54,7 @@ export async function* watchDirectory(
         yield content;
         if (signal.aborted) return;
       }
+      taken?.();
       await bell.wait(rescanMs, clock);
       if (!signal.aborted) await clock.sleep(DEBOUNCE_MS, signal).catch(() => undefined);
       bell.clear();

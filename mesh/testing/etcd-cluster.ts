@@ -165,7 +165,11 @@ async function launch(options: {
       const id = /"MemberID" : (\d+)/.exec(text)?.[1];
       if (id === undefined) throw new Error(`cannot read a member's id from ${text}`);
       await etcdctl(['move-leader', BigInt(id).toString(16)], [from.endpoint]);
-      return leader();
+      return inTime('the lead to move', async () => {
+        const now = await leader();
+        if (now === from) throw new Error(`${from.name} still leads`);
+        return now;
+      });
     },
     untilHealthy: () =>
       inTime('every member to answer', async () => {

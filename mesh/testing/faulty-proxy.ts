@@ -19,6 +19,8 @@ export interface FaultyProxy extends AsyncDisposable {
   readonly connections: number;
   /** Bytes that have come back from the target so far. */
   readonly receivedBytes: number;
+  /** Where connections go from now on, as when a name leads to another replica. Those that are open stay: see `cut`. */
+  setTarget(port: number): void;
   /** Replaces all faults. */
   setFaults(faults: ProxyFaults): void;
   /** Resets every open connection. */
@@ -38,6 +40,7 @@ export async function openFaultyProxy(options: {
   faults?: ProxyFaults;
 }): Promise<FaultyProxy> {
   let faults = options.faults ?? {};
+  let { targetPort } = options;
   let receivedBytes = 0;
   const pairs = new Set<Pair>();
   const timers = new Set<NodeJS.Timeout>();
@@ -49,7 +52,7 @@ export async function openFaultyProxy(options: {
       return;
     }
     const upstream = createConnection({
-      port: options.targetPort,
+      port: targetPort,
       host: '127.0.0.1',
       allowHalfOpen: true,
     });
@@ -133,6 +136,9 @@ export async function openFaultyProxy(options: {
     },
     get receivedBytes() {
       return receivedBytes;
+    },
+    setTarget: (port) => {
+      targetPort = port;
     },
     setFaults: (next) => {
       faults = next;
