@@ -66,13 +66,14 @@ export function createAdmission(options: {
   /** Addresses of nodes, each with the number of nodes that have it. */
   const nodes = new Map<IpAddress, number>();
   const byName = new Map<string, readonly IpAddress[]>();
-  const numbers = new Map<IpAddress, number>();
+  const verdicts = new Map<IpAddress, Extract<AdmissionVerdict, { kind: 'admitted' }>>();
 
-  const hostNumber = (address: IpAddress): number => {
-    const found = numbers.get(address);
+  /** One verdict for each host: it is given for every address there. */
+  const admittedAt = (host: IpAddress): AdmissionVerdict => {
+    const found = verdicts.get(host);
     if (found !== undefined) return found;
-    const made = numbers.size + 1;
-    numbers.set(address, made);
+    const made = { kind: 'admitted', host: verdicts.size + 1 } as const;
+    verdicts.set(host, made);
     return made;
   };
 
@@ -81,10 +82,13 @@ export function createAdmission(options: {
     const refusal = announced.judge(cluster, prefix);
     if (refusal !== undefined) return { kind: 'refused', ...refusal };
     if (announced.mode === 'open') return ADMITTED;
+    if (identity > LAST_RESERVED && hostIp !== null && nodes.has(hostIp)) {
+      return admittedAt(hostIp);
+    }
     const { address, length } = splitPrefix(prefix);
     const isHost = length === (ipFamily(prefix) === 4 ? 32 : 128);
     if (identity <= LAST_RESERVED) {
-      if (isHost && nodes.has(address)) return { kind: 'admitted', host: hostNumber(address) };
+      if (isHost && nodes.has(address)) return admittedAt(address);
       return {
         kind: 'waiting',
         address,
@@ -93,7 +97,6 @@ export function createAdmission(options: {
       };
     }
     if (hostIp === null || (hostIp === address && isHost)) return ADMITTED;
-    if (nodes.has(hostIp)) return { kind: 'admitted', host: hostNumber(hostIp) };
     if (announced.isMachine(cluster, wholePrefix(hostIp))) return ADMITTED;
     return {
       kind: 'waiting',
@@ -139,7 +142,7 @@ export function createAdmission(options: {
     },
     nodesSynced: () => announced.settle(cluster),
     isNodeAddress: (address) => nodes.has(address),
-    numberOf: (address) => numbers.get(address),
+    numberOf: (address) => verdicts.get(address)?.host,
     lostNodes() {
       const lost: { name: string; refusal: AnnouncedRefusal }[] = [];
       for (const [name, addresses] of byName) {
@@ -155,7 +158,7 @@ export function createAdmission(options: {
     clear() {
       nodes.clear();
       byName.clear();
-      numbers.clear();
+      verdicts.clear();
       announced.forget(cluster);
     },
   };

@@ -194,8 +194,12 @@ export function createAnnounced(options: {
       if (claims.get(cluster)?.has(range) !== true) letGo(cluster, range);
     }
   };
+  /** Whose addresses are judged now; not in a closure, so that none is made for each address. */
+  let judged: ClusterName = own;
+  const isOthers = (holder: Holder): boolean => holder.cluster !== judged;
   const judgeFree = (cluster: ClusterName, prefix: IpPrefix): AnnouncedRefusal | undefined => {
-    const other = held.touching(prefix, (holder) => holder.cluster !== cluster);
+    judged = cluster;
+    const other = held.touching(prefix, isOthers);
     if (other === undefined) return undefined;
     const { range, value } = other;
     const isOurs = value.cluster === own;
@@ -346,15 +350,18 @@ function rangeRefusal(
   range: IpPrefix,
   forbidden: ReturnType<typeof createRangeTable<true>>,
 ): AnnouncedRefusal | undefined {
-  const widest = WIDEST[ipFamily(range)];
-  if (splitPrefix(range).length < widest) {
+  if (!range.endsWith('/32') && splitPrefix(range).length < WIDEST[ipFamily(range)]) {
     return {
       reason: 'range-too-wide',
-      message: `${range} is wider than /${widest}: no cluster holds that much`,
+      message: `${range} is wider than /${WIDEST[ipFamily(range)]}: no cluster holds that much`,
     };
   }
-  if (forbidden.touching(range, () => true) === undefined) return undefined;
+  if (forbidden.touching(range, isAny) === undefined) return undefined;
   return { reason: 'address-not-allowed', message: `${range}: nobody may claim it` };
+}
+
+function isAny(): boolean {
+  return true;
 }
 
 function isWithin(list: ReturnType<typeof createRangeTable<true>>, prefix: IpPrefix): boolean {

@@ -3,7 +3,7 @@
  * service may come before its addresses, and stay when they go, so it is looked at again when one of them does.
  */
 import type { IpAddress } from '../wire/ip.ts';
-import type { ClusterService } from '../wire/service.ts';
+import type { ClusterService, PortMap } from '../wire/service.ts';
 
 /** The services of one peer. */
 export interface BackendCheck {
@@ -59,7 +59,10 @@ export function createBackendCheck(isKnown: (address: IpAddress) => boolean): Ba
     for (const address of service.backends.keys()) if (!isKnown(address)) unknown += 1;
     note(name, unknown);
     if (unknown === 0) return service;
-    const backends = new Map([...service.backends].filter(([address]) => isKnown(address)));
+    const backends = new Map<IpAddress, PortMap>();
+    for (const [address, ports] of service.backends) {
+      if (isKnown(address)) backends.set(address, ports);
+    }
     return { ...service, backends };
   };
 

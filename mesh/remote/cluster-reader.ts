@@ -100,7 +100,7 @@ async function watchConfig(
     noteConnection('config', event, options);
     switch (event.kind) {
       case 'put':
-        refuseOwnStore(store, name, context);
+        await refuseOwnStore(store, name, { ...context, signal: options.signal });
         latest = event.pair.value;
         look(latest);
         break;

@@ -30,7 +30,7 @@ export function createConnectionChoice(options: {
   readonly name: ClusterName;
   readonly retry: { readonly minMs: number; readonly maxMs: number };
   /** Throws when a store must not be read as this cluster. */
-  readonly check: (store: KvStore) => void;
+  readonly check: (store: KvStore, signal: AbortSignal) => Promise<void>;
   readonly clock: Clock;
   readonly logger: Logger;
 }): ConnectionChoice {

@@ -22,7 +22,7 @@ export async function proveConnection(
   options: {
     readonly name: ClusterName;
     /** Throws when the store is one that must not be read as this cluster. */
-    readonly check: (store: KvStore) => void;
+    readonly check: (store: KvStore, signal: AbortSignal) => Promise<void>;
     readonly onRefused: (reason: string) => void;
     readonly backoff: Backoff;
     readonly clock: Clock;
@@ -35,7 +35,7 @@ export async function proveConnection(
     try {
       store = await connection.open(signal);
       await readAnyConfig(store, { name, attempts: connection.endpoints.length, signal });
-      check(store);
+      await check(store, signal);
       return { connection, store };
     } catch (error) {
       await store?.[Symbol.asyncDispose]();

@@ -5,7 +5,7 @@ import { decodeMeshDigest, type MeshDigest } from '../wire/digest.ts';
 import { MESH_DIGEST_PREFIX, meshDigestKey } from '../wire/keys.ts';
 import { WireError } from '../wire/wire-error.ts';
 
-/** How often a server without digests is asked again: it may have been upgraded. */
+/** How often a server that does not show digests is asked again: it may have been upgraded. */
 const ASK_AGAIN_MS = 300_000;
 
 /** A digest and the revision at which it was written. */
@@ -33,18 +33,18 @@ export async function openDigests(
   const known = new Set<string>();
   const callbacks = new Map<string, Set<(digest: PublishedDigest) => void>>();
 
-  /** Whether the server shows digests. */
+  /** Whether the server lets us look. */
   const look = async (): Promise<boolean> => {
     try {
       const { keys } = await store.keys(MESH_DIGEST_PREFIX, { signal });
       for (const key of keys) known.add(key);
-      return keys.length > 0;
+      return true;
     } catch (error) {
       if (!(error instanceof KvError)) throw error;
       return false;
     }
   };
-  const hasAny = await look();
+  const mayLook = await look();
 
   return {
     has: (prefix) => known.has(meshDigestKey(prefix)),
@@ -66,10 +66,10 @@ export async function openDigests(
       return () => found.delete(callback);
     },
     async run() {
-      let found = hasAny;
-      while (!found && !signal.aborted) {
+      let isShown = mayLook;
+      while (!isShown && !signal.aborted) {
         await clock.sleep(ASK_AGAIN_MS * (0.5 + Math.random()), signal).catch(() => undefined);
-        if (!signal.aborted) found = await look();
+        if (!signal.aborted) isShown = await look();
       }
       if (signal.aborted) return;
       for await (const event of store.watch({ prefix: MESH_DIGEST_PREFIX }, { signal })) {

@@ -214,7 +214,7 @@ test('etcd stopped, compacted, wiped: nothing goes that is still there (promise 
           20_000,
         );
         st.same([...rig.sink.held.keys()].sort(), held);
-        await beta.node('n4', '198.51.100.4');
+        await beta.node('n1', '198.51.100.1');
         await beta.identity(257, { app: 'web' });
         await beta.ip('10.2.0.5', { host: '198.51.100.1', local: 257 });
         await beta.service('web', { '10.2.0.5': 8080 });

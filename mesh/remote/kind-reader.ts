@@ -31,15 +31,17 @@ export interface KindVerification {
 }
 
 /** Why a list is read again, and how long it must be since the last time, in milliseconds. */
-const RELIST_EACH_MS = { mismatch: 600_000, ranges: 30_000 } as const;
+const RELIST_EACH_MS = { mismatch: 600_000, digest: 600_000, ranges: 30_000 } as const;
 /** The longest wait before a list is read again, so that not all readers ask at once. */
 const RELIST_JITTER_MS = 5000;
+/** How many times as long it may be where nothing is wrong. */
+const LEISURE = 12;
 
 /** Reads one kind. */
 export interface KindReader {
   /** Reads until `signal` aborts. */
   run(): Promise<void>;
-  /** Asks for the list to be read again, because of a mismatch, or since ranges changed hands. */
+  /** Asks for the list to be read again: for a mismatch, for a first digest, or since ranges changed hands. */
   relist(why: keyof typeof RELIST_EACH_MS, reason: string): void;
 }
 
@@ -99,10 +101,11 @@ export function createKindReader(
     if (isRelistAsked || signal.aborted) return;
     const since = clock.monotonic() - (relists.get(why) ?? Number.NEGATIVE_INFINITY);
     // A mismatch that stays after a new list is for people: reading it once more would not help.
-    if (why === 'mismatch' && since < RELIST_EACH_MS.mismatch) return;
+    if (why !== 'ranges' && since < RELIST_EACH_MS[why]) return;
     isRelistAsked = true;
     relists.set(why, clock.monotonic() + Math.max(0, RELIST_EACH_MS[why] - since));
-    const jitterMs = Math.random() * (options.relistJitterMs ?? RELIST_JITTER_MS);
+    const leisure = why === 'digest' ? LEISURE : 1;
+    const jitterMs = Math.random() * leisure * (options.relistJitterMs ?? RELIST_JITTER_MS);
     const delayMs = jitterMs + Math.max(0, RELIST_EACH_MS[why] - since);
     logger.warn({ kind, reason, delayMs: Math.round(delayMs) }, 'a list is read again');
     const { signal: leaving } = again;
@@ -169,12 +172,15 @@ export function createKindReader(
     // Where none was written since, it is of the state of the list.
     const at = published.revision < revision ? revision : published.revision;
     conclude(check.published(at, published.digest, held()));
+    // Nothing more of the list's revision is to come.
+    conclude(check.upTo(revision, held()));
   };
 
   const endList = async (revision: bigint): Promise<void> => {
     const isMarked = await isMarkedAt(revision);
     if (signal.aborted) return;
     state.endList(kind, { isMarked, now: clock.monotonic() });
+    options.rested();
     isListing = false;
     options.onSynced();
     try {
@@ -232,6 +238,9 @@ export function createKindReader(
     async run() {
       const unfollow = digests.follow(prefix, ({ revision, digest }) => {
         if (isComparing()) conclude(check.published(revision, digest, held()));
+        else if (!state.isHashing(kind) && verified !== undefined) {
+          relist('digest', 'its publisher has begun to publish digests');
+        }
       });
       try {
         while (!signal.aborted) {

@@ -60,6 +60,7 @@ export async function watchMirrorReport(
         } catch (error) {
           // A newer mirror: of the cluster's own state nothing is known then, as with Cilium's mirror.
           if (!(error instanceof WireError)) throw error;
+          reports.take(undefined);
           options.onUnreadable(error.message);
         }
         break;

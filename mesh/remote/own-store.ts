@@ -6,19 +6,21 @@ import type { PeerContext } from './peer.ts';
 import { PeerError } from './peer-error.ts';
 
 /**
- * Throws PeerError `own-store` when a peer's endpoints lead to the store that the context names as our own: a mirror would
- * mirror itself.
+ * Rejects with PeerError `own-store` when a peer's endpoints lead to the store that the context names as our own: a mirror
+ * would mirror itself. etcds that were started with the same flags have the same id, so the id alone is no proof.
  */
-export function refuseOwnStore(
+export async function refuseOwnStore(
   store: KvStore,
   name: ClusterName,
-  context: Pick<PeerContext, 'own' | 'ownStoreId'>,
-): void {
+  context: Pick<PeerContext, 'own' | 'ownStoreId'> & { readonly signal: AbortSignal },
+): Promise<void> {
   const ownStoreId = context.ownStoreId?.();
   if (name === context.own.name || ownStoreId === undefined || store.clusterId !== ownStoreId) {
     return;
   }
-  throw new PeerError('own-store', leadsToOurselves(name));
+  if (await isOwnStore(store, context, context.signal)) {
+    throw new PeerError('own-store', leadsToOurselves(name));
+  }
 }
 
 /** Whether a store that does not know a peer is our own: it publishes us under our id, and not as somebody's mirror. */

@@ -1,96 +1,26 @@
-import { type Test, test } from 'tap';
+import { test } from 'tap';
 import { KvError, type KvStore } from '../kvstore/kvstore.ts';
 import { createMemoryStore, type MemoryStore } from '../kvstore/memory.ts';
 import { createLogger } from '../runtime/log.ts';
-import { createManualClock, type ManualClock } from '../testing/manual-clock.ts';
+import { createManualClock } from '../testing/manual-clock.ts';
 import { parseClusterId, parseClusterName } from '../wire/ids.ts';
-import { clusterConfigKey, HEARTBEAT_KEY, meshPeerKey } from '../wire/keys.ts';
-import { encodePeerReport, type PeerReport } from '../wire/peer-report.ts';
+import { clusterConfigKey, HEARTBEAT_KEY } from '../wire/keys.ts';
 import { createClusterIds } from './cluster-ids.ts';
-import { createPeer, type Peer, type PeerConnection, type PeerContext } from './peer.ts';
-import { type PublishedCluster, publishCluster } from './testing/published-cluster.ts';
-import { createRecordingSink, type RecordingSink } from './testing/recording-sink.ts';
+import { createPeer } from './peer.ts';
+import {
+  codesOf,
+  LOST,
+  NOW,
+  publishAll,
+  reasonOf,
+  startPeer,
+  startReady,
+  stateOf,
+  taken,
+} from './testing/peer-rig.ts';
+import { publishCluster } from './testing/published-cluster.ts';
+import { createRecordingSink } from './testing/recording-sink.ts';
 import { until } from './testing/until.ts';
-
-const LOST = new KvError('unavailable', 'connect ECONNREFUSED', { retryable: true });
-const NOW = Date.UTC(2026, 0, 1);
-
-interface Rig {
-  readonly cluster: PublishedCluster;
-  readonly peer: Peer;
-  readonly sink: RecordingSink;
-  readonly clock: ManualClock;
-  readonly opened: () => number;
-  offer(fingerprint: string, open: () => Promise<KvStore>, more?: Partial<PeerConnection>): void;
-  /** Lets time pass in small steps; with `alive` the server gives a sign of life each 5 s. */
-  pass(milliseconds: number, options?: { alive?: boolean }): Promise<void>;
-}
-
-/** Peer beta (2) of alpha (1), running on a clock turned by hand. */
-function startPeer(t: Test, context: Partial<PeerContext> = {}): Rig {
-  const clock = createManualClock({ now: NOW });
-  const cluster = publishCluster('beta', 2);
-  const sink = createRecordingSink();
-  const stopping = new AbortController();
-  let opened = 0;
-  const peer = createPeer(cluster.name, {
-    own: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
-    nodeIps: [],
-    sink,
-    ids: createClusterIds({ id: 1, name: parseClusterName('alpha') }),
-    onIdentified: () => undefined,
-    clock,
-    logger: createLogger('test', { level: 'silent' }),
-    ...context,
-  });
-  const offer: Rig['offer'] = (fingerprint, open, more = {}) =>
-    peer.connectWith({
-      fingerprint,
-      endpoints: ['https://192.0.2.2:2379'],
-      ...more,
-      open: async () => {
-        opened += 1;
-        return open();
-      },
-    });
-  offer('first', async () => cluster.store.connect());
-  const running = peer.run(stopping.signal);
-  t.teardown(async () => {
-    stopping.abort();
-    await running;
-  });
-  const pass: Rig['pass'] = async (milliseconds, { alive = false } = {}) => {
-    for (let passed = 0; passed < milliseconds; passed += 1000) {
-      if (alive && passed % 5000 === 0) cluster.store.faults.progress();
-      await clock.advance(Math.min(1000, milliseconds - passed));
-    }
-  };
-  return { cluster, peer, sink, clock, opened: () => opened, offer, pass };
-}
-
-async function publishAll(cluster: PublishedCluster<KvStore>): Promise<void> {
-  await cluster.config();
-  await cluster.node('n1', '198.51.100.1');
-  await cluster.identity(257, { app: 'web' });
-  await cluster.ip('10.2.0.5', { host: '198.51.100.1', local: 257 });
-  await cluster.service('web', { '10.2.0.5': 8080 });
-  await cluster.marked();
-}
-
-async function startReady(t: Test, context: Partial<PeerContext> = {}): Promise<Rig> {
-  const rig = startPeer(t, context);
-  await publishAll(rig.cluster);
-  await until('ready', () => stateOf(rig) === 'ready');
-  return rig;
-}
-
-const stateOf = ({ peer }: Rig): string => peer.status().state.kind;
-const codesOf = ({ peer }: Rig): string[] => peer.status().notes.map(({ code }) => code);
-const reasonOf = ({ peer }: Rig): string => {
-  const { state } = peer.status();
-  return 'reason' in state ? state.reason : '';
-};
-const taken = ({ sink }: Rig): string[] => sink.log.filter((line) => line.startsWith('-'));
 
 test('a peer that answers when asked stays ready for as long as it does', async (t) => {
   const rig = await startReady(t);
@@ -201,20 +131,23 @@ test('a stale peer is not trusted before its server has what is held (promise 2)
   await rig.pass(2000, { alive: true });
   await until('ready', () => stateOf(rig) === 'ready');
   const { faults } = rig.cluster.store;
-  faults.disconnect(LOST);
-  await rig.pass(31_000);
+  const writer = rig.cluster.store.connect({ alwaysConnected: true });
+  /** A break after which everything must be listed again. */
+  const breakFor = async (milliseconds: number): Promise<void> => {
+    faults.disconnect(LOST);
+    await rig.pass(milliseconds);
+    await writer.put('other/key', String(milliseconds));
+    faults.compact();
+    faults.reconnect();
+  };
   isLying = true;
-  faults.compact();
-  faults.reconnect();
+  await breakFor(31_000);
   await until('it was compared', () => reasonOf(rig).includes('not yet known to have'));
   await rig.pass(20_000, { alive: true });
   t.equal(stateOf(rig), 'stale');
   t.match(reasonOf(rig), /identities|nodes|ips|services/);
   isLying = false;
-  faults.disconnect(LOST);
-  await rig.pass(1000);
-  faults.compact();
-  faults.reconnect();
+  await breakFor(1000);
   await rig.pass(10_000, { alive: true });
   t.equal(stateOf(rig), 'ready');
   t.same(taken(rig), []);
@@ -378,115 +311,6 @@ test('a name that leads elsewhere is followed (promise 19)', async (t) => {
   await until('the other is read', () => rig.sink.held.has('node n2'));
   await until('ready', () => stateOf(rig) === 'ready');
   t.same(taken(rig), []);
-});
-
-async function startMirrored(
-  t: Test,
-): Promise<
-  Rig & { report(changes: Partial<PeerReport>): Promise<void>; live(ms: number): Promise<void> }
-> {
-  const rig = startPeer(t);
-  const { store } = rig.cluster;
-  await publishAll(rig.cluster);
-  for (const { key, value } of (await store.list('cilium/state/')).pairs) {
-    const mirrored = key
-      .replace('cilium/state', 'cilium/cache')
-      .replace('/ip/v1/default/', '/ip/v1/beta/')
-      .replace('/identities/v1/id/', '/identities/v1/beta/id/');
-    await store.put(mirrored, value);
-  }
-  for (const kind of ['nodes', 'services', 'ip', 'identities']) {
-    await store.put(`cilium/synced/beta/cilium/cache/${kind}/v1`, '2026-01-01T00:00:00Z');
-  }
-  const report = (changes: Partial<PeerReport>): Promise<void> =>
-    store.put(
-      meshPeerKey(rig.cluster.name),
-      encodePeerReport({
-        state: 'ready',
-        since: NOW,
-        reason: '',
-        heartbeatAt: NOW,
-        clockDifferenceMs: null,
-        ...changes,
-      }),
-    );
-  await report({});
-  await rig.cluster.config({ capabilities: { cached: true } });
-  // It was seen in the other layout first, perhaps: then it connects again, after a moment.
-  await until('ready', async () => {
-    await rig.pass(1000, { alive: true });
-    return stateOf(rig) === 'ready';
-  });
-  await report({});
-  await rig.pass(2000, { alive: true });
-  const live = async (milliseconds: number): Promise<void> => {
-    for (let passed = 0; passed < milliseconds; passed += 10_000) {
-      await report({});
-      await rig.pass(10_000, { alive: true });
-    }
-  };
-  return { ...rig, report, live };
-}
-
-test('behind a mirror the state of the peer is what the mirror says, at once', async (t) => {
-  const rig = await startMirrored(t);
-  await rig.live(60_000);
-  t.equal(stateOf(rig), 'ready');
-  await rig.report({ state: 'stale', reason: 'connect ECONNREFUSED' });
-  await until('it is stale', () => stateOf(rig) === 'stale');
-  t.match(reasonOf(rig), /its mirror says stale: connect ECONNREFUSED/);
-  t.match(rig.peer.life(), { isStale: true, cause: 'peer' });
-  await rig.pass(20_000, { alive: true });
-  t.ok(
-    rig.peer.life().silentMs >= 20_000,
-    'answers of the mirror are no signs of life of the peer',
-  );
-  await rig.report({});
-  await rig.pass(7000, { alive: true });
-  t.equal(stateOf(rig), 'ready');
-});
-
-test('a mirror that fails at first after its restart makes no healthy peer stale (promise 19)', async (t) => {
-  const rig = await startMirrored(t);
-  await rig.report({ state: 'connecting' });
-  await rig.report({ state: 'failed', reason: 'connect ECONNREFUSED' });
-  await until('it is noted', () => codesOf(rig).includes('mirror-says'));
-  await rig.pass(20_000, { alive: true });
-  t.equal(stateOf(rig), 'ready');
-  await rig.live(20_000);
-  t.equal(stateOf(rig), 'ready');
-  await rig.report({ state: 'failed', reason: 'connect ECONNREFUSED' });
-  for (let report = 0; report < 4; report += 1) {
-    await rig.pass(10_000, { alive: true });
-    await rig.report({ state: 'failed', reason: 'connect ECONNREFUSED' });
-  }
-  t.equal(stateOf(rig), 'stale', 'but one that fails for long does');
-  t.match(reasonOf(rig), /its mirror says failed: connect ECONNREFUSED/);
-});
-
-test('a mirror that does not report is what failed, and the peer is not blamed', async (t) => {
-  const rig = await startMirrored(t);
-  await rig.pass(40_000, { alive: true });
-  t.equal(stateOf(rig), 'stale');
-  t.match(reasonOf(rig), /our own etcd is not written any more: look at our clustermesh-apiserver/);
-  t.same(codesOf(rig), ['mirror-silent']);
-  t.match(rig.peer.life(), { isStale: true, cause: 'mirror' });
-});
-
-test('our own etcd away: what is silent is the mirror, not the peer', async (t) => {
-  const rig = await startMirrored(t);
-  rig.cluster.store.faults.disconnect(LOST);
-  await rig.pass(200_000);
-  t.equal(stateOf(rig), 'stale');
-  t.equal(rig.peer.life().cause, 'mirror');
-});
-
-test('a mirror of Cilium, which makes no reports, is read all the same', async (t) => {
-  const rig = await startMirrored(t);
-  await rig.cluster.store.delete(meshPeerKey(rig.cluster.name));
-  await rig.pass(120_000, { alive: true });
-  t.equal(stateOf(rig), 'ready');
-  t.same(codesOf(rig), []);
 });
 
 test('250 peers that lose their server at once do not come back in a herd (promise 3)', async (t) => {

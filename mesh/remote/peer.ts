@@ -7,7 +7,7 @@ import type { ClusterId, ClusterName, MaxConnectedClusters } from '../wire/ids.t
 import type { IpAddress } from '../wire/ip.ts';
 import { type Announced, type CidrLists, type Contest, createAnnounced } from './announced.ts';
 import type { ClusterIds } from './cluster-ids.ts';
-import { kindsOffered, readCluster } from './cluster-reader.ts';
+import { kindsOffered } from './cluster-reader.ts';
 import {
   type ClusterRef,
   type ClusterSink,
@@ -17,16 +17,17 @@ import {
   PEER_KINDS,
 } from './cluster-sink.ts';
 import { createConnectionChoice } from './connection-choice.ts';
-import { createHeartbeat, type HeartbeatView, watchHeartbeat } from './heartbeat.ts';
+import { createHeartbeat, type HeartbeatView } from './heartbeat.ts';
 import { createIntake, type Intake, type IntakeStatus } from './intake.ts';
 import type { KindVerification } from './kind-reader.ts';
 import type { LagBook, LagStatus } from './lag.ts';
 import { DEFAULT_STALE_AFTER_MS } from './liveness.ts';
-import { createMirrorReports, watchMirrorReport } from './mirror-report.ts';
+import { createMirrorReports } from './mirror-report.ts';
 import { refuseOwnStore } from './own-store.ts';
 import { explainFailure, PeerError } from './peer-error.ts';
 import { createPeerIntake, type IntakeLimits, type PeerIntake } from './peer-intake.ts';
 import { createStateKeeper } from './peer-life.ts';
+import { runSession } from './peer-session.ts';
 import {
   type BackendUse,
   isMirrorBad,
@@ -42,12 +43,8 @@ const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** A connection that lasted this long was a success: the next attempt comes soon. */
 const LASTING_MS = 10_000;
-/** How often names in endpoints are resolved again, while the connection works and while it does not. */
-const NAMES_MS = { working: 30_000, broken: 5000 } as const;
 /** How long a cluster that came back may be unlike its server. */
 const MISMATCH_PATIENCE_MS = 60_000;
-/** How often it is looked whether a cluster turned out to be read from a mirror. */
-const MIRROR_LOOK_MS = 1000;
 
 /** Contested ranges that a status shows. */
 const MOST_CONTESTS_SHOWN = 10;
@@ -233,7 +230,8 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
   const backoff = createBackoff(retry);
   const heartbeat = createHeartbeat(clock);
   const reports = createMirrorReports(clock);
-  const check = (store: KvStore): void => refuseOwnStore(store, name, context);
+  const check = (store: KvStore, signal: AbortSignal): Promise<void> =>
+    refuseOwnStore(store, name, { ...context, signal });
   const choice = createConnectionChoice({ name, retry, check, clock, logger });
   let fileProblem: string | undefined;
   let mirrorUnreadable: string | undefined;
@@ -282,65 +280,21 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
     },
   };
 
-  const attempt = async (target: PeerConnection, signal: AbortSignal): Promise<void> => {
-    facts.synced.clear();
-    facts.verified.clear();
-    facts.broken.clear();
-    facts.reading = false;
-    await using store = await choice.open(target, signal);
-    const ending = new AbortController();
-    const together = AbortSignal.any([signal, ending.signal]);
-    let failure: { readonly error: unknown } | undefined;
-    const beside = Promise.all([
-      watchHeartbeat(store, heartbeat, { signal: together, onSign: facts.sign }),
-      followMirror(store, together),
-      followNames(target, together),
-    ]).catch((error: unknown) => {
-      failure = { error };
-      ending.abort();
-    });
-    try {
-      await readCluster(store, { name, own, kinds, context, facts, logger, signal: together });
-    } finally {
-      ending.abort();
-      await beside;
-    }
-    if (failure !== undefined && !signal.aborted) throw failure.error;
-  };
-
-  /** Reads what a mirror says of the cluster, as soon as it is known that there is one. */
-  const followMirror = async (store: KvStore, signal: AbortSignal): Promise<void> => {
-    if (own) return;
-    while (!signal.aborted && !(facts.reading && isMirrored())) {
-      await clock.sleep(MIRROR_LOOK_MS, signal).catch(() => undefined);
-    }
-    if (signal.aborted) return;
-    await watchMirrorReport(store, name, {
-      reports,
-      signal,
-      onReport: () => {
-        mirrorUnreadable = undefined;
-        facts.changed();
-      },
-      onUnreadable: (message) => {
-        mirrorUnreadable = message;
-      },
-    });
-  };
-
-  const followNames = async (target: PeerConnection, signal: AbortSignal): Promise<void> => {
-    let askedAt = clock.monotonic();
-    while (target.haveMoved !== undefined && !signal.aborted) {
-      await clock.sleep(Math.min(NAMES_MS.broken, staleAfterMs), signal).catch(() => undefined);
-      const isBroken = facts.broken.size > 0 || keeper.life.kind !== 'fresh';
-      const isDue = isBroken || clock.monotonic() - askedAt >= NAMES_MS.working;
-      if (signal.aborted || !isDue) continue;
-      const moved = await target.haveMoved({ isBroken });
-      askedAt = clock.monotonic();
-      if (!moved || signal.aborted) continue;
-      logger.info('names of the endpoints lead to other addresses, connecting there');
-      choice.renew();
-    }
+  const session = {
+    name,
+    own,
+    kinds,
+    context,
+    facts,
+    logger,
+    choice,
+    heartbeat,
+    reports,
+    isMirrored,
+    isFresh: () => keeper.life.kind === 'fresh',
+    onMirrorReadable: (problem: string | undefined) => {
+      mirrorUnreadable = problem;
+    },
   };
 
   const drain = (): void => {
@@ -389,7 +343,7 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
       }
       const began = clock.monotonic();
       try {
-        await attempt(current, attemptSignal);
+        await runSession(current, attemptSignal, session);
       } catch (error) {
         if (signal.aborted) return;
         // A new file is a new start; what the old connection died of is of no interest.

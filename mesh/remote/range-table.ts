@@ -22,36 +22,59 @@ interface Entry<V> {
   readonly value: V;
 }
 
+type Buckets<V> = Map<number | string, Set<Entry<V>>>;
+
+/** Lengths that are kept sorted by; a question of one more length looks at every network. */
+const MOST_LENGTHS = 8;
+
 /** One family's networks, by length, then by the bits of their address. */
 interface Family<V> {
   readonly byLength: Map<number, Map<number | string, Entry<V>>>;
-  /** First addresses in order with their entries; undefined when it must be made anew. */
-  sorted: readonly { readonly first: string; readonly entry: Entry<V> }[] | undefined;
+  /** The same in two lists, which are read faster. */
+  lengths: readonly number[];
+  tables: readonly Map<number | string, Entry<V>>[];
+  /**
+   * For each length that was asked for, all longer networks by their first bits of that length. Made when it is first
+   * asked for and kept up to date then: a mesh claims one network a node, ten thousand of them one after the other.
+   */
+  readonly within: Map<number, Buckets<V>>;
 }
 
+const DOT = 46;
+const ZERO = 48;
 const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
 
 /** Makes an empty table. */
 export function createRangeTable<V>(): RangeTable<V> {
   const families: Record<4 | 6, Family<V>> = {
-    4: { byLength: new Map(), sorted: undefined },
-    6: { byLength: new Map(), sorted: undefined },
+    4: { byLength: new Map(), lengths: [], tables: [], within: new Map() },
+    6: { byLength: new Map(), lengths: [], tables: [], within: new Map() },
   };
   let size = 0;
 
-  const rangesWithin = (family: Family<V>, prefix: IpPrefix): readonly Entry<V>[] => {
-    family.sorted ??= [...family.byLength.values()]
-      .flatMap((ranges) => [...ranges.values()])
-      .map((entry) => ({ first: firstHex(entry.range), entry }))
-      .sort((a, b) => (a.first < b.first ? -1 : a.first > b.first ? 1 : 0));
-    const { length } = splitPrefix(prefix);
-    const first = firstHex(prefix);
-    const last = lastHex(first, length);
-    const found: Entry<V>[] = [];
-    for (let index = lowerBound(family.sorted, first); ; index += 1) {
-      const candidate = family.sorted[index];
-      if (candidate === undefined || candidate.first > last) return found;
-      if (splitPrefix(candidate.entry.range).length > length) found.push(candidate.entry);
+  const rangesWithin = (family: Family<V>, prefix: IpPrefix): Iterable<Entry<V>> => {
+    const { address, length } = splitPrefix(prefix);
+    const bits = bitsOf(address, length);
+    const known = family.within.get(length);
+    if (known !== undefined) return known.get(bits) ?? [];
+    const buckets: Buckets<V> = new Map();
+    for (const ranges of family.byLength.values()) {
+      for (const entry of ranges.values()) addTo(buckets, length, entry);
+    }
+    if (family.within.size < MOST_LENGTHS) family.within.set(length, buckets);
+    return buckets.get(bits) ?? [];
+  };
+  const enter = (family: Family<V>, entry: Entry<V>): void => {
+    for (const [length, buckets] of family.within) addTo(buckets, length, entry);
+  };
+  const leave = (family: Family<V>, entry: Entry<V> | undefined): void => {
+    if (entry === undefined) return;
+    for (const [length, buckets] of family.within) {
+      const bits = bitsWithin(entry, length);
+      if (bits === undefined) continue;
+      const bucket = buckets.get(bits);
+      bucket?.delete(entry);
+      if (bucket?.size === 0) buckets.delete(bits);
     }
   };
 
@@ -66,31 +89,46 @@ export function createRangeTable<V>(): RangeTable<V> {
       const ranges = family.byLength.get(length) ?? new Map<number | string, Entry<V>>();
       const bits = bitsOf(address, length);
       if (!ranges.has(bits)) size += 1;
-      ranges.set(bits, { range, value });
-      family.byLength.set(length, ranges);
-      family.sorted = undefined;
+      const entry = { range, value };
+      leave(family, ranges.get(bits));
+      ranges.set(bits, entry);
+      if (!family.byLength.has(length)) {
+        family.byLength.set(length, ranges);
+        relist(family);
+      }
+      enter(family, entry);
     },
     delete(range) {
       const { address, length } = splitPrefix(range);
       const family = families[ipFamily(range)];
       const ranges = family.byLength.get(length);
-      if (ranges?.delete(bitsOf(address, length)) !== true) return;
+      const bits = bitsOf(address, length);
+      const entry = ranges?.get(bits);
+      if (ranges === undefined || entry === undefined) return;
+      ranges.delete(bits);
+      leave(family, entry);
       size -= 1;
-      if (ranges.size === 0) family.byLength.delete(length);
-      family.sorted = undefined;
+      if (ranges.size === 0) {
+        family.byLength.delete(length);
+        relist(family);
+      }
     },
     touching(prefix, isWanted) {
-      const { address, length } = splitPrefix(prefix);
-      const kind = ipFamily(prefix);
-      const family = families[kind];
-      const whole = wholeOf(address);
-      for (const [rangeLength, ranges] of family.byLength) {
+      const isV6 = ipFamily(prefix) === 6;
+      const family = families[isV6 ? 6 : 4];
+      const slash = prefix.indexOf('/');
+      const length = Number(prefix.slice(slash + 1));
+      const whole = isV6 ? wholeOf(splitPrefix(prefix).address) : numberOf(prefix, slash);
+      const { lengths, tables } = family;
+      for (let index = 0; index < lengths.length; index += 1) {
+        const rangeLength = lengths[index] ?? 0;
         if (rangeLength > length) continue;
-        const entry = ranges.get(cut(whole, rangeLength));
+        const entry = tables[index]?.get(cut(whole, rangeLength));
         if (entry !== undefined && isWanted(entry.value)) return entry;
       }
-      if (length === (kind === 4 ? 32 : 128)) return undefined;
-      return rangesWithin(family, prefix).find(({ value }) => isWanted(value));
+      if (length === (isV6 ? 128 : 32)) return undefined;
+      for (const entry of rangesWithin(family, prefix)) if (isWanted(entry.value)) return entry;
+      return undefined;
     },
     get size() {
       return size;
@@ -98,17 +136,26 @@ export function createRangeTable<V>(): RangeTable<V> {
   };
 }
 
+function relist<V>(family: Family<V>): void {
+  family.lengths = [...family.byLength.keys()];
+  family.tables = [...family.byLength.values()];
+}
+
 /** An IPv4 address as a number, an IPv6 address as 32 hexadecimal digits. */
 function wholeOf(address: IpAddress): number | string {
-  if (ipFamily(address) === 6) return hexOf(ipToBytes(address));
+  return ipFamily(address) === 6 ? hexOf(ipToBytes(address)) : numberOf(address, address.length);
+}
+
+/** The IPv4 address in the first `end` characters. */
+function numberOf(text: string, end: number): number {
   let value = 0;
   let part = 0;
-  for (let index = 0; index < address.length; index += 1) {
-    const code = address.charCodeAt(index);
-    if (code === 46) {
+  for (let index = 0; index < end; index += 1) {
+    const code = text.charCodeAt(index);
+    if (code === DOT) {
       value = value * 256 + part;
       part = 0;
-    } else part = part * 10 + code - 48;
+    } else part = part * 10 + code - ZERO;
   }
   return value * 256 + part;
 }
@@ -119,7 +166,7 @@ function bitsOf(address: IpAddress, length: number): number | string {
 
 /** The first `length` bits of an address, as a key. */
 function cut(whole: number | string, length: number): number | string {
-  if (typeof whole === 'number') return Math.floor(whole / 2 ** (32 - length));
+  if (typeof whole === 'number') return length === 0 ? 0 : whole >>> (32 - length);
   const digits = whole.slice(0, Math.floor(length / 4));
   const rest = length % 4;
   if (rest === 0) return digits;
@@ -127,33 +174,21 @@ function cut(whole: number | string, length: number): number | string {
   return `${digits}.${digit >> (4 - rest)}`;
 }
 
-/** First address of a network in hexadecimal digits, 8 or 32 of them. */
-function firstHex(prefix: IpPrefix): string {
-  return hexOf(ipToBytes(splitPrefix(prefix).address));
+/** The first `length` bits of a network that is longer; undefined for another one. */
+function bitsWithin(entry: Entry<unknown>, length: number): number | string | undefined {
+  const own = splitPrefix(entry.range);
+  return own.length > length ? bitsOf(own.address, length) : undefined;
 }
 
-/** Last address of the network of `length` bits that begins at `first`. */
-function lastHex(first: string, length: number): string {
-  const kept = Math.floor(length / 4);
-  const rest = length % 4;
-  if (rest === 0) return first.slice(0, kept).padEnd(first.length, 'f');
-  const digit = Number.parseInt(first[kept] ?? '0', 16) | (0xf >> rest);
-  return (first.slice(0, kept) + digit.toString(16)).padEnd(first.length, 'f');
+function addTo<V>(buckets: Buckets<V>, length: number, entry: Entry<V>): void {
+  const bits = bitsWithin(entry, length);
+  if (bits === undefined) return;
+  const bucket = buckets.get(bits) ?? new Set<Entry<V>>();
+  buckets.set(bits, bucket.add(entry));
 }
 
 function hexOf(bytes: Uint8Array): string {
   let text = '';
   for (const byte of bytes) text += HEX[byte];
   return text;
-}
-
-function lowerBound(sorted: readonly { readonly first: string }[], first: string): number {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((sorted[middle]?.first ?? '') < first) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
