@@ -65,8 +65,9 @@ build_peer() { # NAME
 	touch "$target"
 	mkdir -p dist/peers
 	ln -sfn "$target" "dist/peers/$name"
-	# What no clone has asked for in a month is of old sources.
-	find "$cache" -maxdepth 1 -name "$name-*" -mtime +30 -exec rm -rf {} +
+	# The last three are kept, for other clones and for going back and forth between two sources.
+	local old
+	for old in $(ls -dt "$cache/$name"-*/ | tail -n +4); do rm -rf "$old"; done
 }
 
 # What became of one test file against one version, as a cell of the table.
@@ -110,6 +111,8 @@ unset GOFLAGS
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9
+# Of builds that were killed.
+rm -rf "$cache"/.building-*
 
 all=no
 names=("$@")

@@ -12,10 +12,6 @@ export interface CiliumKvstoremesh extends AsyncDisposable {
   readonly pid: number;
   /** All that it wrote to its log. */
   readonly lines: readonly string[];
-  /** Resolves when it has ended, for whatever reason. */
-  readonly exited: Promise<unknown>;
-  /** Whether its first synchronisation with every peer is done, as it says itself. */
-  isReady(): Promise<boolean>;
 }
 
 /** Starts it for a cluster; `peersDir` has an etcd client file for each peer, and `dir` is for what it leaves about. */
@@ -56,11 +52,6 @@ export async function startCiliumKvstoremesh(
   return {
     pid: child.pid,
     lines,
-    exited: child.exited,
-    async isReady() {
-      const answer = await fetch(`http://127.0.0.1:${healthPort}/readyz`);
-      return answer.ok;
-    },
     [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
   };
 }

@@ -125,7 +125,7 @@ export async function openPeerPublisher(
   },
 ): Promise<PeerPublisher> {
   const { etcd, seed = 1, sizes = {} } = options;
-  const counts = Object.entries(sizes).map(([kind, count]) => `--${kind}s=${count}`);
+  const counts = Object.entries(sizes).map(([kind, count]) => `--${kind}=${count}`);
   const child = start(kvtool, [
     'publish',
     '--qps=10000',

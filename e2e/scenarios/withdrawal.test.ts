@@ -100,7 +100,7 @@ async function cables(lab: Lab, action: 'pull' | 'plug'): Promise<void> {
 
 test('a cluster that is silent, and a cluster that is dead (promise 1)', {
   skip,
-  timeout: 120_000,
+  timeout: 240_000,
 }, async (t) => {
   await using lab = await openMesh(await topology(), {
     agentFlags: [`--peer-stale-after=${STALE_MS}ms`, `--clustermesh-cache-ttl=${TTL_MS}ms`],

@@ -76,12 +76,13 @@ func (w *whole) pod(i int) *identity.IPIdentityPair {
 func (w *whole) service(i int) *store.ClusterService {
 	made := w.generator.service("demo", fmt.Sprintf("service-%d", i))
 	ports := store.PortConfiguration{"http": w.port()}
-	made.Frontends = map[string]store.PortConfiguration{fmt.Sprintf("172.30.%d.%d", i/256, i%256): ports}
-	made.Backends, made.Shared = map[string]store.PortConfiguration{}, true
-	made.Hostnames, made.Zones = map[string]string{}, map[string]store.BackendZone{}
+	plain := store.NewClusterService(made.Name, made.Namespace)
+	plain.Cluster, plain.ClusterID, plain.Labels, plain.Selector = made.Cluster, made.ClusterID, made.Labels, made.Selector
+	plain.IncludeExternal, plain.Shared = true, true
+	plain.Frontends[fmt.Sprintf("172.30.%d.%d", i/256, i%256)] = ports
 	for range min(3, w.pods) {
 		address, _ := w.podIP(w.IntN(w.pods))
-		made.Backends[address.String()] = ports
+		plain.Backends[address.String()] = ports
 	}
-	return made
+	return &plain
 }

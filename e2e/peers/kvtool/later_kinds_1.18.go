@@ -10,7 +10,9 @@ import (
 	mcsapiTypes "sigs.k8s.io/mcs-api/pkg/apis/v1alpha1"
 
 	mcsapi "github.com/cilium/cilium/pkg/clustermesh/mcsapi/types"
+	service "github.com/cilium/cilium/pkg/clustermesh/store"
 	"github.com/cilium/cilium/pkg/clustermesh/types"
+	"github.com/cilium/cilium/pkg/identity"
 	"github.com/cilium/cilium/pkg/kvstore/store"
 )
 
@@ -67,3 +69,7 @@ func publishedConfig(config *types.CiliumClusterConfig) {
 func announced(k kind, config types.CiliumClusterConfig) bool {
 	return k.name != serviceExports.name || config.Capabilities.ServiceExportsEnabled != nil
 }
+
+func (g generator) laterPodFields(*identity.IPIdentityPair) {}
+
+func (g generator) laterBackendFields(*service.ClusterService, string) {}

@@ -42,7 +42,7 @@ func publish(args []string) error {
 	seed := flags.Uint64("seed", 1, "of the random cluster")
 	sizes := map[string]*int{}
 	for _, k := range kinds {
-		sizes[k.name] = flags.Int(k.name+"s", 0, "how many random entries of this kind")
+		sizes[k.name] = flags.Int(k.name, 0, "how many random entries of this kind")
 	}
 	_ = flags.Parse(args)
 	if err := cluster.apply(); err != nil {

@@ -173,7 +173,8 @@ func (g generator) ip(address net.IP, id identity.NumericIdentity) *identity.IPI
 		pair.HostIP, pair.Metadata = nil, "cidr:10.0.0.0/8"
 	}
 	if g.IntN(8) != 0 {
-		pair.K8sNamespace, pair.K8sPodName, pair.K8sServiceAccount = g.word(), g.word()+"-0", g.word()
+		pair.K8sNamespace, pair.K8sPodName = g.word(), g.word()+"-0"
+		g.laterPodFields(pair)
 	}
 	for range g.IntN(4) {
 		pair.NamedPorts = append(pair.NamedPorts, identity.NamedPort{
@@ -219,13 +220,7 @@ func (g generator) service(namespace, name string) *store.ClusterService {
 		if g.flip() {
 			made.Hostnames[backend] = g.word() + "-0"
 		}
-		if g.flip() {
-			zone := store.BackendZone{Zone: g.word()}
-			for range g.IntN(3) {
-				zone.ForZones = append(zone.ForZones, store.ForZone{Name: g.word()})
-			}
-			made.Zones[backend] = zone
-		}
+		g.laterBackendFields(&made, backend)
 	}
 	return &made
 }
