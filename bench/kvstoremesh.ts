@@ -192,7 +192,7 @@ async function measureLag(
       const index = next;
       next += 1;
       const early = began + (index / churn) * 1000 - systemClock.monotonic();
-      if (early > 0) await systemClock.sleep(early, context.signal);
+      if (early > 0) await systemClock.sleep(early);
       const endpoint = index % sizes.endpoints;
       // Another identity than in any run before it: a value that does not change is no change.
       const { key, value } = plannedEndpoint(peer, endpoint, endpoint + salt + 1);

@@ -103,8 +103,8 @@ function ciliumReaders(server: EtcdServer, keys: number, context: BenchContext):
     async read() {
       const { stdout } = await run(binary.path, [
         'list',
-        '--name=beta',
-        '--id=2',
+        '--cluster=beta',
+        '--cluster-id=2',
         `--endpoint=${server.endpoint}`,
         `--prefix=${PREFIX}`,
         `--page=${page}`,

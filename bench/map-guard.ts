@@ -14,11 +14,14 @@ export interface GuardAnswer {
   readonly misses: number;
 }
 
-/** Starts to look, in a thread of its own. What it returns ends that and tells what was seen. */
-export async function guardRows(
-  fd: number,
-  rows: readonly GuardedRow[],
-): Promise<() => Promise<GuardAnswer>> {
+/** Looks until it is disposed of. */
+export interface MapGuard extends AsyncDisposable {
+  /** What was seen so far. */
+  answer(): Promise<GuardAnswer>;
+}
+
+/** Starts to look, in a thread of its own. */
+export async function guardRows(fd: number, rows: readonly GuardedRow[]): Promise<MapGuard> {
   const { port1: port, port2 } = new MessageChannel();
   const worker = new Worker(new URL('./map-guard/main.js', import.meta.url), {
     workerData: { fd, rows, port: port2 },
@@ -26,12 +29,17 @@ export async function guardRows(
   });
   const exited = once(worker, 'exit');
   await once(port, 'message');
-  return async () => {
-    const answered = once(port, 'message');
-    port.postMessage('end');
-    const [answer] = (await answered) as [GuardAnswer];
-    await exited;
-    port.close();
-    return answer;
+  return {
+    async answer() {
+      const answered = once(port, 'message');
+      port.postMessage('answer');
+      const [answer] = (await answered) as [GuardAnswer];
+      return answer;
+    },
+    async [Symbol.asyncDispose]() {
+      port.postMessage('end');
+      await exited;
+      port.close();
+    },
   };
 }

@@ -76,7 +76,8 @@ export async function openMeshLab(
     const dir = keep(await openTempDir('bench-mesh'));
     const servers: EtcdServer[] = [];
     const stores: KvStore[] = [];
-    for (let index = 0; index < etcds; index += 1) {
+    // With etcds of their own for the peers, there is one more for the agent's own cluster.
+    for (let index = 0; index < (etcds === 1 ? 1 : etcds + 1); index += 1) {
       const server = keep(await openEtcdServer({ args: ['--quota-backend-bytes=8589934592'] }));
       servers.push(server);
       stores.push(keep(await openEtcd({ endpoints: [server.endpoint] })));
@@ -84,7 +85,7 @@ export async function openMeshLab(
     const max = peers[0]?.max ?? 255;
     const own = ownCluster(max);
     const at = <T>(items: readonly T[], cluster: MeshCluster): T => {
-      const found = items[cluster === own ? 0 : (cluster.id - 2) % etcds];
+      const found = cluster === own ? items.at(-1) : items[(cluster.id - 2) % etcds];
       if (found === undefined) throw new Error(`cannot find the etcd of ${cluster.name}`);
       return found;
     };

@@ -18,6 +18,7 @@ const golden = ['cilium-kv', 'cilium-random']
   .map((name) => readFileSync(projectPath(`mesh/wire/testdata/${name}.jsonl`), 'utf8'))
   .join('');
 const noEtcd = etcdSkipReason(process.env);
+file.setTimeout(300_000);
 
 interface CliRun {
   readonly code: number;
@@ -130,9 +131,9 @@ test('clustermesh kv decode: a reader that has seen enough ends it without a wor
 });
 
 if (process.env.ISTHMUS_LONG === 'true') {
-  file.setTimeout(900_000);
+  file.setTimeout(3_000_000);
   test('clustermesh kv decode: a million lines in bounded memory', {
-    timeout: 900_000,
+    timeout: 3_000_000,
   }, async (t) => {
     const child = spawn(process.execPath, [MAIN, 'kv', 'decode']);
     let lines = 0;

@@ -18,7 +18,10 @@ const sleeper = new Int32Array(new SharedArrayBuffer(4));
 const value = new Uint8Array(IPCACHE_VALUE.size);
 let [looks, misses, next] = [0, 0, 0];
 port.postMessage('ready');
-while (receiveMessageOnPort(port) === undefined) {
+for (;;) {
+  const order = receiveMessageOnPort(port)?.message as 'answer' | 'end' | undefined;
+  if (order === 'end') break;
+  if (order === 'answer') port.postMessage({ looks, misses } satisfies GuardAnswer);
   for (let turn = 0; turn < ROWS_A_TURN; turn += 1) {
     const row = rows[next % rows.length];
     next += 1;
@@ -28,5 +31,4 @@ while (receiveMessageOnPort(port) === undefined) {
   }
   Atomics.wait(sleeper, 0, 0, PAUSE_MS);
 }
-port.postMessage({ looks, misses } satisfies GuardAnswer);
 port.close();
