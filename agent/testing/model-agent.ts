@@ -34,7 +34,6 @@ const OWN_ADDRESSES = [
 /** Cluster alpha's only identity that the policy lets in. */
 const OWN_CLIENT = 65_794;
 const BETA = 2;
-const CHECKED = true;
 
 /**
  * Says what an agent of node n1 of cluster alpha must hold in the end, straight from what was published and by none of
@@ -51,7 +50,7 @@ export function expectedTables(
   for (const host of hosts) ipcache.push(`${host}/32 6 - ${BETA}`);
   for (const [ip, { host, local }] of peer?.ips ?? []) {
     // A pod counts only once the node it is on is known.
-    if (CHECKED && !hosts.has(host)) continue;
+    if (!hosts.has(host)) continue;
     known.add(ip);
     ipcache.push(`${ip}/32 ${identityOf(local)} ${host} ${BETA}`);
   }
@@ -61,7 +60,7 @@ export function expectedTables(
   const frontends: string[] = [];
   for (const [name, service] of services) {
     const remote = (service.global ? (peer?.services.get(name) ?? []) : [])
-      .filter((ip) => !CHECKED || known.has(ip))
+      .filter((ip) => known.has(ip))
       .map((ip) => `${ip}:9000@${BETA}`);
     const local = service.backends.map((ip) => `${ip}:8080@1`);
     const chosen = chooseBackends(service.affinity, local, remote);
