@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
+import { firstFailure } from '../mesh/runtime/first-failure.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
@@ -140,7 +141,7 @@ function explain(error: unknown): { readonly lines: string; readonly exitCode: n
 try {
   process.exitCode = await main(process.argv.slice(2), process.env);
 } catch (error) {
-  const { lines, exitCode } = explain(error);
+  const { lines, exitCode } = explain(firstFailure(error));
   if (exitCode === 0) process.stdout.write(`${lines.trimEnd()}\n`);
   else for (const line of lines.split('\n')) process.stderr.write(`clustermesh-agent: ${line}\n`);
   process.exitCode = exitCode;

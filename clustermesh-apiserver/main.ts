@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
+import { firstFailure } from '../mesh/runtime/first-failure.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
@@ -131,7 +132,7 @@ function explain(error: unknown): { readonly text: string; readonly exitCode: nu
 try {
   await main(process.argv.slice(2), process.env);
 } catch (error) {
-  const { text, exitCode } = explain(error);
+  const { text, exitCode } = explain(firstFailure(error));
   if (exitCode === 0) process.stdout.write(`${text.trimEnd()}\n`);
   else for (const line of text.split('\n')) process.stderr.write(`${NAME}: ${line}\n`);
   process.exitCode = exitCode;
