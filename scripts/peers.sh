@@ -25,7 +25,7 @@ build_programs() { # NAME DIRECTORY
 	(cd "e2e/peers/$1" &&
 		"${build[@]}" -o "$2/clustermesh-apiserver" github.com/cilium/cilium/clustermesh-apiserver) || return
 	# Cilium's packages had another shape before 1.18.
-	[ -f "e2e/peers/kvtool/later_kinds_${1#cilium-}.go" ] || return 0
+	grep -q "${1//-/_}" e2e/peers/kvtool/service_export.go || return 0
 	(cd e2e/peers/kvtool &&
 		"${build[@]}" -modfile="../$1/go.mod" -tags "${1//-/_}" -o "$2/kvtool" .)
 }

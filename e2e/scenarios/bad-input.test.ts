@@ -1,5 +1,5 @@
 /** What people get wrong when they join clusters: each mistake is one clear line, and harms nothing that works. */
-import { rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Test, test } from 'tap';
@@ -17,6 +17,8 @@ const APISERVER = fileURLToPath(new URL('../../clustermesh-apiserver/main.js', i
 test('mistakes', { skip, timeout: 240_000 }, async (t) => {
   await using lab = await openMesh(await exampleTopology());
   const node = lab.node('alpha-2');
+  const otherManifests = join(node.folder, 'other-manifests');
+  await mkdir(otherManifests);
   const agent = lab.agent('alpha-2');
   const peers = peersFolder(node);
   const alpha = lab.certificates.get('alpha')!;
@@ -144,6 +146,11 @@ test('mistakes', { skip, timeout: 240_000 }, async (t) => {
       expected: /another agent answers/,
     },
     {
+      what: 'apiserver: another one has these manifests',
+      argv: apiserverArgs({ manifests: lab.cluster('alpha').manifests }),
+      expected: /another apiserver of cluster alpha with an etcd of its own/,
+    },
+    {
       what: 'apiserver: no etcd',
       argv: apiserverArgs({ 'etcd-binary': '/nowhere/etcd' }),
       expected: /\/nowhere\/etcd/,
@@ -179,7 +186,7 @@ test('mistakes', { skip, timeout: 240_000 }, async (t) => {
     const flags: Record<string, string> = {
       'cluster-name': 'alpha',
       'cluster-id': '1',
-      manifests: lab.cluster('alpha').manifests,
+      manifests: otherManifests,
       'data-dir': join(node.folder, 'other-data'),
       'tls-cert-file': join(pki, 'tls.crt'),
       'tls-key-file': join(pki, 'tls.key'),

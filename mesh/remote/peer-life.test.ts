@@ -281,6 +281,8 @@ test('endpoints that lead to our own etcd are refused, and say so (promise 8)', 
 test('a mirror refuses to read its own store as a peer (promise 8)', async (t) => {
   const own: MemoryStore = createMemoryStore();
   const rig = startPeer(t, { ownStoreId: () => own.clusterId });
+  // An etcd that was started with the same flags has the same id: only what it publishes proves that it is ours.
+  await publishCluster('alpha', 1, own).config();
   const mirrored = publishCluster('beta', 2, own);
   await publishAll(mirrored);
   rig.offer('wrong', async () => own.connect());
@@ -288,6 +290,14 @@ test('a mirror refuses to read its own store as a peer (promise 8)', async (t) =
   await until('it is refused', () => stateOf(rig) === 'failed');
   t.match(reasonOf(rig), /lead to our own etcd/);
   t.equal(rig.sink.held.size, 0);
+});
+
+test('a peer whose etcd has the id of ours by chance is read all the same', async (t) => {
+  const twin: MemoryStore = createMemoryStore();
+  const rig = startPeer(t, { ownStoreId: () => twin.clusterId });
+  await publishAll(publishCluster('beta', 2, twin));
+  rig.offer('twin', async () => twin.connect());
+  await until('it is read', () => stateOf(rig) === 'ready');
 });
 
 test('a name that leads elsewhere is followed (promise 19)', async (t) => {

@@ -3,6 +3,9 @@
 package main
 
 import (
+	corev1 "k8s.io/api/core/v1"
+
+	mcsapi "github.com/cilium/cilium/pkg/clustermesh/mcsapi/types"
 	"github.com/cilium/cilium/pkg/clustermesh/store"
 	"github.com/cilium/cilium/pkg/identity"
 )
@@ -18,5 +21,20 @@ func (g generator) laterBackendFields(made *store.ClusterService, backend string
 			zone.ForZones = append(zone.ForZones, store.ForZone{Name: g.word()})
 		}
 		made.Zones[backend] = zone
+	}
+}
+
+// laterExportFields sets what 1.18 does not have.
+func (g generator) laterExportFields(made *mcsapi.MCSAPIServiceSpec) {
+	if g.flip() {
+		made.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}[:1+g.IntN(2)]
+	}
+	if g.flip() {
+		policy := corev1.ServiceInternalTrafficPolicyLocal
+		made.InternalTrafficPolicy = &policy
+	}
+	if g.flip() {
+		distribution := corev1.ServiceTrafficDistributionPreferClose
+		made.TrafficDistribution = &distribution
 	}
 }

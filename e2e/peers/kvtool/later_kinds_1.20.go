@@ -3,10 +3,6 @@
 package main
 
 import (
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	mcsapiTypes "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
 	mcsapi "github.com/cilium/cilium/pkg/clustermesh/mcsapi/types"
@@ -17,10 +13,14 @@ import (
 	"github.com/cilium/cilium/pkg/kvstore/store"
 )
 
-var (
-	serviceExports = kind{name: "service-export", base: mcsapi.ServiceExportStorePrefix, state: mcsapi.ServiceExportStorePrefix, clustered: true}
-	endpointSlices = kind{name: "endpoint-slice", base: endpointslice.EndpointSliceStorePrefix, state: endpointslice.EndpointSliceStorePrefix, clustered: true}
+type servicePort = mcsapiTypes.ServicePort
+
+const (
+	clusterSetIP = mcsapiTypes.ClusterSetIP
+	headless     = mcsapiTypes.Headless
 )
+
+var endpointSlices = kind{name: "endpoint-slice", base: endpointslice.EndpointSliceStorePrefix, state: endpointslice.EndpointSliceStorePrefix, clustered: true}
 
 // laterKinds came after 1.16.
 var laterKinds = []kind{serviceExports, endpointSlices}
@@ -81,40 +81,6 @@ func (g generator) endpointSlice(namespace, name string) *endpointslice.ClusterE
 	for range g.IntN(4) {
 		name, protocol, port := g.word(), slimCore.Protocol(g.protocol()), int32(1+g.IntN(65535))
 		made.Ports = append(made.Ports, slimDiscovery.EndpointPort{Name: &name, Protocol: &protocol, Port: &port})
-	}
-	return made
-}
-
-func (g generator) serviceExport(namespace, name string) *mcsapi.MCSAPIServiceSpec {
-	made := mcsapi.NewEmptyMCSAPIServiceSpec(g.cluster, namespace, name)
-	made.ExportCreationTimestamp = metav1.NewTime(time.Unix(1_700_000_000+g.Int64N(100_000_000), 0).UTC())
-	made.Type, made.SessionAffinity = mcsapiTypes.ClusterSetIP, corev1.ServiceAffinityNone
-	if g.flip() {
-		made.Type = mcsapiTypes.Headless
-	}
-	if g.flip() {
-		made.Labels, made.Annotations = g.labels(), g.annotations()
-	}
-	for range g.IntN(4) {
-		made.Ports = append(made.Ports, mcsapiTypes.ServicePort{
-			Name: g.word(), Protocol: corev1.Protocol(g.protocol()), Port: int32(1 + g.IntN(65535)),
-		})
-	}
-	if g.flip() {
-		made.SessionAffinity = corev1.ServiceAffinityClientIP
-		seconds := int32(1 + g.IntN(86400))
-		made.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
-	}
-	if g.flip() {
-		made.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}[:1+g.IntN(2)]
-	}
-	if g.flip() {
-		policy := corev1.ServiceInternalTrafficPolicyLocal
-		made.InternalTrafficPolicy = &policy
-	}
-	if g.flip() {
-		distribution := corev1.ServiceTrafficDistributionPreferClose
-		made.TrafficDistribution = &distribution
 	}
 	return made
 }
