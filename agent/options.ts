@@ -6,10 +6,10 @@ import {
   parseBoolean,
   parseDuration,
   parseHostPort,
-  parseLogLevel,
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
+import { PROCESS_OPTIONS } from '../mesh/runtime/process-options.ts';
 import { parseIpAddress } from '../mesh/wire/ip.ts';
 import { WITHDRAW_MODES } from './withdrawal/decision.ts';
 
@@ -139,19 +139,7 @@ export const RUN_OPTIONS = defineOptions({
     parse: parseBoolean,
     help: 'a selector of peers that names no cluster means the own one',
   },
-  metricsAddress: {
-    flag: '--metrics-address HOST:PORT',
-    env: 'ISTHMUS_METRICS_ADDRESS',
-    parse: parseHostPort,
-    help: 'where /metrics, /healthz and /readyz answer over plain HTTP, such as 127.0.0.1:9966; without it nowhere',
-  },
-  logLevel: {
-    flag: '--log-level LEVEL',
-    env: 'ISTHMUS_LOG_LEVEL',
-    default: 'info',
-    parse: parseLogLevel,
-    help: 'trace, debug, info, warn, error, fatal or silent',
-  },
+  ...PROCESS_OPTIONS,
   objectDir: {
     flag: '--object-dir DIR',
     env: 'ISTHMUS_OBJECT_DIR',

@@ -4,11 +4,12 @@ import {
   parseBoolean,
   parseDuration,
   parseHostPort,
-  parseLogLevel,
   parseText,
 } from '../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../mesh/runtime/options.ts';
+import { PROCESS_OPTIONS } from '../mesh/runtime/process-options.ts';
 import { parseBoundedDuration, parseLeaseTtl } from './bounded-duration.ts';
+import { ETCD_TLS_OPTIONS } from './etcd-options.ts';
 import { MIRROR_OPTIONS } from './kvstoremesh/options.ts';
 
 /** Options of `clustermesh-apiserver`. */
@@ -89,24 +90,7 @@ export const APISERVER_OPTIONS = defineOptions({
     repeatable: true,
     help: 'etcd run by others; without it one is started here',
   },
-  etcdCaFile: {
-    flag: '--etcd-ca-file FILE',
-    env: 'ISTHMUS_ETCD_CA_FILE',
-    parse: parseText,
-    help: 'CA of --etcd-endpoints',
-  },
-  etcdCertFile: {
-    flag: '--etcd-cert-file FILE',
-    env: 'ISTHMUS_ETCD_CERT_FILE',
-    parse: parseText,
-    help: 'client certificate for --etcd-endpoints, with the right to write all keys',
-  },
-  etcdKeyFile: {
-    flag: '--etcd-key-file FILE',
-    env: 'ISTHMUS_ETCD_KEY_FILE',
-    parse: parseText,
-    help: 'its private key',
-  },
+  ...ETCD_TLS_OPTIONS,
   registryAddress: {
     flag: '--registry-address HOST:PORT',
     env: 'ISTHMUS_REGISTRY_ADDRESS',
@@ -127,12 +111,6 @@ export const APISERVER_OPTIONS = defineOptions({
     default: '127.0.0.1:9880',
     parse: parseHostPort,
     help: 'where /readyz, /healthz and /status answer over plain HTTP',
-  },
-  metricsAddress: {
-    flag: '--metrics-address HOST:PORT',
-    env: 'ISTHMUS_METRICS_ADDRESS',
-    parse: parseHostPort,
-    help: 'where /metrics, /healthz and /readyz answer over plain HTTP, such as 127.0.0.1:9962; without it nowhere',
   },
   kvstoreLeaseTtl: {
     flag: '--kvstore-lease-ttl DURATION',
@@ -170,13 +148,7 @@ export const APISERVER_OPTIONS = defineOptions({
     help: "directory of the peers' etcd client files, a file a peer, named like its cluster; for --kvstoremesh",
   },
   ...MIRROR_OPTIONS,
-  logLevel: {
-    flag: '--log-level LEVEL',
-    env: 'ISTHMUS_LOG_LEVEL',
-    default: 'info',
-    parse: parseLogLevel,
-    help: 'trace, debug, info, warn, error, fatal or silent',
-  },
+  ...PROCESS_OPTIONS,
 });
 
 /** Cilium's readers give a peer up when its heartbeat is two minutes old. */

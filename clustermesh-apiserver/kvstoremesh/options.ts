@@ -1,12 +1,9 @@
 import { CLUSTER_OPTIONS } from '../../mesh/runtime/cluster-options.ts';
-import {
-  parseDuration,
-  parseHostPort,
-  parseLogLevel,
-  parseText,
-} from '../../mesh/runtime/option-parsers.ts';
+import { parseDuration, parseHostPort, parseText } from '../../mesh/runtime/option-parsers.ts';
 import { defineOptions } from '../../mesh/runtime/options.ts';
+import { PROCESS_OPTIONS } from '../../mesh/runtime/process-options.ts';
 import { parseLeaseTtl } from '../bounded-duration.ts';
+import { ETCD_TLS_OPTIONS } from '../etcd-options.ts';
 
 /** Options of the mirror that `clustermesh-apiserver --kvstoremesh` and `clustermesh-apiserver kvstoremesh` share. */
 export const MIRROR_OPTIONS = defineOptions({
@@ -44,24 +41,7 @@ export const KVSTOREMESH_OPTIONS = defineOptions({
     required: true,
     help: "this cluster's own etcd, which is written; not its gate, which lets nobody write",
   },
-  etcdCaFile: {
-    flag: '--etcd-ca-file FILE',
-    env: 'ISTHMUS_ETCD_CA_FILE',
-    parse: parseText,
-    help: 'CA of --etcd-endpoints',
-  },
-  etcdCertFile: {
-    flag: '--etcd-cert-file FILE',
-    env: 'ISTHMUS_ETCD_CERT_FILE',
-    parse: parseText,
-    help: 'client certificate for --etcd-endpoints, with the right to write all keys',
-  },
-  etcdKeyFile: {
-    flag: '--etcd-key-file FILE',
-    env: 'ISTHMUS_ETCD_KEY_FILE',
-    parse: parseText,
-    help: 'its private key',
-  },
+  ...ETCD_TLS_OPTIONS,
   kvstoreLeaseTtl: {
     flag: '--kvstore-lease-ttl DURATION',
     env: 'ISTHMUS_KVSTORE_LEASE_TTL',
@@ -76,18 +56,6 @@ export const KVSTOREMESH_OPTIONS = defineOptions({
     parse: parseHostPort,
     help: 'where /readyz, /healthz, /status and /cluster answer over plain HTTP',
   },
-  metricsAddress: {
-    flag: '--metrics-address HOST:PORT',
-    env: 'ISTHMUS_METRICS_ADDRESS',
-    parse: parseHostPort,
-    help: 'where /metrics answers over plain HTTP; without it there are no metrics',
-  },
   ...MIRROR_OPTIONS,
-  logLevel: {
-    flag: '--log-level LEVEL',
-    env: 'ISTHMUS_LOG_LEVEL',
-    default: 'info',
-    parse: parseLogLevel,
-    help: 'trace, debug, info, warn, error, fatal or silent',
-  },
+  ...PROCESS_OPTIONS,
 });

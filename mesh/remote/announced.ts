@@ -4,7 +4,14 @@
  * first, then the own cluster, then whoever was first. Has no clock, no file: the same calls give the same answers.
  */
 import type { ClusterName } from '../wire/ids.ts';
-import { type IpPrefix, ipFamily, makePrefix, parseIpPrefix, splitPrefix } from '../wire/ip.ts';
+import {
+  type IpPrefix,
+  ipFamily,
+  makePrefix,
+  parseIpPrefix,
+  prefixContains,
+  splitPrefix,
+} from '../wire/ip.ts';
 import { type Node, nodeAddresses } from '../wire/node.ts';
 import { createRangeTable } from './range-table.ts';
 
@@ -72,6 +79,14 @@ export interface Announced {
    * returned function is called.
    */
   onChange(callback: (change: RangeChange | undefined) => void): () => void;
+  /** As `onChange`, but not of ranges that a cluster comes to hold: those are many while a mesh is first read. */
+  onRelease(callback: (change: RangeChange | undefined) => void): () => void;
+  /**
+   * Calls back once, when a cluster other than this one comes to hold a range; until the returned function is called.
+   * For who only has to know that there was one: with a callback for each range, every peer would be told of each node
+   * of every other.
+   */
+  onNextForeign(cluster: ClusterName, callback: () => void): () => void;
   readonly mode: PeerCidrMode;
 }
 
@@ -123,9 +138,20 @@ export function createAnnounced(options: {
   const restored = new Map<ClusterName, Set<IpPrefix>>();
   const contested = new Map<string, Contest>();
   const callbacks = new Set<(change: RangeChange | undefined) => void>();
+  const releaseCallbacks = new Set<(change: RangeChange | undefined) => void>();
+  const foreignOf = new Map<() => void, ClusterName>();
 
   const tell = (change: RangeChange | undefined): void => {
     for (const callback of callbacks) callback(change);
+    if (change?.kind === 'held') tellForeign(change.cluster);
+    else for (const callback of releaseCallbacks) callback(change);
+  };
+  const tellForeign = (holder: ClusterName): void => {
+    for (const [callback, cluster] of foreignOf) {
+      if (cluster === holder) continue;
+      foreignOf.delete(callback);
+      callback();
+    }
   };
   const rank = ({ cluster, isListed }: Holder): number => (isListed ? 2 : cluster === own ? 1 : 0);
 
@@ -290,6 +316,14 @@ export function createAnnounced(options: {
       callbacks.add(callback);
       return () => callbacks.delete(callback);
     },
+    onRelease(callback) {
+      releaseCallbacks.add(callback);
+      return () => releaseCallbacks.delete(callback);
+    },
+    onNextForeign(cluster, callback) {
+      foreignOf.set(callback, cluster);
+      return () => foreignOf.delete(callback);
+    },
   };
 }
 
@@ -308,10 +342,9 @@ export function rangesOfNode(node: Node): readonly IpPrefix[] {
     .filter(({ type }) => type === 'InternalIP' || type === 'CiliumInternalIP')
     .map(({ ip }) => ip);
   const behind = [node.ipv4HealthIp, node.ipv6HealthIp, node.ipv4IngressIp, node.ipv6IngressIp];
-  const addresses = [...hosts, ...behind.filter((ip) => ip !== null)].map((ip) =>
-    makePrefix(ip, ipFamily(ip) === 4 ? 32 : 128),
-  );
-  const outside = addresses.filter((one) => !networks.some((network) => contains(network, one)));
+  const outside = [...hosts, ...behind.filter((ip) => ip !== null)]
+    .filter((ip) => !networks.some((network) => prefixContains(network, ip)))
+    .map((ip) => makePrefix(ip, ipFamily(ip) === 4 ? 32 : 128));
   return [...new Set([...networks, ...outside])];
 }
 

@@ -68,17 +68,26 @@ export function createIntakeKeeper(
     }
     intake.settle(clock.monotonic());
   };
-  const watchRanges = (): (() => void) =>
-    announced.onChange((change) => {
-      if (change?.cluster === name || options.own) return;
-      if (change === undefined || change.kind === 'released') {
-        isRelistWanted ||= change === undefined || intake.refusals.has(RANGE_REASONS);
-        if (isRelistWanted) bell.ring();
-      } else if (rejudgeAt === Number.POSITIVE_INFINITY) {
-        rejudgeAt = clock.monotonic() + REJUDGE_EACH_MS * Math.random();
-        bell.ring();
-      }
+  /** Until it is due, what else comes to be held changes nothing: so only the first range is told of. */
+  const awaitForeign = (): (() => void) =>
+    announced.onNextForeign(name, () => {
+      rejudgeAt = clock.monotonic() + REJUDGE_EACH_MS * Math.random();
+      bell.ring();
     });
+  let stopForeign: () => void = () => undefined;
+  const watchRanges = (): (() => void) => {
+    if (options.own) return () => undefined;
+    stopForeign = awaitForeign();
+    const stopReleases = announced.onRelease((change) => {
+      if (change?.cluster === name) return;
+      isRelistWanted ||= change === undefined || intake.refusals.has(RANGE_REASONS);
+      if (isRelistWanted) bell.ring();
+    });
+    return () => {
+      stopReleases();
+      stopForeign();
+    };
+  };
 
   return {
     wake: () => bell.ring(),
@@ -92,6 +101,7 @@ export function createIntakeKeeper(
           const next = Math.min(intake.expire(now), rejudgeAt);
           if (rejudgeAt <= now) {
             rejudgeAt = Number.POSITIVE_INFINITY;
+            stopForeign = awaitForeign();
             await rejudge();
           }
           if (isRelistWanted) {

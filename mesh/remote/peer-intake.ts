@@ -192,7 +192,7 @@ export function createPeerIntake(options: {
         if (lapsing.size > 0) lapsing.delete(name);
         if (waiting.size > 0) waiting.delete(name);
         emit(change, pair);
-        if (isNew) backends.touch(addressOf(name));
+        if (isNew && isChecked) backends.touch(splitPrefix(change.prefix).address);
         return;
       case 'node':
         emit(change, pair);

@@ -8,6 +8,9 @@ export interface Bell {
   wait(milliseconds: number, clock: Clock): Promise<void>;
 }
 
+/** One for all: an abort without a reason makes an error with a stack each time, and bells ring for each event. */
+const RUNG = new Error('the bell rang');
+
 /** Makes a bell that has not rung. */
 export function createBell(): Bell {
   let rung = false;
@@ -15,7 +18,9 @@ export function createBell(): Bell {
   return {
     ring() {
       rung = true;
-      wake?.();
+      const first = wake;
+      wake = undefined;
+      first?.();
     },
     clear() {
       rung = false;
@@ -23,7 +28,7 @@ export function createBell(): Bell {
     async wait(milliseconds, clock) {
       if (rung) return;
       const woken = new AbortController();
-      wake = () => woken.abort();
+      wake = () => woken.abort(RUNG);
       try {
         await clock.sleep(milliseconds, woken.signal);
       } catch (error) {

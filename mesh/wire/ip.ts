@@ -56,7 +56,10 @@ export function ipFamily(ip: IpAddress | IpPrefix): 4 | 6 {
 
 /** The 4 or 16 bytes of an address, in network order. */
 export function ipToBytes(ip: IpAddress): Uint8Array {
-  if (ipFamily(ip) === 4) return Uint8Array.from(ip.split('.'), Number);
+  if (ipFamily(ip) === 4) {
+    const number = ipv4Number(ip);
+    return Uint8Array.of(number >>> 24, (number >>> 16) & 255, (number >>> 8) & 255, number & 255);
+  }
   return Uint8Array.from(ipaddr.IPv6.parse(ip).toByteArray());
 }
 
@@ -86,6 +89,12 @@ export function makePrefix(address: IpAddress, length: number): IpPrefix {
     );
   }
   if (length === bits) return `${address}/${length}` as IpPrefix;
+  if (bits === 32) {
+    // A shift by 32 is a shift by none.
+    const number = length === 0 ? 0 : ipv4Number(address) & (-1 << (32 - length));
+    const start = `${number >>> 24}.${(number >>> 16) & 255}.${(number >>> 8) & 255}`;
+    return `${start}.${number & 255}/${length}` as IpPrefix;
+  }
   const bytes = ipToBytes(address);
   for (let index = 0; index < bytes.length; index += 1) {
     const keep = Math.max(0, Math.min(8, length - index * 8));
@@ -97,7 +106,24 @@ export function makePrefix(address: IpAddress, length: number): IpPrefix {
 /** Whether `address` lies in `prefix`. Different families never do. */
 export function prefixContains(prefix: IpPrefix, address: IpAddress): boolean {
   if (ipFamily(prefix) !== ipFamily(address)) return false;
-  return makePrefix(address, splitPrefix(prefix).length) === prefix;
+  const { address: network, length } = splitPrefix(prefix);
+  if (ipFamily(prefix) === 6) return makePrefix(address, length) === prefix;
+  // The bits in which they differ, and of them those that the network is about.
+  return length === 0 || (ipv4Number(network) ^ ipv4Number(address)) >>> (32 - length) === 0;
+}
+
+/** The 32 bits of a canonical IPv4 address. Digit by digit, because addresses come by the hundred thousand. */
+function ipv4Number(address: IpAddress): number {
+  let number = 0;
+  let part = 0;
+  for (let index = 0; index < address.length; index += 1) {
+    const code = address.charCodeAt(index);
+    if (code === DOT) {
+      number = number * 256 + part;
+      part = 0;
+    } else part = part * 10 + code - ZERO;
+  }
+  return number * 256 + part;
 }
 
 /** An IPv4 address, or undefined for any other text. Digit by digit, because addresses come by the hundred thousand. */
