@@ -70,10 +70,12 @@ function startHistory(lab: Lab, service: string): () => Promise<string[]> {
   let running = true;
   const watch = (async () => {
     const past: string[] = [];
-    while (running) {
+    // The last look begins after the end was asked for: it sees what the asker has seen.
+    for (let isLast = false; !isLast; ) {
+      isLast = !running;
       const now = await sourcesOf(lab, service);
       if (past.at(-1) !== now) past.push(now);
-      await systemClock.sleep(50);
+      if (!isLast) await systemClock.sleep(50);
     }
     return past;
   })();
