@@ -39,7 +39,10 @@ test('an etcd that has run full takes writes again, and nothing that stands is l
     await store.put('a/after', 'x');
     return true;
   });
-  t.match(etcd.maintenance, { isFull: false, recoveries: 1, lastError: undefined });
+  // etcd writes again a moment before its answer is back and counted.
+  await eventually('the recovery is told', () => etcd.maintenance.recoveries > 0);
+  await eventually('the look has ended', () => etcd.maintenance.lastError === undefined);
+  t.match(etcd.maintenance, { isFull: false, recoveries: 1 });
   t.ok((etcd.maintenance.database?.sizeBytes ?? 0) < 8 * MIB, 'the file is small again');
   t.equal((await store.get('a/stands'))?.value.toString(), 'as it is');
 });
@@ -85,7 +88,8 @@ test('a file that is mostly air is made small', { skip, timeout: 60_000 }, async
     await store.put('a/2', 'x');
     return maintenance.status.defragmentations === 1;
   });
-  t.ok((maintenance.status.database?.sizeBytes ?? 0) < 8 * MIB);
+  const sizeBytes = () => maintenance.status.database?.sizeBytes ?? Number.POSITIVE_INFINITY;
+  await eventually('its size is seen', () => sizeBytes() < 8 * MIB);
   await server.kill();
   await eventually('its absence is noticed', () => maintenance.status.lastError !== undefined);
   t.equal(maintenance.status.isFull, false, 'an etcd that is away is not full');

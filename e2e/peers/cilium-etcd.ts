@@ -7,6 +7,7 @@ import { type ChildHandle, startChild } from '../../mesh/runtime/child-process.t
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { findFreePort } from '../../mesh/testing/free-port.ts';
 import type { TempDir } from '../../mesh/testing/temp-dir.ts';
+import { untilReady } from '../../mesh/testing/until-ready.ts';
 import { type CertificateAuthority, createCa, issueCertificate } from '../../pki/ca.ts';
 import { type SecretFiles, writeSecret } from '../../pki/layout.ts';
 import { adminLeaf, serverLeaf } from '../../pki/names.ts';
@@ -72,7 +73,10 @@ export async function openCiliumEtcd(
       name: 'cilium-etcd',
       onLine: () => undefined,
     });
-    await untilAnswered(child, () => etcdctl('get', 'any', '--command-timeout=1s'));
+    await untilReady(child, () => etcdctl('get', 'any', '--command-timeout=1s'), {
+      what: "Cilium's etcd",
+      timeoutMs: READY_TIMEOUT_MS,
+    });
   };
   const kill = async (): Promise<void> => {
     child?.kill('SIGKILL');
@@ -147,23 +151,4 @@ async function writeClientFile(
   };
   await writeFile(path, stringify(content));
   return path;
-}
-
-async function untilAnswered(child: ChildHandle, probe: () => Promise<unknown>): Promise<void> {
-  const deadline = systemClock.monotonic() + READY_TIMEOUT_MS;
-  let ended = false;
-  void child.exited.then(() => {
-    ended = true;
-  });
-  for (;;) {
-    try {
-      await probe();
-      return;
-    } catch (cause) {
-      if (ended || systemClock.monotonic() > deadline) {
-        throw new Error(`cannot start Cilium's etcd: ${child.lastLines.join(' | ')}`, { cause });
-      }
-    }
-    await systemClock.sleep(50);
-  }
 }

@@ -1,17 +1,14 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
-import { type Test, test } from 'tap';
+import { test } from 'tap';
 import { openEtcd } from '../kvstore/etcd.ts';
 import { systemClock } from '../runtime/clock.ts';
-import { createLogger } from '../runtime/log.ts';
 import { etcdSkipReason, openEtcdServer } from '../testing/etcd-server.ts';
 import { openTempDir, type TempDir } from '../testing/temp-dir.ts';
 import { type CertificateFiles, createTestAuthority } from '../testing/test-certificates.ts';
-import { parseClusterId, parseClusterName } from '../wire/ids.ts';
-import { createClusterIds } from './cluster-ids.ts';
 import { connectionReader } from './connection.ts';
-import { createPeer, type Peer } from './peer.ts';
+import type { Peer } from './peer.ts';
 import { publishCluster } from './testing/published-cluster.ts';
-import { createRecordingSink, type RecordingSink } from './testing/recording-sink.ts';
+import { startPeer } from './testing/started-peer.ts';
 import { until } from './testing/until.ts';
 
 const skip = etcdSkipReason(process.env);
@@ -34,26 +31,6 @@ async function writeClientFile(
   await writeFile(`${path}.tmp`, `${lines.join('\n')}\n`);
   await rename(`${path}.tmp`, path);
   return path;
-}
-
-function startPeer(t: Test): { peer: Peer; sink: RecordingSink } {
-  const sink = createRecordingSink();
-  const stopping = new AbortController();
-  const peer = createPeer(parseClusterName('beta'), {
-    own: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
-    nodeIps: [],
-    sink,
-    ids: createClusterIds({ id: 1, name: parseClusterName('alpha') }),
-    onIdentified: () => undefined,
-    clock: systemClock,
-    logger: createLogger('test', { level: 'silent' }),
-  });
-  const running = peer.run(stopping.signal);
-  t.teardown(async () => {
-    stopping.abort();
-    await running;
-  });
-  return { peer, sink };
 }
 
 test('a peer over real etcd and mutual TLS: bad certificates, rotation, an outage', {

@@ -1,15 +1,11 @@
 import { type Test, test } from 'tap';
 import { openEtcd } from '../kvstore/etcd.ts';
 import type { KvStore } from '../kvstore/kvstore.ts';
-import { systemClock } from '../runtime/clock.ts';
-import { createLogger } from '../runtime/log.ts';
 import { type EtcdServer, etcdSkipReason, openEtcdServer } from '../testing/etcd-server.ts';
 import { openFaultyProxy } from '../testing/faulty-proxy.ts';
-import { parseClusterId, parseClusterName } from '../wire/ids.ts';
-import { createClusterIds } from './cluster-ids.ts';
-import { createPeer, type Peer } from './peer.ts';
+import type { Peer } from './peer.ts';
 import { type PublishedCluster, publishCluster } from './testing/published-cluster.ts';
-import { createRecordingSink } from './testing/recording-sink.ts';
+import { startPeer } from './testing/started-peer.ts';
 import { until } from './testing/until.ts';
 
 const skip = etcdSkipReason(process.env);
@@ -41,22 +37,7 @@ test("Cilium's layout, replicas with an etcd each behind one name: going over to
 }, async (t) => {
   const [one, two] = [await openReplica(t), await openReplica(t)];
   await using proxy = await openFaultyProxy({ targetPort: one.server.port });
-  const sink = createRecordingSink();
-  const stopping = new AbortController();
-  const peer = createPeer(parseClusterName('beta'), {
-    own: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
-    nodeIps: [],
-    sink,
-    ids: createClusterIds({ id: 1, name: parseClusterName('alpha') }),
-    onIdentified: () => undefined,
-    clock: systemClock,
-    logger: createLogger('test', { level: 'silent' }),
-  });
-  const running = peer.run(stopping.signal);
-  t.teardown(async () => {
-    stopping.abort();
-    await running;
-  });
+  const { peer, sink } = startPeer(t);
   const endpoints = [`http://127.0.0.1:${proxy.port}`];
   peer.connectWith({ fingerprint: 'one', endpoints, open: () => openEtcd({ endpoints }) });
   await until('ready', isReady(peer));

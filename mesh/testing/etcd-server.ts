@@ -4,10 +4,10 @@ import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { type ChildHandle, startChild } from '../runtime/child-process.ts';
-import { systemClock } from '../runtime/clock.ts';
 import { findFreePort } from './free-port.ts';
 import { openTempDir } from './temp-dir.ts';
 import type { CertificateFiles } from './test-certificates.ts';
+import { untilReady } from './until-ready.ts';
 
 const run = promisify(execFile);
 const ETCD = '/usr/bin/etcd';
@@ -92,7 +92,10 @@ export async function openEtcdServer(options: EtcdServerOptions = {}): Promise<E
       { signal: stopping.signal, name: 'etcd' },
     );
     child = started;
-    await waitUntilReady(started, () => etcdctl('get', 'any', '--command-timeout=1s'));
+    await untilReady(started, () => etcdctl('get', 'any', '--command-timeout=1s'), {
+      what: 'etcd',
+      timeoutMs: READY_TIMEOUT_MS,
+    });
   };
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     child?.kill('SIGCONT');
@@ -160,24 +163,4 @@ function serverFlags(tls: CertificateFiles | undefined): string[] {
 function clientFlags(tls: CertificateFiles | undefined): string[] {
   if (tls === undefined) return [];
   return [`--cacert=${tls.caFile}`, `--cert=${tls.certFile}`, `--key=${tls.keyFile}`];
-}
-
-async function waitUntilReady(child: ChildHandle, probe: () => Promise<unknown>): Promise<void> {
-  const deadline = systemClock.monotonic() + READY_TIMEOUT_MS;
-  let ended = false;
-  void child.exited.then(() => {
-    ended = true;
-  });
-  for (;;) {
-    try {
-      await probe();
-      return;
-    } catch (cause) {
-      if (ended || systemClock.monotonic() > deadline) {
-        const why = ended ? 'it ended' : `it did not answer within ${READY_TIMEOUT_MS} ms`;
-        throw new Error(`cannot start etcd: ${why}: ${child.lastLines.join(' | ')}`, { cause });
-      }
-    }
-    await systemClock.sleep(50);
-  }
 }
