@@ -12,10 +12,14 @@ export const RANGE_PATH = '/etcdserverpb.KV/Range';
 export const WATCH_PATH = '/etcdserverpb.Watch/Watch';
 /** Cilium's client asks for it to see whether etcd is well (`pkg/kvstore/etcd.go`, `statusChecker`). */
 export const STATUS_PATH = '/etcdserverpb.Maintenance/Status';
+/** What the gate answers for etcd, see `empty-lease.ts`. */
+export const LEASE_GRANT_PATH = '/etcdserverpb.Lease/LeaseGrant';
+export const LEASE_REVOKE_PATH = '/etcdserverpb.Lease/LeaseRevoke';
+export const LEASE_KEEP_ALIVE_PATH = '/etcdserverpb.Lease/LeaseKeepAlive';
 
 const UNARY = {
   'etcdserverpb.KV': ['Put', 'DeleteRange', 'Txn', 'Compact'],
-  'etcdserverpb.Lease': ['LeaseGrant', 'LeaseRevoke', 'LeaseTimeToLive', 'LeaseLeases'],
+  'etcdserverpb.Lease': ['LeaseTimeToLive', 'LeaseLeases'],
   'etcdserverpb.Cluster': [
     'MemberAdd',
     'MemberRemove',
@@ -56,7 +60,6 @@ export const FORBIDDEN_METHODS: readonly EtcdMethod[] = [
       responseStream: false,
     })),
   ),
-  { path: '/etcdserverpb.Lease/LeaseKeepAlive', requestStream: true, responseStream: true },
   { path: '/etcdserverpb.Maintenance/Snapshot', requestStream: false, responseStream: true },
   { path: '/v3electionpb.Election/Observe', requestStream: false, responseStream: true },
 ];

@@ -12,15 +12,21 @@ import { type RefusalReason, readableRanges } from './caller.ts';
 import type { CallerUse, CallerUses, LimitReason } from './caller-limits.ts';
 import type { WatchContext } from './client-watch.ts';
 import type { Connections } from './connections.ts';
+import { headerOf } from './empty-lease.ts';
 import { decodeRangeRequest } from './etcd-messages.ts';
 import {
   type EtcdMethod,
   FORBIDDEN_METHODS,
+  LEASE_GRANT_PATH,
+  LEASE_KEEP_ALIVE_PATH,
+  LEASE_REVOKE_PATH,
   RANGE_PATH,
   STATUS_PATH,
   WATCH_PATH,
 } from './etcd-methods.ts';
 import { type KeyRange, rangeWithin, requestedRange } from './key-range.ts';
+import { createLeaseAnswers, type LeaseAnswers } from './lease-answers.ts';
+import { ProtobufError } from './protobuf.ts';
 import type { Refusal } from './refusals.ts';
 import { passBytes } from './upstream.ts';
 import { serveWatchStream, type WatchStream } from './watch-stream.ts';
@@ -32,9 +38,25 @@ const DENIED = { code: status.PERMISSION_DENIED, details: 'etcdserver: permissio
  * etcd's own words for a server that is asked for too much at a time (etcd `api/v3rpc/rpctypes/error.go`): clients come again
  * later.
  */
-function tooMany(reason: LimitReason): { code: status; details: string } {
+function tooMany(reason: LimitReason): CallerError {
   const details = `etcdserver: too many requests: ${reason} of this caller`;
   return { code: status.RESOURCE_EXHAUSTED, details };
+}
+
+function malformed(error: unknown): CallerError {
+  const why = error instanceof Error ? error.message : String(error);
+  return { code: status.INVALID_ARGUMENT, details: `cannot read the request: ${why}` };
+}
+
+function leaseError(error: unknown, refuse: (reason: RefusalReason) => void): CallerError {
+  if (!(error instanceof ProtobufError)) return toCallerError(error);
+  refuse('malformed');
+  return malformed(error);
+}
+
+interface CallerError {
+  readonly code: status;
+  readonly details: string;
 }
 
 type UnaryCall = ServerUnaryCall<Buffer, Buffer>;
@@ -133,8 +155,7 @@ export function etcdService(options: {
       request = decodeRangeRequest(call.request);
     } catch (error) {
       refuse('malformed');
-      const why = error instanceof Error ? error.message : String(error);
-      answer({ code: status.INVALID_ARGUMENT, details: `cannot read the request: ${why}` });
+      answer(malformed(error));
       return;
     }
     const wanted = requestedRange(request.key, request.rangeEnd);
@@ -192,6 +213,53 @@ export function etcdService(options: {
     call.on('cancelled', close);
     call.on('error', close);
   };
+  const readHeader = async (): Promise<Buffer> =>
+    headerOf(await upstream.call(STATUS_PATH, Buffer.alloc(0)));
+  const lease = createLeaseAnswers(readHeader, context.clock);
+  const answerLease =
+    (kind: keyof LeaseAnswers) =>
+    (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
+      const { ranges, refuse } = accessOf(call);
+      if (ranges === undefined) {
+        answer(DENIED);
+        return;
+      }
+      lease[kind](call.request).then(
+        (message) => answer(null, message),
+        (error) => answer(leaseError(error, refuse)),
+      );
+    };
+  const keepLease = (call: StreamCall): void => {
+    const { ranges, refuse, use: findUse } = accessOf(call);
+    if (ranges === undefined) {
+      call.emit('error', DENIED);
+      return;
+    }
+    const place = findUse().open('stream');
+    if (typeof place === 'string') {
+      refuse(place);
+      call.emit('error', tooMany(place));
+      return;
+    }
+    call.on('data', (message: Buffer) => {
+      call.pause();
+      lease.keepAlive(message).then(
+        (answer) => call.write(answer, () => call.resume()),
+        (error) => call.emit('error', leaseError(error, refuse)),
+      );
+    });
+    let isOpen = true;
+    const close = (): void => {
+      if (isOpen) place();
+      isOpen = false;
+    };
+    call.on('end', () => {
+      close();
+      call.end();
+    });
+    call.on('cancelled', close);
+    call.on('error', close);
+  };
   const refuseUnary = (call: UnaryCall, answer: sendUnaryData<Buffer>): void => {
     const { ranges, refuse } = accessOf(call);
     if (ranges !== undefined) refuse('forbidden-method');
@@ -207,6 +275,12 @@ export function etcdService(options: {
     [{ path: RANGE_PATH, requestStream: false, responseStream: false }, range],
     [{ path: STATUS_PATH, requestStream: false, responseStream: false }, maintenanceStatus],
     [{ path: WATCH_PATH, requestStream: true, responseStream: true }, watch],
+    [{ path: LEASE_GRANT_PATH, requestStream: false, responseStream: false }, answerLease('grant')],
+    [
+      { path: LEASE_REVOKE_PATH, requestStream: false, responseStream: false },
+      answerLease('revoke'),
+    ],
+    [{ path: LEASE_KEEP_ALIVE_PATH, requestStream: true, responseStream: true }, keepLease],
     ...FORBIDDEN_METHODS.map((method) => {
       const isStream = method.requestStream || method.responseStream;
       return [method, isStream ? refuseStream : refuseUnary] as const;
@@ -232,7 +306,7 @@ export function etcdService(options: {
 }
 
 /** etcd's error as it is; of a connection that failed only that: addresses behind the gate are nobody's business. */
-function toCallerError(error: unknown): { code: status; details: string } {
+function toCallerError(error: unknown): CallerError {
   const { code, details } = error as { code?: status; details?: string };
   if (code === undefined)
     return { code: status.INTERNAL, details: 'etcdserver: unexpected answer' };

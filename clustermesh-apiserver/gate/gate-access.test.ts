@@ -158,7 +158,6 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
       ['KV', 'Txn', nested],
       ['KV', 'Txn', read],
       ['KV', 'Compact', { revision: '3' }],
-      ['Lease', 'LeaseGrant', { TTL: '10' }],
       ['Lease', 'LeaseLeases', {}],
       ['Lease', 'LeaseTimeToLive', { ID: '1', keys: true }],
     ];
@@ -179,6 +178,17 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
     t.match(answer.version, /^3\./);
     const stranger = await fixture.client(own, { commonName: 'somebody', usage: 'client' });
     t.equal(await codeOf(stranger.call('Maintenance', 'Status', {})), DENIED);
+  });
+
+  await t.test('a lease is granted that etcd never hears of', async (t) => {
+    const { ID: id, TTL: ttl } = await peer.call('Lease', 'LeaseGrant', { TTL: '25' });
+    t.equal(ttl, '25');
+    t.same((await direct.call('Lease', 'LeaseLeases', {})).leases ?? [], [], 'etcd has none');
+    const put = { key: Buffer.from('cilium/.initlock/x'), value: Buffer.from('x'), lease: id };
+    t.equal(await codeOf(peer.call('KV', 'Put', put)), DENIED, 'nothing can hang on it');
+    await peer.call('Lease', 'LeaseRevoke', { ID: id });
+    const stranger = await fixture.client(own, { commonName: 'somebody', usage: 'client' });
+    t.equal(await codeOf(stranger.call('Lease', 'LeaseGrant', { TTL: '25' })), DENIED);
   });
 
   await t.test('refusals are counted by reason, with the latest of each', (t) => {
@@ -217,6 +227,14 @@ test('etcdctl at the gate', { skip, timeout: 120_000 }, async (t) => {
   t.equal((await fixture.etcdctl(peer, 'endpoint', 'status')).code, 0);
   t.equal((await fixture.etcdctl(peer, 'endpoint', 'health')).code, 0);
 
+  const { output: granted } = await fixture.etcdctl(peer, 'lease', 'grant', '60');
+  const lease = /^lease ([0-9a-f]+) granted with TTL\(60s\)/.exec(granted)?.[1];
+  t.ok(lease, granted);
+  const keeping = await fixture.etcdctl(peer, 'lease', 'keep-alive', '--once', String(lease));
+  t.match(keeping.output, /keepalived with TTL\(60\)/, 'a session of an older Cilium stands');
+  const unknown = await fixture.etcdctl(peer, 'lease', 'keep-alive', '--once', '1');
+  t.match(unknown.output, /requested lease not found/);
+
   const refused = [
     ['get', '--prefix', ''],
     ['get', '--prefix', 'isthmus/local/'],
@@ -224,7 +242,6 @@ test('etcdctl at the gate', { skip, timeout: 120_000 }, async (t) => {
     ['del', '--prefix', 'cilium/state/'],
     ['compact', '2'],
     ['lease', 'list'],
-    ['lease', 'grant', '60'],
     ['user', 'list'],
     ['auth', 'enable'],
     ['member', 'list'],

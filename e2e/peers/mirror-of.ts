@@ -4,26 +4,39 @@ const KINDS = ['nodes', 'services', 'serviceexports', 'endpointslices'];
 
 /**
  * A cluster's own etcd turned into its mirror: keys and values, without the markers' values, which are times. A mirror that
- * knows of endpoint slices marks them whether or not the cluster has any.
+ * knows of service exports or endpoint slices marks them whether or not the cluster has any.
  */
 export function mirrorOf(
   source: ReadonlyMap<string, string>,
   cluster: string,
-  options: { readonly endpointSlices: boolean },
+  knows: { readonly serviceExports: boolean; readonly endpointSlices: boolean },
 ): Map<string, string> {
+  const unknown = [
+    ...(knows.serviceExports ? [] : ['serviceexports']),
+    ...(knows.endpointSlices ? [] : ['endpointslices']),
+  ];
+  const isUnknown = (key: string): boolean =>
+    unknown.some((kind) => key.startsWith(`cilium/cache/${kind}/`));
   const mirror = new Map<string, string>();
   for (const [key, value] of source) {
     const mirrored = mirroredKey(key, cluster);
-    if (mirrored !== undefined) mirror.set(mirrored, value);
+    if (mirrored === undefined || isUnknown(mirrored)) continue;
+    mirror.set(mirrored, value);
   }
   const config: { id: number; capabilities: Record<string, unknown> } = JSON.parse(
     source.get(`cilium/cluster-config/${cluster}`) ?? '{}',
   );
-  const capabilities = { ...config.capabilities, syncedCanaries: true, cached: true };
+  const capabilities: Record<string, unknown> = {
+    ...config.capabilities,
+    syncedCanaries: true,
+    cached: true,
+  };
+  // It writes of the capabilities those that it has heard of.
+  if (!knows.serviceExports) delete capabilities.serviceExportsEnabled;
   mirror.set(`cilium/cluster-config/${cluster}`, canonicalJson({ ...config, capabilities }));
   const kinds = ['ip', 'identities', ...KINDS];
   for (const kind of kinds) {
-    if (kind === 'endpointslices' && !options.endpointSlices) continue;
+    if (unknown.includes(kind)) continue;
     mirror.set(`cilium/synced/${cluster}/cilium/cache/${kind}/v1`, '');
   }
   return mirror;

@@ -174,7 +174,7 @@ for (const [index, version] of VERSIONS.entries()) {
             wrong = [
               ...differences(expectedOf(all), held.values).map((line) => `reader: ${line}`),
               ...differences(
-                mirrorOf(all, 'beta', { endpointSlices: true }),
+                mirrorOf(all, 'beta', { serviceExports: true, endpointSlices: true }),
                 mirrorIn(await readAll(mirror), 'beta'),
               ).map((line) => `mirror: ${line}`),
             ];
