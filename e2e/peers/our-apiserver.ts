@@ -17,10 +17,18 @@ export interface OurApiserver extends AsyncDisposable {
   readonly ca: CertificateAuthority;
   /** Port of the gate; stays the same over restarts. */
   readonly gatePort: number;
+  /** Starts it and does not wait. */
+  launch(): ChildHandle;
   /** Starts it; resolves when it is ready. */
   start(): Promise<void>;
   /** Ends it in order. */
   stop(): Promise<void>;
+  /** Ends it at once, as a crash does. */
+  kill(): Promise<void>;
+  /** Its process; 0 before the first start. */
+  readonly pid: number;
+  /** Throws with its last lines when it does not run. */
+  check(): void;
   /** Writes a file of Kubernetes YAML whole; without text it removes the file. */
   manifest(name: string, text: string | undefined): Promise<void>;
   /** Believes a peer's authority from the next start on. */
@@ -32,6 +40,10 @@ export async function prepareOurApiserver(options: {
   readonly cluster: { readonly name: string; readonly id: number };
   /** URL, without TLS, of its etcd. */
   readonly etcdEndpoint: string;
+  /** Flags that say where the cluster's objects are. Default: the folder that `manifest` writes to. */
+  readonly source?: readonly string[];
+  /** Flags of Node, to profile it. */
+  readonly nodeFlags?: readonly string[];
   readonly dir: TempDir;
   readonly signal: AbortSignal;
 }): Promise<OurApiserver> {
@@ -50,7 +62,7 @@ export async function prepareOurApiserver(options: {
   ];
   const args = [
     ...identityFlags(cluster, server),
-    `--manifests=${dir.file('manifests')}`,
+    ...(options.source ?? [`--manifests=${dir.file('manifests')}`]),
     `--peer-trust-dir=${dir.file('peer-trust')}`,
     `--etcd-endpoints=${options.etcdEndpoint}`,
     `--gate-address=127.0.0.1:${gatePort}`,
@@ -59,22 +71,42 @@ export async function prepareOurApiserver(options: {
     '--log-level=warn',
   ];
   let child: ChildHandle | undefined;
+  let ended = false;
   const stop = async (): Promise<void> => {
     await child?.stop();
+  };
+  const launch = (): ChildHandle => {
+    const started = startChild(process.execPath, [...(options.nodeFlags ?? []), MAIN, ...args], {
+      signal,
+      name: 'apiserver',
+      onLine: () => undefined,
+    });
+    child = started;
+    ended = false;
+    void started.exited.then(() => {
+      ended = child === started;
+    });
+    return started;
   };
   return {
     ca,
     gatePort,
     stop,
+    async kill() {
+      child?.kill('SIGKILL');
+      await child?.exited;
+    },
+    get pid() {
+      return child?.pid ?? 0;
+    },
+    check: () => {
+      if (ended) throw new Error(`it ended: ${child?.lastLines.join(' | ')}`);
+    },
+    launch,
     async start() {
       for (let attempt = 1; ; attempt += 1) {
-        child = startChild(process.execPath, [MAIN, ...args], {
-          signal,
-          name: 'apiserver',
-          onLine: () => undefined,
-        });
         try {
-          return await waitUntilReady(child, `http://127.0.0.1:${healthPort}/readyz`);
+          return await waitUntilReady(launch(), `http://127.0.0.1:${healthPort}/readyz`);
         } catch (error) {
           // While it was away, somebody may have been given one of its ports to call from.
           if (attempt === 3) throw error;

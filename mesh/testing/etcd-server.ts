@@ -12,6 +12,11 @@ import { untilReady } from './until-ready.ts';
 const run = promisify(execFile);
 const ETCD = '/usr/bin/etcd';
 const READY_TIMEOUT_MS = 20_000;
+// A single member never talks to peers: it has a name that is never dialled, and listens for them on any free port.
+const MEMBER = [
+  '--initial-advertise-peer-urls=http://localhost:1',
+  '--initial-cluster=default=http://localhost:1',
+];
 
 /** A real etcd for one test, on loopback, to be broken at will. Disposing kills it and removes its data. */
 export interface EtcdServer extends AsyncDisposable {
@@ -30,6 +35,8 @@ export interface EtcdServer extends AsyncDisposable {
   resume(): void;
   /** Kills it, throws its data away and starts it as a new cluster: with another cluster id, unless `sameToken`. */
   wipe(options?: { sameToken?: boolean }): Promise<void>;
+  /** Kills it and starts it with what `etcdctl snapshot save` wrote to a file: its revisions go backwards. */
+  restore(snapshot: string): Promise<void>;
   /** Runs etcdctl against it, as its administrator; resolves to what it printed. */
   etcdctl(...args: readonly string[]): Promise<string>;
   /** Compacts the whole history. */
@@ -40,6 +47,8 @@ export interface EtcdServer extends AsyncDisposable {
 export interface EtcdServerOptions {
   /** Serves TLS with this certificate and asks clients for one of the same CA. Default: plain text. */
   readonly tls?: CertificateFiles;
+  /** Another release than the system's: its server, and the program that restores its snapshots. */
+  readonly programs?: { readonly etcd: string; readonly etcdutl: string };
   /** Further flags, the last of two equal ones wins. */
   readonly args?: readonly string[];
 }
@@ -55,8 +64,10 @@ export function etcdSkipReason(env: Readonly<Record<string, string | undefined>>
 
 /** Starts an etcd with empty data and resolves when it answers. */
 export async function openEtcdServer(options: EtcdServerOptions = {}): Promise<EtcdServer> {
+  const { programs = { etcd: ETCD, etcdutl: 'etcdctl' } } = options;
   const dir = await openTempDir('etcd');
   const stopping = new AbortController();
+  const env = { ETCDCTL_API: '3', PATH: '/usr/bin:/bin' };
   const scheme = options.tls === undefined ? 'http' : 'https';
   let port = await findFreePort();
   let token = randomBytes(8).toString('hex');
@@ -66,22 +77,20 @@ export async function openEtcdServer(options: EtcdServerOptions = {}): Promise<E
     const { stdout } = await run(
       'etcdctl',
       [`--endpoints=${scheme}://127.0.0.1:${port}`, ...clientFlags(options.tls), ...args],
-      { env: { ETCDCTL_API: '3', PATH: '/usr/bin:/bin' }, maxBuffer: 64 * 1024 * 1024 },
+      { env, maxBuffer: 64 * 1024 * 1024 },
     );
     return stdout;
   };
   const launch = async (): Promise<void> => {
     const url = `${scheme}://127.0.0.1:${port}`;
     const started = startChild(
-      ETCD,
+      programs.etcd,
       [
         `--data-dir=${dir.file('data')}`,
         `--listen-client-urls=${url}`,
         `--advertise-client-urls=${url}`,
-        // A single member never talks to peers: any free port, under a name that is never dialled.
         '--listen-peer-urls=http://127.0.0.1:0',
-        '--initial-advertise-peer-urls=http://localhost:1',
-        '--initial-cluster=default=http://localhost:1',
+        ...MEMBER,
         `--initial-cluster-token=${token}`,
         `--max-request-bytes=${16 * 1024 * 1024}`,
         '--logger=zap',
@@ -138,6 +147,13 @@ export async function openEtcdServer(options: EtcdServerOptions = {}): Promise<E
       await end('SIGKILL');
       await rm(dir.file('data'), { recursive: true, force: true });
       if (!sameToken) token = randomBytes(8).toString('hex');
+      await launch();
+    },
+    restore: async (snapshot) => {
+      await end('SIGKILL');
+      await rm(dir.file('data'), { recursive: true, force: true });
+      const place = [`--data-dir=${dir.file('data')}`, `--initial-cluster-token=${token}`];
+      await run(programs.etcdutl, ['snapshot', 'restore', snapshot, ...place, ...MEMBER], { env });
       await launch();
     },
     etcdctl,
