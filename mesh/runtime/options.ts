@@ -15,7 +15,7 @@ export interface OptionSpec<T = unknown> {
   readonly required?: true;
   /** May be given several times, the variable holding a comma-separated list: the value is an array. */
   readonly repeatable?: true;
-  /** Takes no value on the command line: its presence is parsed as `true`. */
+  /** Needs no value on the command line: its presence is parsed as `true`; `--flag=false` says the contrary. */
   readonly switch?: true;
 }
 
@@ -97,7 +97,7 @@ function commanderOption(spec: OptionSpec): Option {
     spec.repeatable ? 'may be repeated' : undefined,
   ].filter((note) => note !== undefined);
   const help = notes.length === 0 ? spec.help : `${spec.help} (${notes.join(', ')})`;
-  if (spec.switch) return new Option(flagName(spec), help);
+  if (spec.switch) return new Option(`${flagName(spec)} [true|false]`, help);
   const option = new Option(`${flagName(spec)} <${spec.flag.split(' ')[1] ?? 'VALUE'}>`, help);
   if (spec.repeatable) {
     option.argParser((text: string, before: string[] | undefined) => [...(before ?? []), text]);
