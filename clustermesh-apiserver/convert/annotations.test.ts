@@ -1,4 +1,5 @@
 import { test } from 'tap';
+import { describeWarning } from './annotation-warning.ts';
 import { readGlobalServiceSettings } from './annotations.ts';
 
 const GLOBAL = 'service.cilium.io/global';
@@ -56,12 +57,49 @@ const ROWS: readonly Row[] = [
   ['empty affinity is none', { [GLOBAL]: 'true', [AFFINITY]: '' }, [true, true, 'none']],
   ['unknown affinity is none', { [GLOBAL]: 'true', [AFFINITY]: 'near' }, [true, true, 'none'], 1],
   ['affinity alone counts nothing', { [AFFINITY]: 'local' }, [false, false, 'none']],
+  ['a slip in the name', { 'service.cilium.io/gobal': 'true' }, [false, false, 'none'], 1],
+  [
+    'letters swapped',
+    { [GLOBAL]: 'true', 'service.cilium.io/shaerd': 'x' },
+    [true, true, 'none'],
+    1,
+  ],
+  ['upper case', { 'service.cilium.io/Global': 'true' }, [false, false, 'none'], 1],
+  ['a slip in the prefix', { 'services.cilium.io/global': 'true' }, [false, false, 'none'], 1],
+  ['a slip in an old name', { 'io.cilium/global-services': 'true' }, [false, false, 'none'], 1],
+  [
+    'both names are no slips of each other',
+    { [GLOBAL]: 'true', [OLD_GLOBAL]: 'true' },
+    [true, true, 'none'],
+  ],
+  [
+    'names of something else',
+    {
+      [GLOBAL]: 'true',
+      'service.cilium.io/lb-l7': 'enabled',
+      'service.cilium.io/type': 'ClusterIP',
+      'service.kubernetes.io/topology-mode': 'Auto',
+      'example.com/global': 'true',
+    },
+    [true, true, 'none'],
+  ],
 ];
 
 for (const [what, annotations, [global, shared, affinity], warnings = 0] of ROWS) {
   test(`readGlobalServiceSettings(): ${what}`, async (t) => {
     const settings = readGlobalServiceSettings(annotations);
     t.match(settings, { global, shared, affinity });
-    t.equal(settings.warnings.length, warnings, settings.warnings.join('; '));
+    t.equal(settings.warnings.length, warnings, settings.warnings.map(describeWarning).join('; '));
   });
 }
+
+test('a warning says what counts, and what was meant', async (t) => {
+  const warningsOf = (annotations: Readonly<Record<string, string>>): string[] =>
+    readGlobalServiceSettings(annotations).warnings.map(describeWarning);
+  t.same(warningsOf({ [GLOBAL]: 'ture' }), [
+    'annotation service.cilium.io/global: "ture" counts as false, expected true or false',
+  ]);
+  t.same(warningsOf({ 'service.cilium.io/golbal': 'true' }), [
+    'annotation service.cilium.io/golbal: "true" counts as nothing, expected the name service.cilium.io/global',
+  ]);
+});

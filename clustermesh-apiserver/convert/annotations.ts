@@ -1,12 +1,19 @@
-/** The annotations of a Service that make it global (`pkg/annotation` in Cilium), with their older names. */
+/** The annotations of a Service that make it global, and of a Namespace (`pkg/annotation` in Cilium), with their older names. */
 import { SERVICE_AFFINITIES, type ServiceAffinity } from '../../mesh/wire/local-service.ts';
+import type { AnnotationWarning } from './annotation-warning.ts';
+import { findMeantName } from './near-names.ts';
+
+/** A warning before it is known which object it is about. */
+export type ValueWarning = Omit<AnnotationWarning, 'object'>;
 
 /** What a Service's annotations say; `warnings` are for the one who wrote them. */
 export interface GlobalServiceSettings {
   readonly global: boolean;
   readonly shared: boolean;
   readonly affinity: ServiceAffinity;
-  readonly warnings: readonly string[];
+  /** Whether other clusters' backends are written into this cluster as EndpointSlices. */
+  readonly syncEndpointSlices: boolean;
+  readonly warnings: readonly ValueWarning[];
 }
 
 type Annotations = Readonly<Record<string, string>>;
@@ -15,41 +22,109 @@ const NAMES = {
   global: ['service.cilium.io/global', 'io.cilium/global-service'],
   shared: ['service.cilium.io/shared', 'io.cilium/shared-service'],
   affinity: ['service.cilium.io/affinity', 'io.cilium/service-affinity'],
+  syncEndpointSlices: ['service.cilium.io/global-sync-endpoint-slices'],
 } as const;
+const GLOBAL_NAMESPACE = ['clustermesh.cilium.io/global'] as const;
+const SERVICE_NAMES: readonly string[] = Object.values(NAMES).flat();
 
-/** Reads the annotations. `shared` and `affinity` count only for a global service; an unknown affinity is `none`. */
-export function readGlobalServiceSettings(annotations: Annotations): GlobalServiceSettings {
-  const warnings: string[] = [];
+/**
+ * Reads the annotations of a Service. The others count only for a global one. A word that is not known counts as false, and
+ * as no affinity: an unknown affinity must not keep traffic from any backend.
+ */
+export function readGlobalServiceSettings(
+  annotations: Annotations,
+  service: { readonly headless: boolean } = { headless: false },
+): GlobalServiceSettings {
+  const warnings = warnOfNames(annotations, SERVICE_NAMES);
   const global = readBoolean(annotations, NAMES.global, { otherwise: false, warnings });
-  if (!global) return { global, shared: false, affinity: 'none', warnings };
-  const shared = readBoolean(annotations, NAMES.shared, { otherwise: true, warnings });
-  return { global, shared, affinity: readAffinity(annotations, warnings), warnings };
+  if (!global) {
+    return { global, shared: false, affinity: 'none', syncEndpointSlices: false, warnings };
+  }
+  return {
+    global,
+    shared: readBoolean(annotations, NAMES.shared, { otherwise: true, warnings }),
+    affinity: readAffinity(annotations, warnings),
+    syncEndpointSlices: readBoolean(annotations, NAMES.syncEndpointSlices, {
+      otherwise: service.headless,
+      warnings,
+    }),
+    warnings,
+  };
+}
+
+/**
+ * Whether a Namespace is known to the mesh, by its annotation or else by default. A word that is not known counts as the
+ * default, because what is hidden is hidden from the own agents, too; with `asCilium` it counts as false.
+ */
+export function readGlobalNamespace(
+  annotations: Annotations,
+  otherwise: boolean,
+  options: { readonly asCilium: boolean } = { asCilium: false },
+): { readonly global: boolean; readonly warnings: readonly ValueWarning[] } {
+  const warnings = warnOfNames(annotations, GLOBAL_NAMESPACE);
+  const unknown = options.asCilium ? false : otherwise;
+  const global = readBoolean(annotations, GLOBAL_NAMESPACE, { otherwise, unknown, warnings });
+  const found = lookUp(annotations, GLOBAL_NAMESPACE);
+  if (!options.asCilium && !global && found !== undefined) {
+    warnings.push({
+      reason: 'HiddenFromOwnCluster',
+      annotation: found.name,
+      value: found.value,
+      countsAs:
+        "hidden from this cluster's own agents, too, whose policies then know none of its pods",
+      expected: 'true, unless no policy concerns them',
+    });
+  }
+  return { global, warnings };
+}
+
+/** What is called almost like one of `names` counts for nothing, and nobody would notice. */
+function warnOfNames(annotations: Annotations, names: readonly string[]): ValueWarning[] {
+  const warnings: ValueWarning[] = [];
+  for (const [annotation, value] of Object.entries(annotations)) {
+    const meant = findMeantName(annotation, names);
+    if (meant === undefined) continue;
+    const expected = `the name ${meant}`;
+    const reason = 'UnknownAnnotationName';
+    warnings.push({ reason, annotation, value, countsAs: 'nothing', expected });
+  }
+  return warnings;
 }
 
 function readBoolean(
   annotations: Annotations,
   names: readonly string[],
-  options: { otherwise: boolean; warnings: string[] },
+  options: { otherwise: boolean; unknown?: boolean; warnings: ValueWarning[] },
 ): boolean {
   const found = lookUp(annotations, names);
   if (found === undefined) return options.otherwise;
-  const text = found.value.toLowerCase();
-  if (text !== 'true' && text !== 'false') {
-    options.warnings.push(
-      `annotation ${found.name}: ${JSON.stringify(found.value)} counts as false, expected true or false`,
-    );
-  }
-  return text === 'true';
+  const { name: annotation, value } = found;
+  const text = value.toLowerCase();
+  if (text === 'true' || text === 'false') return text === 'true';
+  const { unknown = false, warnings } = options;
+  warnings.push({
+    reason: 'UnknownAnnotationValue',
+    annotation,
+    value,
+    countsAs: String(unknown),
+    expected: 'true or false',
+  });
+  return unknown;
 }
 
-function readAffinity(annotations: Annotations, warnings: string[]): ServiceAffinity {
+function readAffinity(annotations: Annotations, warnings: ValueWarning[]): ServiceAffinity {
   const found = lookUp(annotations, NAMES.affinity);
   if (found === undefined || found.value === '') return 'none';
   const affinity = SERVICE_AFFINITIES.find((candidate) => candidate === found.value.toLowerCase());
   if (affinity === undefined) {
-    warnings.push(
-      `annotation ${found.name}: ${JSON.stringify(found.value)} counts as none, expected none, local or remote`,
-    );
+    const { name: annotation, value } = found;
+    warnings.push({
+      reason: 'UnknownAnnotationValue',
+      annotation,
+      value,
+      countsAs: 'none',
+      expected: 'none, local or remote',
+    });
   }
   return affinity ?? 'none';
 }

@@ -5,6 +5,7 @@ import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { type ClusterObject, parseObject } from '../sources/objects.ts';
 import { createClusterModel, type RecordChange } from './cluster-model.ts';
+import { parseLabelFilter } from './label-filter.ts';
 
 const ALPHA = { name: parseClusterName('alpha'), id: parseClusterId(1) };
 
@@ -52,9 +53,15 @@ function nameOf(change: RecordChange): string {
     case 'node':
       return `node ${change.name}`;
     case 'endpoint':
-      return `endpoint ${change.address}`;
+    case 'ip':
+      return `${change.kind} ${change.address}`;
+    case 'identity':
+      return `identity ${change.id}`;
+    case 'warnings':
+      return `warnings ${change.object.kind} ${change.object.namespace}/${change.object.name}`;
     case 'service':
-      return `service ${change.namespace}/${change.name}`;
+    case 'service-export':
+      return `${change.kind} ${change.namespace}/${change.name}`;
     case 'policy':
       return `policy ${change.policyKind} ${change.namespace}/${change.name}`;
     default:
@@ -398,4 +405,75 @@ test('10,000 pods and 500 services are converted in reasonable time, one change 
   t.comment(`all: ${all.toFixed(0)} ms, one change: ${each.toFixed(2)} ms`);
   t.ok(all < 5_000, `${all} ms for everything`);
   t.ok(each < 50, `${each} ms for one change`);
+});
+
+test('the labels that count can be chosen, and the cluster is always among them', async (t) => {
+  const labelsWith = (filter: string): string => {
+    const model = createClusterModel(ALPHA, { labelFilter: parseLabelFilter(filter) });
+    const object = parseObject(pod('web-0', ['10.1.0.5'], { labels: { team: 'red' } }));
+    const [change] = model.apply([{ object, exists: true }]);
+    return change?.kind === 'endpoint' ? encodeLabels(change.value?.labels ?? []) : '';
+  };
+  const given =
+    'k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=demo;k8s:io.cilium.k8s.policy.cluster=alpha;' +
+    'k8s:io.cilium.k8s.policy.serviceaccount=default;k8s:io.kubernetes.pod.namespace=demo;';
+  t.equal(labelsWith(''), `k8s:app=web;${given}k8s:team=red;`);
+  t.equal(labelsWith('!team'), `k8s:app=web;${given}`);
+  t.equal(labelsWith('k8s:team'), `${given}k8s:team=red;`);
+  t.equal(
+    labelsWith('!io\\.cilium\\.k8s\\.namespace\\.labels !io\\.cilium\\.k8s\\.policy'),
+    'k8s:app=web;k8s:io.cilium.k8s.policy.cluster=alpha;k8s:io.cilium.k8s.policy.serviceaccount=default;' +
+      'k8s:io.kubernetes.pod.namespace=demo;k8s:team=red;',
+  );
+  t.match(labelsWith('!io\\.cilium\\.k8s\\.policy\\.cluster'), /policy\.cluster=alpha;/);
+});
+
+test('equal labels are one object, whoever has them', async (t) => {
+  const rig = modelRig();
+  rig.set(pod('web-0', ['10.1.0.5', 'fd00::5']), pod('web-1', ['10.1.0.6']));
+  const labels = ['10.1.0.5', 'fd00::5', '10.1.0.6'].map((ip) => rig.get('endpoint', ip)?.labels);
+  t.equal(new Set(labels).size, 1);
+});
+
+test('a pod is published when it has an address, and where it gets another one', async (t) => {
+  const rig = modelRig();
+  rig.set(pod('web-0', []));
+  t.same(rig.changed(), []);
+  rig.set(pod('web-0', ['10.1.0.5']));
+  t.same(rig.changed(), ['endpoint 10.1.0.5']);
+  rig.set(pod('web-0', ['10.1.0.6']));
+  t.same(rig.changed().sort(), ['endpoint 10.1.0.5', 'endpoint 10.1.0.6']);
+  t.equal(rig.get('endpoint', '10.1.0.5'), undefined);
+  t.match(rig.get('endpoint', '10.1.0.6'), { podName: 'web-0' });
+});
+
+test('a node of a cluster that Cilium runs holds what its CiliumNode says', async (t) => {
+  const model = createClusterModel(ALPHA, { mode: 'cilium' });
+  const objects = [
+    {
+      kind: 'CiliumNode',
+      metadata: { name: 'n1' },
+      spec: {
+        addresses: [{ type: 'InternalIP', ip: '192.0.2.1' }],
+        ipam: { podCIDRs: ['10.1.0.0/24'] },
+      },
+    },
+    {
+      kind: 'CiliumEndpoint',
+      metadata: { name: 'web-0', namespace: 'demo' },
+      status: { networking: { addressing: [{ ipv4: '10.1.0.5' }] } },
+    },
+  ].map((object) => ({ object: parseObject(object), exists: true }));
+  model.apply(objects);
+  const reason = (addresses: string[], cidrs: string[] = []) =>
+    model.findNodeConflict('vm1', factsOf(addresses, cidrs))?.reason;
+  t.equal(reason(['192.0.2.1']), '192.0.2.1 is held by node n1');
+  t.equal(reason(['10.1.0.5']), '10.1.0.5 is held by pod demo/web-0');
+  t.equal(
+    reason(['192.0.2.9'], ['10.1.0.0/25']),
+    '10.1.0.0/25 overlaps 10.1.0.0/24, the pods of node n1',
+  );
+  t.equal(reason(['192.0.2.9'], ['10.2.0.0/24']), undefined);
+  const [change] = model.setNodeFacts('vm1', factsOf(['192.0.2.9']));
+  t.match(change, { kind: 'node', name: 'vm1', value: { addresses: [{ ip: '192.0.2.9' }] } });
 });

@@ -2,70 +2,57 @@
  * The cluster as its objects describe it, and what has to be published of it. Feeding it an event gives the records that
  * changed, and only those: work is proportional to the change. Nothing here waits or knows etcd.
  */
-import type { Labels } from '../../mesh/wire/identity.ts';
 import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../mesh/wire/ip.ts';
-import type { NamedPort } from '../../mesh/wire/ip-identity.ts';
-import type { LocalPolicy } from '../../mesh/wire/local-policy.ts';
-import type { Node } from '../../mesh/wire/node.ts';
-import type {
-  ClusterObject,
-  EndpointSliceObject,
-  NamespaceObject,
-  NodeObject,
-  PodObject,
-  ServiceObject,
-} from '../sources/objects.ts';
-import { createAddressOwners } from './address-owners.ts';
-import {
-  convertNode,
-  findOverlap,
-  type NodeConflict,
-  type NodeFacts,
-  nodeHoldings,
-} from './node.ts';
-import { podIdentityLabels } from './pod-labels.ts';
-import { type ConvertedService, convertService } from './service.ts';
+import type { ClusterObject, ClusterObjectKind, NamespaceObject } from '../sources/objects.ts';
+import { createCiliumEndpoints } from './cilium-endpoints.ts';
+import { createCiliumIdentities } from './cilium-identities.ts';
+import { DEFAULT_LABEL_FILTER, type LabelFilter } from './label-filter.ts';
+import { createNamespaces } from './namespaces.ts';
+import type { NodeConflict, NodeFacts } from './node.ts';
+import { createNodes } from './nodes.ts';
+import { createPodEndpoints } from './pod-endpoints.ts';
+import { type ConversionMode, createCompleteness, type PublishedSet } from './published-sets.ts';
+import type { RecordChange } from './records.ts';
+import { createServices } from './services.ts';
 
-/** An address to publish; its identity is still a set of labels, because only etcd can give it a number. */
-export interface EndpointRecord {
-  readonly address: IpAddress;
-  readonly hostIp: IpAddress | null;
-  readonly labels: Labels;
-  readonly namespace: string;
-  readonly podName: string;
-  readonly serviceAccount: string;
-  readonly namedPorts: readonly NamedPort[] | undefined;
+export type { EndpointRecord, RecordChange } from './records.ts';
+
+/** How a cluster is converted. */
+export interface ConversionOptions {
+  /** Default `any-cni`. */
+  readonly mode?: ConversionMode;
+  /** Whether namespaces are known to the mesh that say nothing of it. Default true. */
+  readonly globalNamespacesByDefault?: boolean;
+  /** Which labels of pods are part of their identities. Default: as Cilium's. */
+  readonly labelFilter?: LabelFilter;
+  /**
+   * Kinds that the source will say are told. Until then no record is made that needs them: it could only be wrong, such as a
+   * Service without its backends. Default: none is waited for.
+   */
+  readonly awaited?: readonly ClusterObjectKind[];
 }
 
-/** A record to publish or, with `value` undefined, to withdraw. */
-export type RecordChange =
-  | { readonly kind: 'node'; readonly name: string; readonly value: Node | undefined }
-  | {
-      readonly kind: 'endpoint';
-      readonly address: IpAddress;
-      readonly value: EndpointRecord | undefined;
-    }
-  | {
-      readonly kind: 'service';
-      readonly namespace: string;
-      readonly name: string;
-      readonly value: ConvertedService | undefined;
-    }
-  | {
-      readonly kind: 'policy';
-      readonly policyKind: LocalPolicy['kind'];
-      readonly namespace: string;
-      readonly name: string;
-      readonly value: LocalPolicy | undefined;
-    };
+/** An object that changed, or went. */
+export interface ObjectChange {
+  readonly object: ClusterObject;
+  readonly exists: boolean;
+}
 
 /** The cluster as known so far. */
 export interface ClusterModel {
-  /** Takes objects that changed (`true`) or went (`false`) and returns what changed for it. */
-  apply(
-    changes: readonly { readonly object: ClusterObject; readonly exists: boolean }[],
-  ): RecordChange[];
+  /** Takes what changed, and returns all that is to be published for it. */
+  apply(changes: readonly ObjectChange[]): RecordChange[];
+  /** Takes what changed, and leaves it to `records` what is to be published for it. */
+  take(changes: readonly ObjectChange[]): void;
+  /** Notes that everything of these kinds has been told. */
+  complete(kinds: readonly ClusterObjectKind[]): void;
+  /**
+   * What is to be published for all that was taken, as far as it can be told by now. Each record is made when it is asked
+   * for, so that whoever has many may do something else meanwhile.
+   */
+  records(): Iterable<RecordChange>;
+  /** Kinds that a set waits for before it is whole. */
+  outstanding(set: PublishedSet): readonly ClusterObjectKind[];
   /** Takes what a node's own agent says of it, or undefined when that counts no more. */
   setNodeFacts(name: string, facts: NodeFacts | undefined): RecordChange[];
   /** What of `facts` another node or a pod holds already; undefined when nothing is. */
@@ -73,207 +60,139 @@ export interface ClusterModel {
 }
 
 /** Makes the model of an empty cluster. */
-export function createClusterModel(cluster: {
-  readonly name: ClusterName;
-  readonly id: ClusterId;
-}): ClusterModel {
-  const nodes = new Map<string, NodeObject>();
-  const nodeFacts = new Map<string, NodeFacts>();
-  const namespaces = new Map<string, NamespaceObject>();
-  const pods = new Map<string, PodObject>();
-  const podsByNamespace = new Map<string, Map<string, PodObject>>();
-  const services = new Map<string, ServiceObject>();
-  const servicesByNamespace = new Map<string, Map<string, ServiceObject>>();
-  const slices = new Map<string, EndpointSliceObject>();
-  const slicesByService = new Map<string, Map<string, EndpointSliceObject>>();
-  const owners = createAddressOwners<IpAddress>();
-
-  const endpointOf = (address: IpAddress): EndpointRecord | undefined => {
-    const pod = pods.get(owners.ownerOf(address) ?? '');
-    if (pod === undefined) return undefined;
-    const named = pod.ports.filter((port) => port.name !== '');
-    return {
-      address,
-      hostIp: pod.hostIp ?? null,
-      labels: podIdentityLabels(pod, namespaces.get(pod.namespace), cluster.name),
-      namespace: pod.namespace,
-      podName: pod.name,
-      serviceAccount: pod.serviceAccount,
-      namedPorts:
-        named.length === 0 ? undefined : [...named].sort((a, b) => (a.name < b.name ? -1 : 1)),
-    };
+export function createClusterModel(
+  cluster: { readonly name: ClusterName; readonly id: ClusterId },
+  options: ConversionOptions = {},
+): ClusterModel {
+  const { mode = 'any-cni', globalNamespacesByDefault = true } = options;
+  const isCilium = mode === 'cilium';
+  const completeness = createCompleteness(mode, options.awaited ?? []);
+  const namespaces = createNamespaces({
+    globalByDefault: globalNamespacesByDefault,
+    asCilium: isCilium,
+    // Manifests need not describe a namespace; Cilium knows nothing of one that it does not see.
+    globalWithoutObject: isCilium ? false : globalNamespacesByDefault,
+  });
+  const isNamespaceGlobal = namespaces.isGlobal;
+  const nodes = createNodes(cluster);
+  const pods = createPodEndpoints({
+    cluster: cluster.name,
+    namespaces,
+    labelFilter: options.labelFilter ?? DEFAULT_LABEL_FILTER,
+  });
+  const endpoints = createCiliumEndpoints({ isNamespaceGlobal });
+  const identities = createCiliumIdentities({ isNamespaceGlobal });
+  const services = createServices({ cluster, isNamespaceGlobal, isServingUnlessSaid: isCilium });
+  /** Namespaces whose annotations are not as expected. */
+  const warned = new Set<string>();
+  /** Records that are made as they come. */
+  const ready: RecordChange[] = [];
+  const drains: Readonly<Record<PublishedSet, () => Iterable<RecordChange>>> = {
+    nodes: nodes.drain,
+    'local-policies': () => ready.splice(0),
+    identities: identities.drain,
+    ips: isCilium ? endpoints.drain : pods.drain,
+    services: services.drain,
+    // In the same records.
+    'local-services': () => [],
+    serviceexports: services.drainExports,
   };
 
-  const takePod = (pod: PodObject, exists: boolean, dirty: Dirty): void => {
-    const id = pathOf(pod);
-    const before = pods.get(id);
-    const held = exists ? addressesOf(pod) : [];
-    for (const address of addressesOf(before)) {
-      // What it keeps it does not let go of: another claimant would come first.
-      if (!held.includes(address)) owners.release(address, id);
-      dirty.addresses.add(address);
+  const takeNamespace = (object: NamespaceObject, exists: boolean): void => {
+    const change = namespaces.take(object, exists);
+    const { name } = change;
+    if (change.isRelabelled || change.isSwitched) pods.touchNamespace(name);
+    if (change.isSwitched) {
+      endpoints.touchNamespace(name);
+      identities.touchNamespace(name);
+      services.switchNamespace(name);
     }
-    if (exists) pods.set(id, pod);
-    else pods.delete(id);
-    setNested(podsByNamespace, pod.namespace, id, exists ? pod : undefined);
-    for (const address of held) {
-      owners.claim(address, id);
-      dirty.addresses.add(address);
-    }
-    for (const service of servicesByNamespace.get(pod.namespace)?.values() ?? []) {
-      if ((slicesByService.get(pathOf(service))?.size ?? 0) > 0) continue;
-      if (
-        [before, pod].some((candidate) => candidate !== undefined && isSelected(service, candidate))
-      ) {
-        dirty.services.add(pathOf(service));
-      }
-    }
+    const about = { kind: 'Namespace', namespace: '', name, uid: object.uid } as const;
+    const all = change.warnings.map((warning) => ({ ...warning, object: about }));
+    if (all.length > 0) warned.add(name);
+    else if (!warned.delete(name)) return;
+    ready.push({ kind: 'warnings', object: about, value: all.length === 0 ? undefined : all });
   };
-
-  const takeSlice = (slice: EndpointSliceObject, exists: boolean, dirty: Dirty): void => {
-    const id = pathOf(slice);
-    const before = slices.get(id);
-    for (const owner of [before, slice]) {
-      if (owner?.service === undefined) continue;
-      const service = `${owner.namespace}/${owner.service}`;
-      setNested(slicesByService, service, id, exists && owner === slice ? slice : undefined);
-      dirty.services.add(service);
-    }
-    if (exists) slices.set(id, slice);
-    else slices.delete(id);
-  };
-
-  const take = (object: ClusterObject, exists: boolean, dirty: Dirty): void => {
+  const take = (object: ClusterObject, exists: boolean): void => {
     switch (object.kind) {
       case 'Node':
-        if (exists) nodes.set(object.name, object);
-        else nodes.delete(object.name);
-        dirty.nodes.add(object.name);
+      case 'CiliumNode':
+        // Of a cluster that Cilium runs its own word of nodes counts, and of no other.
+        if ((object.kind === 'CiliumNode') === isCilium) nodes.take(object, exists);
         return;
       case 'Namespace':
-        if (exists) namespaces.set(object.name, object);
-        else namespaces.delete(object.name);
-        for (const pod of podsByNamespace.get(object.name)?.values() ?? []) {
-          for (const address of addressesOf(pod)) dirty.addresses.add(address);
-        }
+        takeNamespace(object, exists);
         return;
       case 'Pod':
-        takePod(object, exists, dirty);
+        if (isCilium) return;
+        pods.take(object, exists);
+        services.takePod(object, exists);
         return;
       case 'Service':
-        if (exists) services.set(pathOf(object), object);
-        else services.delete(pathOf(object));
-        setNested(servicesByNamespace, object.namespace, object.name, exists ? object : undefined);
-        dirty.services.add(pathOf(object));
+        services.takeService(object, exists);
         return;
       case 'EndpointSlice':
-        takeSlice(object, exists, dirty);
+        services.takeSlice(object, exists);
+        return;
+      case 'CiliumEndpoint':
+        if (isCilium) endpoints.takeEndpoint(object, exists);
+        return;
+      case 'CiliumEndpointSlice':
+        if (isCilium) endpoints.takeSlice(object, exists);
+        return;
+      case 'CiliumIdentity':
+        if (isCilium) identities.take(object, exists);
+        return;
+      case 'ServiceExport':
+        services.takeExport(object, exists);
         return;
       case 'NetworkPolicy':
       case 'CiliumNetworkPolicy':
       case 'CiliumClusterwideNetworkPolicy': {
         const { kind, namespace, name, generation, manifest } = object;
         const value = exists ? { kind, namespace, name, generation, manifest } : undefined;
-        dirty.records.push({ kind: 'policy', policyKind: kind, namespace, name, value });
+        ready.push({ kind: 'policy', policyKind: kind, namespace, name, value });
         return;
       }
       default:
         object satisfies never;
     }
   };
-
-  const serviceRecord = (path: string): RecordChange => {
-    const service = services.get(path);
-    const [namespace = '', name = ''] = path.split('/');
-    if (service === undefined) return { kind: 'service', namespace, name, value: undefined };
-    const ofService = [...(slicesByService.get(path)?.values() ?? [])];
-    const candidates = [...(podsByNamespace.get(namespace)?.values() ?? [])];
-    const input = {
-      service,
-      slices: ofService,
-      pods: candidates.filter((pod) => isSelected(service, pod)),
-    };
-    return { kind: 'service', namespace, name, value: convertService(input, cluster) };
+  function* records(): Generator<RecordChange> {
+    for (const set of SETS_IN_ORDER) if (completeness.canConvert(set)) yield* drains[set]();
+  }
+  const takeAll = (changes: readonly ObjectChange[]): void => {
+    for (const { object, exists } of changes) take(object, exists);
   };
 
-  const nodeRecord = (name: string): RecordChange => ({
-    kind: 'node',
-    name,
-    value: convertNode(name, { object: nodes.get(name), facts: nodeFacts.get(name) }, cluster),
-  });
-
   return {
-    setNodeFacts(name, facts) {
-      if (facts === undefined) nodeFacts.delete(name);
-      else nodeFacts.set(name, facts);
-      return [nodeRecord(name)];
+    apply(changes) {
+      takeAll(changes);
+      return [...records()];
     },
+    take: takeAll,
+    complete: completeness.add,
+    records,
+    outstanding: (set) => completeness.outstanding(set),
+    setNodeFacts: (name, facts) => [nodes.setFacts(name, facts)],
     findNodeConflict(name, facts) {
       for (const address of facts.addresses) {
-        const pod = owners.ownerOf(address);
+        const pod = pods.holderOf(address) ?? endpoints.holderOf(address);
         if (pod !== undefined)
           return { field: 'addresses', reason: `${address} is held by pod ${pod}` };
       }
-      for (const other of new Set([...nodes.keys(), ...nodeFacts.keys()])) {
-        if (other === name) continue;
-        const held = nodeHoldings({ object: nodes.get(other), facts: nodeFacts.get(other) });
-        const conflict = findOverlap(facts, held, `node ${other}`);
-        if (conflict !== undefined) return conflict;
-      }
-      return undefined;
-    },
-    apply(changes) {
-      const dirty: Dirty = {
-        records: [],
-        nodes: new Set(),
-        addresses: new Set(),
-        services: new Set(),
-      };
-      for (const { object, exists } of changes) take(object, exists, dirty);
-      const endpoints = [...dirty.addresses].map(
-        (address): RecordChange => ({ kind: 'endpoint', address, value: endpointOf(address) }),
-      );
-      return [
-        ...[...dirty.nodes].map(nodeRecord),
-        ...dirty.records,
-        ...endpoints,
-        ...[...dirty.services].map(serviceRecord),
-      ];
+      return nodes.findConflict(name, facts);
     },
   };
 }
 
-/** What a batch of changes touched. */
-interface Dirty {
-  readonly records: RecordChange[];
-  readonly nodes: Set<string>;
-  readonly addresses: Set<IpAddress>;
-  readonly services: Set<string>;
-}
-
-/** Addresses that a pod holds: none on the host's network, and none when it has finished. */
-function addressesOf(pod: PodObject | undefined): readonly IpAddress[] {
-  return pod === undefined || pod.hostNetwork || pod.finished ? [] : pod.ips;
-}
-
-function isSelected(service: ServiceObject, pod: PodObject): boolean {
-  const wanted = Object.entries(service.selector);
-  return wanted.length > 0 && wanted.every(([key, value]) => pod.labels[key] === value);
-}
-
-function pathOf(object: { readonly namespace: string; readonly name: string }): string {
-  return `${object.namespace}/${object.name}`;
-}
-
-function setNested<T>(
-  map: Map<string, Map<string, T>>,
-  outer: string,
-  inner: string,
-  value: T | undefined,
-): void {
-  const nested = map.get(outer) ?? new Map<string, T>();
-  if (value === undefined) nested.delete(inner);
-  else nested.set(inner, value);
-  if (nested.size === 0) map.delete(outer);
-  else map.set(outer, nested);
-}
+/** Identities before the addresses that carry them, addresses before the Services that they are backends of. */
+const SETS_IN_ORDER: readonly PublishedSet[] = [
+  'nodes',
+  'local-policies',
+  'identities',
+  'ips',
+  'services',
+  'local-services',
+  'serviceexports',
+];

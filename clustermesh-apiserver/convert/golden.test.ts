@@ -127,7 +127,7 @@ test('a dual-stack Service is published with zones, hints and hostnames', async 
       `"backends":{"10.1.0.5":${ports},"10.1.0.6":${ports},"fd00:1::5":${ports}},` +
       '"hostnames":{"10.1.0.5":"web-0"},' +
       '"zones":{"10.1.0.5":{"zone":"za","forZones":[{"name":"za"},{"name":"zb"}]},' +
-      '"10.1.0.6":{"zone":"zb","forZones":null}},' +
+      '"10.1.0.6":{"zone":"zb","forZones":[]}},' +
       '"labels":{"app":"web"},"selector":{"app":"web"},"includeExternal":true,"shared":true,"clusterID":1}',
   );
   t.equal(inspectPair(key, value, 255).error, undefined);

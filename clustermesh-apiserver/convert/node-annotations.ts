@@ -36,10 +36,7 @@ const ENCRYPTION_KEY = /^(0|[1-9]\d{0,2})$/;
 export function readNodeAnnotations(
   annotations: Readonly<Record<string, string>>,
 ): NodeAnnotations {
-  const text = (name: keyof typeof NAMES): string => {
-    const found = NAMES[name].find((candidate) => Object.hasOwn(annotations, candidate));
-    return found === undefined ? '' : (annotations[found] ?? '');
-  };
+  const text = (name: keyof typeof NAMES): string => readText(annotations, name);
   const key = text('encryptionKey');
   return {
     ciliumInternalIps: [readIp(text('ipv4Host'), 4), readIp(text('ipv6Host'), 6)].filter(
@@ -52,6 +49,16 @@ export function readNodeAnnotations(
     encryptionKey: ENCRYPTION_KEY.test(key) && Number(key) <= 255 ? Number(key) : 0,
     wireguardPubKey: text('wireguardPubKey'),
   };
+}
+
+/** The WireGuard key of a node, which is an annotation of its CiliumNode as well. */
+export function readWireguardPubKey(annotations: Readonly<Record<string, string>>): string {
+  return readText(annotations, 'wireguardPubKey');
+}
+
+function readText(annotations: Readonly<Record<string, string>>, name: keyof typeof NAMES): string {
+  const found = NAMES[name].find((candidate) => Object.hasOwn(annotations, candidate));
+  return found === undefined ? '' : (annotations[found] ?? '');
 }
 
 function readIp(text: string, family: 4 | 6): IpAddress | null {

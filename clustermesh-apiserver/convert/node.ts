@@ -12,7 +12,7 @@ import type { NodeObject } from '../sources/objects.ts';
 import { readNodeAnnotations } from './node-annotations.ts';
 
 /** What `Source` says of nodes that we publish; readers overwrite it. */
-const SOURCE = 'custom-resource';
+export const NODE_SOURCE = 'custom-resource';
 
 /** What a node's agent says of its node. */
 export interface NodeFacts {
@@ -42,8 +42,14 @@ export interface NodeHoldings {
   readonly podCidrs: readonly IpPrefix[];
 }
 
-/** What a node holds: the manifest's word counts where it says something, the agent's where it does not. */
-export function nodeHoldings({ object, facts }: NodeSources): NodeHoldings {
+/** What a node holds: its object's word counts where it says something, the agent's where it does not. */
+export function nodeHoldings({
+  object,
+  facts,
+}: {
+  readonly object: NodeHoldings | undefined;
+  readonly facts: NodeFacts | undefined;
+}): NodeHoldings {
   const said = (facts?.addresses ?? []).map((ip): NodeAddress => ({ type: 'InternalIP', ip }));
   return {
     addresses: object !== undefined && object.addresses.length > 0 ? object.addresses : said,
@@ -82,7 +88,7 @@ export function convertNode(
     ipv6HealthIp: said.ipv6HealthIp,
     ipv4IngressIp: said.ipv4IngressIp,
     ipv6IngressIp: said.ipv6IngressIp,
-    source: SOURCE,
+    source: NODE_SOURCE,
     encryptionKey: said.encryptionKey,
     labels: object?.labels ?? null,
     annotations: null,

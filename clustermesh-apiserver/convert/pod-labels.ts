@@ -8,50 +8,65 @@ import {
   SERVICE_ACCOUNT_LABEL,
 } from '../../mesh/wire/identity.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
-import type { NamespaceObject, PodObject } from '../sources/objects.ts';
+import type { PodObject } from '../sources/objects.ts';
+import { DEFAULT_LABEL_FILTER, type LabelFilter } from './label-filter.ts';
 
-/**
- * Keys that begin like one of these name a single pod, revision or node, and would give each an identity of its own. They are
- * Cilium's default label filter (`pkg/labelsfilter`), which matches from the beginning of the key.
- */
-const IRRELEVANT: readonly RegExp[] = [
-  /^io\.kubernetes/,
-  /^kubernetes\.io/,
-  /^.*beta\.kubernetes\.io/,
-  /^k8s\.io/,
-  /^pod-template-generation/,
-  /^pod-template-hash/,
-  /^controller-revision-hash/,
-  /^annotation\./,
-  /^controller-uid/,
-  /^batch\.kubernetes\.io\/(controller-uid|job-completion-index)/,
-  /^etcd_node/,
-  /^statefulset\.kubernetes\.io\/pod-name/,
-  /^apps\.kubernetes\.io\/pod-index/,
-  // Not in Cilium's list: these say what the cluster knows of a pod, so the pod itself may not say them.
-  /^io\.cilium\.k8s\./,
-];
+/** What labels are called that say what the cluster knows of a pod, so that the pod itself may not say them. */
+const CLUSTERS_OWN = /^io\.cilium\.k8s\./;
 
-/** Whether a pod's label is part of its identity. */
-export function isIdentityLabel(key: string): boolean {
-  return !IRRELEVANT.some((pattern) => pattern.test(key));
+/** Whether a pod's own label is part of its identity. */
+export function isIdentityLabel(key: string, filter: LabelFilter = DEFAULT_LABEL_FILTER): boolean {
+  return !CLUSTERS_OWN.test(key) && filter.includes(key);
 }
 
 /** Labels of the identity of a pod, sorted. A namespace without an object has no labels of its own but its name. */
 export function podIdentityLabels(
   pod: PodObject,
-  namespace: NamespaceObject | undefined,
-  cluster: ClusterName,
+  options: {
+    readonly namespaceLabels: Readonly<Record<string, string>> | undefined;
+    readonly cluster: ClusterName;
+    readonly filter?: LabelFilter;
+  },
 ): Labels {
+  const { cluster, filter = DEFAULT_LABEL_FILTER } = options;
   const record: Record<string, string> = {};
   for (const [key, value] of Object.entries(pod.labels))
-    if (isIdentityLabel(key)) record[key] = value;
-  const namespaceLabels = { 'kubernetes.io/metadata.name': pod.namespace, ...namespace?.labels };
-  for (const [key, value] of Object.entries(namespaceLabels))
-    record[NAMESPACE_LABELS_PREFIX + key] = value;
+    if (isIdentityLabel(key, filter)) record[key] = value;
+  const given: Record<string, string> = {};
+  const ofNamespace = { 'kubernetes.io/metadata.name': pod.namespace, ...options.namespaceLabels };
+  for (const [key, value] of Object.entries(ofNamespace))
+    given[NAMESPACE_LABELS_PREFIX + key] = value;
   // Last, so that a pod cannot claim another cluster, namespace or service account by a label of its own.
-  record[NAMESPACE_LABEL] = pod.namespace;
-  record[SERVICE_ACCOUNT_LABEL] = pod.serviceAccount;
+  given[NAMESPACE_LABEL] = pod.namespace;
+  given[SERVICE_ACCOUNT_LABEL] = pod.serviceAccount;
+  for (const [key, value] of Object.entries(given)) {
+    if (filter.includes(key)) record[key] = value;
+    else delete record[key];
+  }
+  // Readers refuse an identity without it.
   record[CLUSTER_LABEL] = cluster;
   return labelsFromRecord(record);
+}
+
+/** Gives equal sets of labels as one object: thousands of pods have few different sets. */
+export interface LabelSets {
+  intern(labels: Labels): Labels;
+}
+
+/** Sets remembered before all are forgotten; forgetting costs memory, and nothing else. */
+const MAX_SETS = 50_000;
+
+/** Makes an empty book of sets of labels. */
+export function createLabelSets(): LabelSets {
+  const sets = new Map<string, Labels>();
+  return {
+    intern(labels) {
+      const text = labels.map(({ source, key, value }) => `${source}:${key}=${value}`).join(';');
+      const known = sets.get(text);
+      if (known !== undefined) return known;
+      if (sets.size >= MAX_SETS) sets.clear();
+      sets.set(text, labels);
+      return labels;
+    },
+  };
 }

@@ -11,11 +11,25 @@ const MESH_MANAGERS: readonly string[] = [
   'endpointslice-mesh-controller.isthmus.io',
 ];
 
+/** Label by which the control plane marks the slices of a headless Service, and by which Cilium takes a Service for one. */
+const HEADLESS_LABEL = 'service.kubernetes.io/headless';
+/** Label that leaves a Service, and its slices, to the proxy that it names. */
+const PROXY_LABEL = 'service.kubernetes.io/service-proxy-name';
+
 /** Everything one Service is converted from. Pods count only for a Service with a selector and without slices. */
 export interface ServiceInput {
   readonly service: ServiceObject;
   readonly slices: readonly EndpointSliceObject[];
   readonly pods: readonly PodObject[];
+}
+
+/** How Services are converted. */
+export interface ServiceOptions {
+  readonly cluster: { readonly name: ClusterName; readonly id: ClusterId };
+  /** Whether the mesh may know the namespace. */
+  readonly isNamespaceGlobal: boolean;
+  /** Whether an endpoint that is not ready and says nothing of serving counts as serving, as it does for Cilium. */
+  readonly isServingUnlessSaid: boolean;
 }
 
 /** A Service for our own agents, and for the other clusters where it is global and shared. */
@@ -31,14 +45,16 @@ interface Backends {
   readonly zones: Map<IpAddress, BackendZone>;
 }
 
+/** Whether a Service is left to a proxy of its own: then it is none of ours, nor of Cilium's. */
+export function isForeign(service: ServiceObject): boolean {
+  return Object.hasOwn(service.labels, PROXY_LABEL);
+}
+
 /** Converts a Service with its backends. ExternalName services have neither address nor backends. */
-export function convertService(
-  input: ServiceInput,
-  cluster: { readonly name: ClusterName; readonly id: ClusterId },
-): ConvertedService {
+export function convertService(input: ServiceInput, options: ServiceOptions): ConvertedService {
   const { service } = input;
-  const settings = readGlobalServiceSettings(service.annotations);
-  const backends = collectBackends(input);
+  const settings = readGlobalServiceSettings(service.annotations, service);
+  const backends = collectBackends(input, options);
   const local: LocalService = {
     namespace: service.namespace,
     name: service.name,
@@ -50,10 +66,14 @@ export function convertService(
     affinity: settings.affinity,
     backends: backends.ports,
   };
-  const isExported = settings.global && settings.shared && service.type !== 'ExternalName';
+  const isExported =
+    settings.global &&
+    settings.shared &&
+    options.isNamespaceGlobal &&
+    service.type !== 'ExternalName';
   return {
     local,
-    exported: isExported ? exportService(service, backends, cluster) : undefined,
+    exported: isExported ? exportService(service, backends, options.cluster) : undefined,
     settings,
   };
 }
@@ -66,11 +86,12 @@ function exportService(
   const ports: PortMap = new Map(
     service.ports.map(({ name, protocol, port }) => [name, { protocol, port }]),
   );
+  const isHeadless = service.headless || Object.hasOwn(service.labels, HEADLESS_LABEL);
   return {
     cluster: cluster.name,
     namespace: service.namespace,
     name: service.name,
-    frontends: new Map(service.clusterIps.map((ip) => [ip, ports])),
+    frontends: new Map(isHeadless ? [] : service.clusterIps.map((ip) => [ip, ports])),
     backends: backends.ports,
     hostnames: backends.hostnames,
     zones: backends.zones,
@@ -82,25 +103,34 @@ function exportService(
   };
 }
 
-function collectBackends(input: ServiceInput): Backends {
+function collectBackends(input: ServiceInput, options: ServiceOptions): Backends {
   const backends: Backends = { ports: new Map(), hostnames: new Map(), zones: new Map() };
-  const slices = input.slices.filter((slice) => !MESH_MANAGERS.includes(slice.managedBy ?? ''));
-  for (const slice of slices) addSlice(backends, slice);
+  const slices = input.slices.filter(isOwnSlice);
+  for (const slice of slices) addSlice(backends, slice, options);
   if (slices.length === 0 && Object.keys(input.service.selector).length > 0) {
     for (const pod of input.pods) addPod(backends, input.service, pod);
   }
   return backends;
 }
 
-function addSlice(backends: Backends, slice: EndpointSliceObject): void {
+/** Whether a slice holds backends of this cluster for everybody. */
+export function isOwnSlice({ managedBy, proxyName }: EndpointSliceObject): boolean {
+  return proxyName === undefined && !MESH_MANAGERS.includes(managedBy ?? '');
+}
+
+function addSlice(
+  backends: Backends,
+  slice: EndpointSliceObject,
+  { isServingUnlessSaid }: ServiceOptions,
+): void {
   for (const endpoint of slice.endpoints) {
-    if (!endpoint.usable) continue;
+    if (!endpoint.ready && !(endpoint.serving ?? isServingUnlessSaid)) continue;
     for (const address of endpoint.addresses) {
       const ports = portsOf(backends, address);
       for (const { name, protocol, port } of slice.ports) ports.set(name, { protocol, port });
       if (endpoint.hostname !== undefined) backends.hostnames.set(address, endpoint.hostname);
       if (endpoint.zone !== undefined) {
-        backends.zones.set(address, { zone: endpoint.zone, forZones: endpoint.forZones ?? null });
+        backends.zones.set(address, { zone: endpoint.zone, forZones: endpoint.forZones ?? [] });
       }
     }
   }

@@ -7,15 +7,19 @@ import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wi
 import { clusterConfigKey } from '../../mesh/wire/keys.ts';
 import type { SyncStore } from './sync-store.ts';
 
-/** Value of `cilium/cluster-config/<us>`: markers exist, and service exports are known but off. */
-export function encodeOwnConfig(id: ClusterId, max: MaxConnectedClusters): string {
+/** Value of `cilium/cluster-config/<us>`: markers exist, and service exports are known, on or off. */
+export function encodeOwnConfig(
+  id: ClusterId,
+  max: MaxConnectedClusters,
+  options: { readonly serviceExports: boolean },
+): string {
   return encodeClusterConfig({
     id,
     capabilities: {
       syncedCanaries: true,
       cached: false,
       maxConnectedClusters: max,
-      serviceExportsEnabled: false,
+      serviceExportsEnabled: options.serviceExports,
       endpointSlicesExportMode: undefined,
     },
   });
@@ -31,6 +35,8 @@ export async function enforceClusterConfig(
     readonly store: KvStore;
     readonly sync: Pick<SyncStore, 'upsert' | 'rewrite'>;
     readonly maxConnectedClusters: MaxConnectedClusters;
+    /** Whether Services are exported by the Multi-Cluster Services API. */
+    readonly serviceExports: boolean;
     readonly clock: Clock;
     readonly logger: Logger;
     readonly signal: AbortSignal;
@@ -38,7 +44,7 @@ export async function enforceClusterConfig(
 ): Promise<void> {
   const { store, sync, clock, logger, signal } = options;
   const key = clusterConfigKey(cluster.name);
-  const own = encodeOwnConfig(cluster.id, options.maxConnectedClusters);
+  const own = encodeOwnConfig(cluster.id, options.maxConnectedClusters, options);
   sync.upsert(key, own);
   let hasStood = false;
   for await (const event of store.watch({ key }, { signal })) {

@@ -2,13 +2,13 @@
 import { type KvCompare, KvError, type KvLease } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import { encodeLabels } from '../../mesh/wire/identity.ts';
+import { encodeLabels, type Labels } from '../../mesh/wire/identity.ts';
 import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import { type IpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { encodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
 import { ipKey } from '../../mesh/wire/keys.ts';
 import { WireError } from '../../mesh/wire/wire-error.ts';
-import type { EndpointRecord } from '../convert/cluster-model.ts';
+import type { EndpointRecord } from '../convert/records.ts';
 import { type IdentityAllocator, IdentityError } from './identities.ts';
 import type { SyncStore } from './sync-store.ts';
 import { untilAnswered } from './until-answered.ts';
@@ -61,7 +61,8 @@ export interface EndpointPublisher {
 export function createEndpointPublisher(options: EndpointPublisherOptions): EndpointPublisher {
   const { identities, sync, lease, clock, logger, identityGraceMs } = options;
   const records = new Map<IpAddress, EndpointRecord>();
-  const texts = new WeakMap<EndpointRecord, string>();
+  /** By sets of labels, which many records share. */
+  const texts = new WeakMap<Labels, string>();
   /** Addresses to be handed on. */
   const dirty = new Set<IpAddress>();
   /** Addresses that are left out and shall be tried again, with their labels where there is no number for them. */
@@ -75,10 +76,10 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
 
   /** Label string of a record: asked for again and again, of every address. */
   const textOf = (record: EndpointRecord): string => {
-    const known = texts.get(record);
+    const known = texts.get(record.labels);
     if (known !== undefined) return known;
     const text = encodeLabels(record.labels);
-    texts.set(record, text);
+    texts.set(record.labels, text);
     return text;
   };
   /** Label strings in use. Of labels without a wire form there is none: they are about to be left out. */
@@ -226,7 +227,8 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
               await publishGroup(group, signal);
             }
           };
-          const workers = Array.from({ length: CONCURRENT_ALLOCATIONS }, worker);
+          const length = Math.min(CONCURRENT_ALLOCATIONS, groups.length);
+          const workers = Array.from({ length }, worker);
           await Promise.all(workers);
           isBusy = false;
         }

@@ -108,8 +108,9 @@ const CASES: readonly { readonly key: string; readonly leaveOut?: readonly strin
   },
   { key: 'cilium/state/services/v1/alpha/demo/web' },
   { key: 'cilium/state/services/v1/alpha/data/headless' },
-  // Written with includeExternal false; an exported service has it true.
-  { key: 'cilium/state/services/v1/alpha/demo/dual', leaveOut: ['includeExternal'] },
+  // Written with includeExternal false; an exported service has it true. Of a backend without hints Cilium's converter writes
+  // an empty list (operator/watchers/service_sync.go), where the bare type has null: see convert/golden.test.ts.
+  { key: 'cilium/state/services/v1/alpha/demo/dual', leaveOut: ['includeExternal', 'zones'] },
   // The number is the allocator's; named ports are sorted by their names.
   { key: 'cilium/state/ip/v1/default/10.1.0.5', leaveOut: ['ID', 'NamedPorts'] },
 ];

@@ -4,8 +4,8 @@ import { createLogger } from '../../mesh/runtime/log.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { decodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
 import { decodeClusterService } from '../../mesh/wire/service.ts';
-import type { ObjectEvent } from '../sources/manifests.ts';
-import { parseObject } from '../sources/objects.ts';
+import type { ObjectEvent } from '../sources/object-event.ts';
+import { MANIFEST_KINDS, parseObject } from '../sources/objects.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 
 const logger = createLogger('test', { level: 'silent' });
@@ -106,7 +106,7 @@ async function until(
   }
 }
 
-const synced: ObjectEvent = { kind: 'synced' };
+const synced: ObjectEvent = { kind: 'synced', kinds: MANIFEST_KINDS };
 
 test("a cluster is published in Cilium's layout, and markers come last", async (t) => {
   const store = createMemoryStore();
@@ -125,7 +125,7 @@ test("a cluster is published in Cilium's layout, and markers come last", async (
     { kind: 'upsert', object: POD },
     { kind: 'upsert', object: SERVICE },
   );
-  await until(store, (found) => found.includes('cilium/state/services/v1/alpha/demo/web'));
+  await until(store, (found) => found.includes('cilium/state/nodes/v1/alpha/n1'));
   t.notOk(
     (await keys(store)).some((key) => key.startsWith('cilium/synced/')),
     'nothing is complete before the source says so',

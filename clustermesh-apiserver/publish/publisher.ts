@@ -3,31 +3,19 @@ import type { KvCompare, KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts'
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../mesh/wire/ip.ts';
-import {
-  localPolicyKey,
-  localServiceKey,
-  nodeKey,
-  REGISTRY_PREFIX,
-  serviceKey,
-} from '../../mesh/wire/keys.ts';
-import { encodeLocalPolicy } from '../../mesh/wire/local-policy.ts';
-import { encodeLocalService } from '../../mesh/wire/local-service.ts';
-import { encodeNode } from '../../mesh/wire/node.ts';
-import { encodeClusterService } from '../../mesh/wire/service.ts';
-import {
-  createClusterModel,
-  type EndpointRecord,
-  type RecordChange,
-} from '../convert/cluster-model.ts';
+import { REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
+import type { AnnotationWarning } from '../convert/annotation-warning.ts';
+import { type ConversionOptions, createClusterModel } from '../convert/cluster-model.ts';
 import type { NodeConflict, NodeFacts } from '../convert/node.ts';
-import type { ConvertedService } from '../convert/service.ts';
+import { kindsOf, PUBLISHED_SETS, type PublishedSet } from '../convert/published-sets.ts';
 import { type LeaderTerm, openLeaderLock } from '../kvstoremesh/leader.ts';
-import type { ObjectEvent } from '../sources/manifests.ts';
+import type { ObjectEvent } from '../sources/object-event.ts';
+import type { ClusterObjectKind } from '../sources/objects.ts';
 import { createIdentityAllocator } from './identities.ts';
 import { createLatch } from './latch.ts';
 import type { SyncStoreStatus } from './sync-store.ts';
-import { serveTerm, type Term, type Wanted } from './term.ts';
+import { serveTerm, type Term } from './term.ts';
+import { createWantedRecords } from './wanted-records.ts';
 
 /** Options of `createPublisher`. */
 export interface PublisherOptions {
@@ -36,6 +24,18 @@ export interface PublisherOptions {
   readonly leaseTtlSeconds: number;
   readonly cluster: { readonly name: ClusterName; readonly id: ClusterId };
   readonly maxConnectedClusters: MaxConnectedClusters;
+  /** How objects are converted. Default: as those of a cluster with our own agents. */
+  readonly conversion?: Omit<ConversionOptions, 'awaited'>;
+  /**
+   * Kinds that the source tells of, each with its `synced`. With ServiceExport among them Services are exported by the
+   * Multi-Cluster Services API. Default: all that the mode of conversion needs, without that one.
+   */
+  readonly kinds?: readonly ClusterObjectKind[];
+  /**
+   * Called while this process leads for everything that is newly wrong with an object's annotations, and when it begins to
+   * lead for all that is wrong. Default: it is logged only.
+   */
+  readonly onAnnotationWarning?: (warning: AnnotationWarning) => void;
   readonly logger: Logger;
   readonly clock?: Clock;
   /** How often the heartbeat is written. Default 60,000, which Cilium's readers expect to see at least every two minutes. */
@@ -60,6 +60,13 @@ export type PublisherRole =
   /** Another replica writes, and this one takes its place when it ends. */
   | { readonly kind: 'standby'; readonly since: number };
 
+/** A set that is not whole in etcd yet. */
+export interface OutstandingSet {
+  readonly set: PublishedSet;
+  /** Kinds of objects that the source has not told all of; none when what was told is on its way to etcd. */
+  readonly kinds: readonly ClusterObjectKind[];
+}
+
 /** What is published, in numbers. Of a standby: what it would publish. */
 export interface PublisherStatus extends SyncStoreStatus {
   readonly role: PublisherRole;
@@ -67,12 +74,16 @@ export interface PublisherStatus extends SyncStoreStatus {
    * Everything that the sources told at first is in etcd, with its markers; on standby, that the sources have told everything.
    */
   readonly ready: boolean;
+  /** What is missing for that. */
+  readonly outstanding: readonly OutstandingSet[];
   readonly endpoints: number;
   /** Pods that are left out because the cluster has no number left for their labels. */
   readonly endpointsWithoutIdentity: number;
   /** Some of those labels. */
   readonly labelsWithoutIdentity: readonly string[];
   readonly identities: number;
+  /** Everything that is wrong with objects' annotations now. */
+  readonly annotationWarnings: readonly AnnotationWarning[];
   /** Terms as a leader since the process began: many of them mean that replicas lose their lock. */
   readonly terms: number;
 }
@@ -88,6 +99,8 @@ export interface Publisher {
   readonly status: PublisherStatus;
   /** Resolves when `status.ready` first becomes true. */
   readonly ready: Promise<void>;
+  /** Resolves when this process first leads or stands by: whoever reads then is told by markers what is whole. */
+  readonly begun: Promise<void>;
   /** The lease of what is published while this process leads. */
   readonly lease: KvLease | undefined;
   /** Condition that holds while this process leads; undefined when it does not. */
@@ -104,19 +117,32 @@ const DEFAULT_LOCK_TTL_SECONDS = 5;
  */
 export function createPublisher(options: PublisherOptions): Publisher {
   const { store, cluster, maxConnectedClusters, logger, clock = systemClock } = options;
-  const model = createClusterModel(cluster);
-  const identities = createIdentityAllocator({
-    store,
+  const { mode = 'any-cni' } = options.conversion ?? {};
+  const kinds = options.kinds ?? kindsOf(mode);
+  const model = createClusterModel(cluster, { ...options.conversion, mode, awaited: kinds });
+  const identities =
+    mode === 'cilium'
+      ? undefined
+      : createIdentityAllocator({
+          store,
+          cluster: cluster.name,
+          clusterId: cluster.id,
+          maxConnectedClusters,
+        });
+  const wanted = createWantedRecords({
     cluster: cluster.name,
-    clusterId: cluster.id,
-    maxConnectedClusters,
+    mode,
+    onAnnotationWarning: options.onAnnotationWarning,
+    clock,
+    logger,
   });
-  const warnings = createServiceWarnings(logger);
-  const values = new Map<string, string>();
-  const records = new Map<IpAddress, EndpointRecord>();
-  const wanted: Wanted = { values, records, complete: createLatch() };
-  const { complete } = wanted;
+  if (mode === 'any-cni' && options.conversion?.globalNamespacesByDefault === false) {
+    logger.warn(
+      'namespaces are hidden from the mesh unless they say otherwise, and from the own agents: policies know none of their pods',
+    );
+  }
   const firstReady = createLatch();
+  const begun = createLatch();
   const settings = {
     store,
     cluster,
@@ -124,6 +150,8 @@ export function createPublisher(options: PublisherOptions): Publisher {
     leaseTtlSeconds: options.leaseTtlSeconds,
     heartbeatMs: options.heartbeatMs ?? 60_000,
     identityGraceMs: options.identityGraceMs ?? 900_000,
+    mode,
+    serviceExports: kinds.includes('ServiceExport'),
     identities,
     clock,
     logger,
@@ -131,78 +159,27 @@ export function createPublisher(options: PublisherOptions): Publisher {
   let term: Term | undefined;
   let terms = 0;
   let role: PublisherRole = { kind: 'starting' };
-  const set = (key: string, value: string | undefined): void => {
-    if (value === undefined) {
-      values.delete(key);
-      term?.sync.delete(key);
-    } else {
-      values.set(key, value);
-      term?.sync.upsert(key, value);
-    }
-  };
-  const publish = (change: RecordChange): void => {
-    switch (change.kind) {
-      case 'node':
-        set(nodeKey(cluster.name, change.name), change.value && encodeNode(change.value));
-        return;
-      case 'endpoint': {
-        const { address, value } = change;
-        if (value === undefined) {
-          records.delete(address);
-          term?.endpoints.delete(address);
-        } else {
-          records.set(address, value);
-          term?.endpoints.upsert(value);
-        }
-        return;
-      }
-      case 'service': {
-        const { namespace, name } = change;
-        const exported = change.value?.exported;
-        set(serviceKey(cluster.name, namespace, name), exported && encodeClusterService(exported));
-        set(
-          localServiceKey(namespace, name),
-          change.value && encodeLocalService(change.value.local),
-        );
-        warnings.tell(namespace, name, change.value);
-        return;
-      }
-      case 'policy': {
-        const key = localPolicyKey(change.policyKind, change.namespace, change.name);
-        set(key, change.value && encodeLocalPolicy(change.value));
-        return;
-      }
-      default:
-        throw change satisfies never;
-    }
-  };
-  /** A single record that cannot be published is reported, and the next one is tried. */
-  const publishAll = (changes: readonly RecordChange[]): void => {
-    for (const change of changes) {
-      try {
-        publish(change);
-      } catch (error) {
-        const record = describeRecord(change);
-        logger.error({ err: error, record }, 'cannot publish a record, it is left out');
-      }
-    }
-  };
   const consume = async (batches: AsyncIterable<readonly ObjectEvent[]>): Promise<void> => {
     for await (const batch of batches) {
       const changes = batch.flatMap((event) =>
         event.kind === 'synced' ? [] : [{ object: event.object, exists: event.kind === 'upsert' }],
       );
-      publishAll(model.apply(changes));
-      if (!batch.some((event) => event.kind === 'synced')) continue;
-      complete.open();
-      if (role.kind === 'standby') firstReady.open();
+      model.take(changes);
+      await wanted.takeAll(model.records());
+      const told = batch.flatMap((event) => (event.kind === 'synced' ? event.kinds : []));
+      if (told.length === 0) continue;
+      model.complete(told);
+      await wanted.takeAll(model.records());
+      wanted.open((set) => model.outstanding(set).length === 0);
+      if (role.kind === 'standby' && wanted.isComplete) firstReady.open();
     }
   };
   const becomeStandby = (): void => {
     if (role.kind === 'standby') return;
     role = { kind: 'standby', since: clock.now() };
     logger.info('another replica publishes, this one stands by');
-    if (complete.isOpen) firstReady.open();
+    begun.open();
+    if (wanted.isComplete) firstReady.open();
   };
 
   /** Stands in the row of publishers, and serves whenever it is this one's turn. */
@@ -216,7 +193,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     });
     while (!signal.aborted) {
       const following = new AbortController();
-      const followed = identities.follow(AbortSignal.any([signal, following.signal]));
+      const followed = identities?.follow(AbortSignal.any([signal, following.signal]));
       let leading: LeaderTerm;
       try {
         leading = await lock.campaign({ signal, onStandby: becomeStandby });
@@ -231,8 +208,10 @@ export function createPublisher(options: PublisherOptions): Publisher {
           ...settings,
           onOpen: (opened) => {
             term = opened;
+            wanted.handTo(opened);
             terms += 1;
             role = { kind: 'leading', since: clock.now() };
+            begun.open();
             void opened.published.opened(during).then(firstReady.open, () => undefined);
           },
           signal,
@@ -241,6 +220,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
         if (!during.aborted) throw error;
       } finally {
         term = undefined;
+        wanted.handTo(undefined);
         role = { kind: 'starting' };
       }
       if (!signal.aborted) logger.warn('the lock of the publisher was lost, it is sought again');
@@ -249,6 +229,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
 
   return {
     ready: firstReady.opened(NEVER),
+    begun: begun.opened(NEVER),
     get lease() {
       return term?.lease;
     },
@@ -256,19 +237,26 @@ export function createPublisher(options: PublisherOptions): Publisher {
       return term?.fence;
     },
     setNodeFacts(name, facts) {
-      publishAll(model.setNodeFacts(name, facts).filter((change) => change.kind === 'node'));
+      for (const change of model.setNodeFacts(name, facts)) wanted.take(change);
     },
     findNodeConflict: (name, facts) => model.findNodeConflict(name, facts),
     get status() {
-      const counts = term?.endpoints.counts;
+      const counts = term?.endpoints?.counts;
+      const isWhole = (one: PublishedSet): boolean =>
+        term === undefined ? wanted.complete[one].isOpen : term.publishedSets.has(one);
       return {
         ...(term?.sync.status ?? STANDBY_STATUS),
         role,
-        ready: role.kind === 'standby' ? complete.isOpen : (term?.published.isOpen ?? false),
-        endpoints: records.size,
+        ready: role.kind === 'standby' ? wanted.isComplete : (term?.published.isOpen ?? false),
+        outstanding: PUBLISHED_SETS.filter((one) => !isWhole(one)).map((one) => ({
+          set: one,
+          kinds: model.outstanding(one),
+        })),
+        endpoints: wanted.counts.endpoints,
         endpointsWithoutIdentity: counts?.withoutIdentity ?? 0,
         labelsWithoutIdentity: counts?.labelsWithoutIdentity ?? [],
-        identities: identities.known.size,
+        identities: (identities?.known.size ?? 0) + wanted.counts.identities,
+        annotationWarnings: wanted.annotationWarnings,
         terms,
       };
     },
@@ -297,39 +285,3 @@ const STANDBY_STATUS: SyncStoreStatus = {
   errors: 0,
 };
 const NEVER = new AbortController().signal;
-
-/** Tells what is wrong with a Service's annotations once, and again only when that changes. */
-function createServiceWarnings(logger: Logger) {
-  const told = new Map<string, string>();
-  return {
-    tell(namespace: string, service: string, value: ConvertedService | undefined): void {
-      const path = `${namespace}/${service}`;
-      const warnings = value?.settings.warnings ?? [];
-      const text = warnings.join('\n');
-      if (text === (told.get(path) ?? '')) return;
-      if (text === '') told.delete(path);
-      else told.set(path, text);
-      for (const warning of warnings) {
-        logger.warn(
-          { namespace, service, warning },
-          'an annotation of a service is not as expected',
-        );
-      }
-    },
-  };
-}
-
-function describeRecord(change: RecordChange): string {
-  switch (change.kind) {
-    case 'node':
-      return `node ${change.name}`;
-    case 'endpoint':
-      return `address ${change.address} of pod ${change.value?.namespace}/${change.value?.podName}`;
-    case 'service':
-      return `service ${change.namespace}/${change.name}`;
-    case 'policy':
-      return `${change.policyKind} ${change.namespace}/${change.name}`;
-    default:
-      throw change satisfies never;
-  }
-}

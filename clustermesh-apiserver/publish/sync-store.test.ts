@@ -63,7 +63,7 @@ test('delete() deletes only what was written or adopted', async (t) => {
   t.same(writes, ['put a/own', 'delete a/own']);
   await sync.adopt(['a/'], signal);
   sync.upsert('a/wanted', 'x');
-  t.equal(sync.sweep(), 1);
+  t.equal(sync.sweep(['']), 1);
   await sync.flushed(signal);
   t.same(
     (await store.list('a/')).pairs.map(({ key }) => key),
@@ -153,6 +153,29 @@ test('failed writes are retried until they succeed, and hold the last keys back'
   t.equal(writes.length, 251);
   t.equal(writes.at(-1), 'put z/marker');
   t.equal(sync.status.lastError, undefined);
+});
+
+test('a last key waits for what was pending before it, and for nothing that comes later', async (t) => {
+  const { store, sync, writes, start } = await rig(t);
+  const { transact } = store;
+  let made = 0;
+  // Each write finds another change when it is done, as in a cluster that never stands still.
+  store.transact = async (transaction, rest) => {
+    const answer = await transact(transaction, rest);
+    if (made < 200) sync.upsert(`a/more${made}`, 'x');
+    made += 1;
+    return answer;
+  };
+  for (const key of ['a/1', 'a/2']) sync.upsert(key, 'x');
+  sync.upsert('m/first', 'x', { last: true });
+  sync.upsert('a/3', 'x');
+  start();
+  await sync.flushed(signal);
+  const at = writes.indexOf('put m/first');
+  for (const key of ['a/1', 'a/2', 'a/3']) t.ok(writes.indexOf(`put ${key}`) < at, key);
+  t.ok(made < 20, `it took ${made} writes`);
+  await eventually('the rest', () => sync.status.pending === 0);
+  t.equal(writes.length, 204);
 });
 
 test('a lost lease writes every key again, the last ones last', async (t) => {

@@ -48,7 +48,7 @@ export interface SyncStoreStatus {
 
 /** Keys as they are wanted, on their way to etcd. */
 export interface SyncStore {
-  /** Wants a key to hold a value. Equal bytes are no work. A `last` key is written only when no other is pending. */
+  /** Wants a key to hold a value. Equal bytes are no work. A `last` key is written after all that are pending before its turn. */
   upsert(key: string, value: string, options?: { readonly last?: boolean }): void;
   /** Wants a key gone. Only keys that we wrote or adopted are deleted. */
   delete(key: string): void;
@@ -67,8 +67,11 @@ export interface SyncStore {
   ): Promise<void>;
   /** What stands under a key on our own lease, as far as we wrote or adopted it. */
   current(key: string): string | undefined;
-  /** Deletes adopted keys that nobody has wanted since; returns how many. For when every source has told everything. */
-  sweep(): number;
+  /**
+   * Deletes adopted keys under `prefixes` that nobody has wanted since; returns how many. For when everything under them has
+   * been told.
+   */
+  sweep(prefixes: readonly string[]): number;
   /** Writes until `signal` aborts or the fence does not hold. Keys stay when it ends. */
   run(signal: AbortSignal): Promise<void>;
   readonly status: SyncStoreStatus;
@@ -106,6 +109,8 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
   /** Keys to be written, each with the number of its latest change. */
   const pending = new Map<string, number>();
   const last = new Set<string>();
+  /** Keys that last ones wait for; undefined while none waits. */
+  let holding: Set<string> | undefined;
   /** Adopted keys of which we are not the only writer. */
   const shared = new Set<string>();
   const refused = new Map<string, string>();
@@ -123,6 +128,7 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
 
   const isRight = (key: string): boolean => wanted.get(key) === written.get(key);
   const settle = (key: string, change: number): void => {
+    holding?.delete(key);
     for (const waiter of [...waiters]) {
       const awaited = waiter.open.get(key);
       if (awaited === undefined || awaited > change) continue;
@@ -145,12 +151,20 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
     logger.warn({ keys: wanted.size }, 'lease was lost and made again: every key is written again');
     generation += 1;
     written.clear();
+    holding = undefined;
     for (const key of wanted.keys()) touch(key);
   });
 
+  /** Last keys wait for those that are pending when their turn could come; what comes later shall not hold them for ever. */
   const nextBatch = (): Batch => {
-    const ordinary = collect((key) => !last.has(key));
-    return ordinary.entries.length > 0 ? ordinary : collect((key) => last.has(key));
+    if (![...last].some((key) => pending.has(key))) holding = undefined;
+    else holding ??= new Set([...pending.keys()].filter((key) => !last.has(key)));
+    if (holding?.size !== 0) {
+      const ordinary = collect((key) => !last.has(key));
+      if (ordinary.entries.length > 0) return ordinary;
+    }
+    holding = undefined;
+    return collect((key) => last.has(key));
   };
   const collect = (belongs: (key: string) => boolean): Batch => {
     const limit = singly > 0 ? 1 : OPERATIONS_PER_BATCH;
@@ -291,10 +305,11 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
       }
     },
     current: (key) => written.get(key) ?? undefined,
-    sweep() {
+    sweep(prefixes) {
       let swept = 0;
       for (const key of [...written.keys()]) {
         if (wanted.has(key) || shared.has(key)) continue;
+        if (!prefixes.some((prefix) => key.startsWith(prefix))) continue;
         touch(key);
         swept += 1;
       }

@@ -8,17 +8,17 @@ import {
   CANARY_PREFIXES,
   CLUSTER_CONFIG_PREFIX,
   HEARTBEAT_KEY,
-  ipsPrefix,
-  LOCAL_POLICIES_PREFIX,
-  LOCAL_SERVICES_PREFIX,
-  nodesPrefix,
   type PublishedKind,
-  servicesPrefix,
   syncedKey,
   syncedPrefix,
 } from '../../mesh/wire/keys.ts';
 import { encodeTimestamp } from '../../mesh/wire/timestamp.ts';
-import type { EndpointRecord } from '../convert/cluster-model.ts';
+import {
+  type ConversionMode,
+  PUBLISHED_SETS,
+  type PublishedSet,
+} from '../convert/published-sets.ts';
+import type { EndpointRecord } from '../convert/records.ts';
 import type { LeaderTerm } from '../kvstoremesh/leader.ts';
 import { enforceClusterConfig } from './cluster-config.ts';
 import { createDigests } from './digests.ts';
@@ -30,6 +30,7 @@ import {
   PUBLISHED_LEASE_KEY,
   PUBLISHED_LEASE_VALUE,
 } from './published-lease.ts';
+import { prefixOfSet } from './record-keys.ts';
 import { createStamper } from './stamp.ts';
 import { createSyncStore, type SyncStore } from './sync-store.ts';
 import { untilAnswered } from './until-answered.ts';
@@ -39,8 +40,8 @@ export interface Wanted {
   /** Values by key; addresses apart, since their numbers are etcd's to say. */
   readonly values: ReadonlyMap<string, string>;
   readonly records: ReadonlyMap<IpAddress, EndpointRecord>;
-  /** Open when the sources have told everything that there was at first. */
-  readonly complete: Latch;
+  /** Each open when the sources have told everything of it that there was at first. */
+  readonly complete: Readonly<Record<PublishedSet, Latch>>;
 }
 
 /** What there is only while this process leads. Changes of what is wanted are to be given to `sync` and `endpoints`. */
@@ -48,8 +49,11 @@ export interface Term {
   readonly lease: KvLease;
   readonly fence: KvCompare;
   readonly sync: SyncStore;
-  readonly endpoints: EndpointPublisher;
-  /** Everything is in etcd, with its markers. */
+  /** Undefined where identities have their numbers from somebody else. */
+  readonly endpoints: EndpointPublisher | undefined;
+  /** Sets that are in etcd, with their markers. */
+  readonly publishedSets: ReadonlySet<PublishedSet>;
+  /** All of them are. */
   readonly published: Latch;
 }
 
@@ -61,7 +65,11 @@ export interface TermOptions {
   readonly leaseTtlSeconds: number;
   readonly heartbeatMs: number;
   readonly identityGraceMs: number;
-  readonly identities: IdentityAllocator;
+  readonly mode: ConversionMode;
+  /** Whether Services are exported by the Multi-Cluster Services API. */
+  readonly serviceExports: boolean;
+  /** Gives identities their numbers; undefined where somebody else does. */
+  readonly identities: IdentityAllocator | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Called when the term begins to take changes; what was wanted before, it has. */
@@ -69,14 +77,14 @@ export interface TermOptions {
   readonly signal: AbortSignal;
 }
 
-/** Kinds whose marker we write. Service exports have one although none are published, as Cilium's own apiserver does. */
-const MARKED_KINDS: readonly PublishedKind[] = [
-  'nodes',
-  'ips',
-  'identities',
-  'services',
-  'serviceexports',
-];
+/** Sets whose marker we write. Service exports have one although none may be published, as Cilium's own apiserver does. */
+const MARKED: Partial<Record<PublishedSet, PublishedKind>> = {
+  nodes: 'nodes',
+  ips: 'ips',
+  identities: 'identities',
+  services: 'services',
+  serviceexports: 'serviceexports',
+};
 
 /** Writes until the term is over or `signal` aborts; rejects with the reason of that, and with a fault of the program. */
 export async function serveTerm(
@@ -92,29 +100,32 @@ export async function serveTerm(
     () => openPublishedLease(store, options.leaseTtlSeconds, { signal }),
     waiting,
   );
+  const { identities } = options;
   // First of all: numbers that everybody knew and etcd lost.
-  await untilAnswered(() => options.identities.restore(signal), waiting);
-  await untilAnswered(() => options.identities.load(signal), waiting);
-  const term = openTerm(lease, leading, { ...options, published: createLatch() });
-  const { sync, endpoints, published } = term;
+  await untilAnswered(() => identities?.restore(signal), waiting);
+  await untilAnswered(() => identities?.load(signal), waiting);
+  const publishedSets = new Set<PublishedSet>();
+  const term = openTerm(lease, leading, { ...options, publishedSets, published: createLatch() });
+  const { sync, endpoints } = term;
   sync.upsert(PUBLISHED_LEASE_KEY, PUBLISHED_LEASE_VALUE);
   for (const [key, value] of wanted.values) sync.upsert(key, value);
-  for (const record of wanted.records.values()) endpoints.upsert(record);
+  for (const record of wanted.records.values()) endpoints?.upsert(record);
   options.onOpen(term);
 
-  await untilAnswered(() => sync.adopt(ownPrefixes(cluster.name), signal), waiting);
+  await untilAnswered(() => sync.adopt(ownPrefixes(cluster.name, options.mode), signal), waiting);
   await untilAnswered(
     () => sync.adopt(sharedPrefixes(cluster.name), signal, { shared: true }),
     waiting,
   );
-  const enforcing = { store, sync, maxConnectedClusters, clock, logger, signal };
+  const { serviceExports } = options;
+  const enforcing = { store, sync, maxConnectedClusters, serviceExports, clock, logger, signal };
   const parts = [
     sync.run(signal),
     beat(sync, { ...options, signal }),
-    endpoints.run(signal),
-    endpoints.maintain(() => published.isOpen, signal),
+    endpoints?.run(signal),
+    endpoints?.maintain(() => publishedSets.has('ips'), signal),
     enforceClusterConfig(cluster, enforcing),
-    finish(term, wanted.complete, { ...options, signal }),
+    finish(term, wanted.complete, { ...options, publishedSets, signal }),
   ];
   try {
     await Promise.all(parts);
@@ -128,9 +139,9 @@ export async function serveTerm(
 function openTerm(
   lease: KvLease,
   leading: LeaderTerm,
-  options: TermOptions & { readonly published: Latch },
+  options: TermOptions & Pick<Term, 'published' | 'publishedSets'>,
 ): Term {
-  const { store, identities, clock, logger, identityGraceMs, published } = options;
+  const { store, identities, clock, logger, identityGraceMs, published, publishedSets } = options;
   const { fence } = leading;
   const sync = createSyncStore({
     store,
@@ -145,38 +156,71 @@ function openTerm(
     logger,
     clock,
   });
-  const endpoints = createEndpointPublisher({
-    identities,
-    sync,
-    lease,
-    fence,
-    clock,
-    logger,
-    identityGraceMs,
-  });
-  return { lease, fence, sync, endpoints, published };
+  const endpoints =
+    identities === undefined
+      ? undefined
+      : createEndpointPublisher({
+          identities,
+          sync,
+          lease,
+          fence,
+          clock,
+          logger,
+          identityGraceMs,
+        });
+  return { lease, fence, sync, endpoints, published, publishedSets };
 }
 
-/** Sweeps and writes the markers, once everything is there. */
+/** Sweeps each set and writes its marker, once everything of it is there; sets that are complete together go together. */
 async function finish(
   { sync, endpoints, published }: Term,
-  complete: Latch,
-  options: Pick<TermOptions, 'cluster' | 'clock' | 'logger' | 'signal'>,
+  complete: Wanted['complete'],
+  options: Pick<TermOptions, 'cluster' | 'mode' | 'clock' | 'logger' | 'signal'> & {
+    readonly publishedSets: Set<PublishedSet>;
+  },
 ): Promise<void> {
-  const { cluster, clock, logger, signal } = options;
-  await complete.opened(signal);
-  await endpoints.settled(signal);
-  const swept = sync.sweep();
-  await sync.flushed(signal);
-  const now = encodeTimestamp(clock.now());
-  for (const kind of MARKED_KINDS) {
-    const key = syncedKey(cluster.name, CANARY_PREFIXES[kind]);
-    // One that a predecessor wrote on the same lease says the same.
-    sync.upsert(key, sync.current(key) ?? now, { last: true });
+  const { cluster, mode, clock, logger, signal, publishedSets } = options;
+  while (publishedSets.size < PUBLISHED_SETS.length) {
+    const open = PUBLISHED_SETS.filter((set) => !publishedSets.has(set));
+    await firstOf(
+      open.map((set) => complete[set]),
+      signal,
+    );
+    const sets = open.filter((set) => complete[set].isOpen);
+    if (sets.includes('ips') || sets.includes('identities')) await endpoints?.settled(signal);
+    const swept = sync.sweep(
+      sets
+        .map((set) => prefixOfSet(set, cluster.name, mode))
+        .filter((prefix) => prefix !== undefined),
+    );
+    await sync.flushed(signal);
+    const now = encodeTimestamp(clock.now());
+    for (const set of sets) {
+      const kind = MARKED[set];
+      if (kind === undefined) continue;
+      const key = syncedKey(cluster.name, CANARY_PREFIXES[kind]);
+      // One that a predecessor wrote on the same lease says the same.
+      sync.upsert(key, sync.current(key) ?? now, { last: true });
+    }
+    await sync.flushed(signal);
+    for (const set of sets) publishedSets.add(set);
+    logger.info({ sets, keys: sync.status.keys, swept }, 'what is complete is published');
   }
-  await sync.flushed(signal);
   published.open();
-  logger.info({ keys: sync.status.keys, swept }, 'everything is published');
+  logger.info({ keys: sync.status.keys }, 'everything is published');
+}
+
+/** Resolves when one of `latches` is open; rejects when `signal` aborts before. */
+async function firstOf(latches: readonly Latch[], signal: AbortSignal): Promise<void> {
+  const ending = new AbortController();
+  const linked = AbortSignal.any([signal, ending.signal]);
+  const waits = latches.map((latch) => latch.opened(linked));
+  try {
+    await Promise.race(waits);
+  } finally {
+    ending.abort();
+    await Promise.allSettled(waits);
+  }
 }
 
 async function beat(
@@ -195,13 +239,9 @@ function sharedPrefixes(cluster: ClusterName): string[] {
   return [syncedPrefix(cluster), CLUSTER_CONFIG_PREFIX];
 }
 
-/** Prefixes that this publisher alone writes, and whose leftovers it may sweep. */
-function ownPrefixes(cluster: ClusterName): string[] {
-  return [
-    nodesPrefix(cluster),
-    ipsPrefix(cluster),
-    servicesPrefix(cluster),
-    LOCAL_SERVICES_PREFIX,
-    LOCAL_POLICIES_PREFIX,
-  ];
+/** Prefixes that this publisher alone writes. */
+function ownPrefixes(cluster: ClusterName, mode: ConversionMode): string[] {
+  return PUBLISHED_SETS.map((set) => prefixOfSet(set, cluster, mode)).filter(
+    (prefix) => prefix !== undefined,
+  );
 }

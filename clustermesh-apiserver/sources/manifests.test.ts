@@ -2,7 +2,8 @@ import { rename, rm, writeFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { openTempDir, type TempDir } from '../../mesh/testing/temp-dir.ts';
-import { type ManifestProblem, type ObjectEvent, parseFile, watchManifests } from './manifests.ts';
+import { type ManifestProblem, parseFile, watchManifests } from './manifests.ts';
+import type { ObjectEvent } from './object-event.ts';
 import { objectId } from './objects.ts';
 
 const DEADLINE_MS = 10_000;

@@ -5,13 +5,16 @@ import { LineCounter, parseAllDocuments } from 'yaml';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { FreshLook } from '../../mesh/runtime/fresh-look.ts';
 import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
-import { type ClusterObject, ObjectError, objectId, parseObject } from './objects.ts';
-
-/** A change of the cluster's objects. `synced` comes once, when everything there was at the beginning has been told. */
-export type ObjectEvent =
-  | { readonly kind: 'upsert'; readonly object: ClusterObject }
-  | { readonly kind: 'delete'; readonly object: ClusterObject }
-  | { readonly kind: 'synced' };
+import type { ObjectEvent } from './object-event.ts';
+import {
+  CLUSTER_SCOPED_KINDS,
+  type ClusterObject,
+  type ClusterObjectKind,
+  MANIFEST_KINDS,
+  ObjectError,
+  objectId,
+  parseObject,
+} from './objects.ts';
 
 /** Something in a file that could not be used. */
 export interface ManifestProblem {
@@ -23,6 +26,8 @@ export interface ManifestProblem {
 /** Options of `watchManifests`. */
 export interface ManifestOptions {
   readonly signal: AbortSignal;
+  /** Kinds that are taken; an object of another is a problem. Default: those that a cluster without Kubernetes has. */
+  readonly kinds?: readonly ClusterObjectKind[];
   readonly rescanMs?: number;
   readonly clock?: Clock;
   /** By which somebody asks for a look at the directory at once. */
@@ -51,6 +56,7 @@ export async function* watchManifests(
   directory: string,
   options: ManifestOptions,
 ): AsyncGenerator<readonly ObjectEvent[]> {
+  const { kinds = MANIFEST_KINDS } = options;
   const files = new Map<string, ParsedFile>();
   /** What each file held when it was last taken. */
   const contents = new Map<string, Buffer>();
@@ -89,12 +95,12 @@ export async function* watchManifests(
       // A large directory takes seconds to parse: others shall have their turn.
       await setImmediate();
       contents.set(name, content);
-      files.set(name, parseFile(name, content.toString('utf8'), previous));
+      files.set(name, parseFile(name, content.toString('utf8'), { previous, kinds }));
     }
     const { objects, problems } = combine(files);
     const events = difference(shown, objects);
     shown = objects;
-    if (first) events.push({ kind: 'synced' });
+    if (first) events.push({ kind: 'synced', kinds });
     first = false;
     options.onProblems?.(problems);
     if (events.length > 0) yield events;
@@ -110,8 +116,22 @@ function isHalfWritten(content: Buffer, before: Buffer): boolean {
 }
 
 /** Parses one file; what is wrong keeps what `previous` held for it. Exported for tests of single files. */
-export function parseFile(name: string, text: string, previous?: ParsedFile): ParsedFile {
-  const reading: Reading = { objects: new Map(), problems: [], previous, isIncomplete: false };
+export function parseFile(
+  name: string,
+  text: string,
+  options: {
+    readonly previous?: ParsedFile | undefined;
+    readonly kinds?: readonly ClusterObjectKind[];
+  } = {},
+): ParsedFile {
+  const { previous, kinds = MANIFEST_KINDS } = options;
+  const reading: Reading = {
+    objects: new Map(),
+    problems: [],
+    previous,
+    kinds,
+    isIncomplete: false,
+  };
   const lines = new LineCounter();
   const parsed = parseAllDocuments(text, { lineCounter: lines });
   const documents = Array.isArray(parsed) ? parsed : [];
@@ -146,13 +166,14 @@ interface Reading {
   readonly objects: Map<string, ClusterObject>;
   readonly problems: ManifestProblem[];
   readonly previous: ParsedFile | undefined;
+  readonly kinds: readonly ClusterObjectKind[];
   /** Something in it could not be attributed to an object. */
   isIncomplete: boolean;
 }
 
 function readDocument(item: unknown, where: string, reading: Reading): void {
   try {
-    const object = parseObject(item);
+    const object = parseObject(item, reading.kinds);
     reading.objects.set(objectId(object), object);
   } catch (error) {
     if (!(error instanceof ObjectError)) throw error;
@@ -187,11 +208,12 @@ function nameOf(item: unknown): string | undefined {
   ) {
     return undefined;
   }
-  const clusterwide = kind === 'Node' || kind === 'Namespace';
-  if (clusterwide) return `${kind} ${String(metadata.name)}`;
-  const own = kind === 'CiliumClusterwideNetworkPolicy' ? '' : 'default';
-  const namespace =
-    'namespace' in metadata && kind !== 'CiliumClusterwideNetworkPolicy' ? metadata.namespace : own;
+  // Objects of this one kind have a namespace that is empty.
+  if (kind === 'CiliumClusterwideNetworkPolicy') return `${kind} /${String(metadata.name)}`;
+  if (CLUSTER_SCOPED_KINDS.some((candidate) => candidate === kind)) {
+    return `${kind} ${String(metadata.name)}`;
+  }
+  const namespace = 'namespace' in metadata ? metadata.namespace : 'default';
   return `${kind} ${String(namespace)}/${String(metadata.name)}`;
 }
 

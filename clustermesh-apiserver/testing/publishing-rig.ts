@@ -4,12 +4,16 @@ import type { Test } from 'tap';
 import { openEtcd } from '../../mesh/kvstore/etcd.ts';
 import type { KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
-import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
+import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
 import { type EtcdServer, openEtcdServer } from '../../mesh/testing/etcd-server.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
-import { type PublishedManifests, publishManifests } from '../publish/publish-manifests.ts';
+import {
+  type PublishedManifests,
+  type PublishManifestsOptions,
+  publishManifests,
+} from '../publish/publish-manifests.ts';
 
 /** A store with what a test does to it behind its clients. */
 export interface StoreUnderTest {
@@ -73,10 +77,9 @@ export interface PublishingRig {
   write(name: string, text: string): Promise<void>;
   remove(name: string): Promise<void>;
   /** Starts to publish with a connection and lease of its own; it ends with the test. */
-  start(options?: {
-    readonly clock?: Clock;
-    readonly identityGraceMs?: number;
-  }): Promise<RunningPublisher>;
+  start(
+    options?: Pick<PublishManifestsOptions, 'clock' | 'identityGraceMs' | 'conversion' | 'kinds'>,
+  ): Promise<RunningPublisher>;
   /** What the store holds under a prefix, as text. */
   read(prefix: string): Promise<Map<string, string>>;
   /** A client of the test's own. */

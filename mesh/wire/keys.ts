@@ -82,6 +82,11 @@ export function servicesPrefix(cluster: ClusterName, options: LayoutOptions = {}
   return `${canaryPrefix('services', options)}/${cluster}/`;
 }
 
+/** Services that a cluster exports by the Multi-Cluster Services API. */
+export function serviceExportsPrefix(cluster: ClusterName, options: LayoutOptions = {}): string {
+  return `${canaryPrefix('serviceexports', options)}/${cluster}/`;
+}
+
 /** Markers of a cluster, to be watched. */
 export function syncedPrefix(cluster: ClusterName): string {
   return `${SYNCED_PREFIX}${cluster}/`;
@@ -105,6 +110,11 @@ export function identityKey(id: NumericIdentity): string {
 /** Key of a global service at its source. */
 export function serviceKey(cluster: ClusterName, namespace: string, name: string): string {
   return `${servicesPrefix(cluster)}${namespace}/${name}`;
+}
+
+/** Key of an exported Service at its source. */
+export function serviceExportKey(cluster: ClusterName, namespace: string, name: string): string {
+  return `${serviceExportsPrefix(cluster)}${namespace}/${name}`;
 }
 
 /** Key of a cluster's configuration, the same at its source and in a mirror. */
