@@ -8,14 +8,16 @@ import { parseClusterId } from '../mesh/wire/ids.ts';
 import { etcdTlsPaths, readEtcdTlsFiles } from './etcd-tls-files.ts';
 import { KVSTOREMESH_OPTIONS } from './kvstoremesh/options.ts';
 import { runKvstoremesh } from './kvstoremesh/run.ts';
+import type { EtcdSettings } from './open-store.ts';
 import { APISERVER_OPTIONS } from './options.ts';
-import { type ApiserverOptions, type EtcdSettings, runApiserver } from './run.ts';
+import { type ApiserverOptions, runApiserver } from './run.ts';
+import { controllersSettings, sourceSettings } from './source-settings.ts';
 
 const NAME = 'clustermesh-apiserver';
 const EXIT_PROBLEM = 1;
 
-const DESCRIPTION = `Publishes this cluster for its agents and its peers: reads Kubernetes YAML, keeps an etcd in Cilium's
-layout, and lets readers in through a gate that knows who may read what.`;
+const DESCRIPTION = `Publishes this cluster for its agents and its peers: reads it from Kubernetes' API server or from a
+directory of YAML, keeps an etcd in Cilium's layout, and lets readers in through a gate that knows who may read what.`;
 
 const MIRROR_DESCRIPTION = `Mirrors every peer into this cluster's own etcd, in the layout of Cilium's kvstoremesh, so that its
 agents read one etcd alone.`;
@@ -36,7 +38,12 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
   await runApiserver({
     cluster: { name: values.clusterName, id: parseClusterId(values.clusterId, max) },
     maxConnectedClusters: max,
-    manifests: values.manifests,
+    ...sourceSettings(values),
+    controllers: controllersSettings(values),
+    conversion: {
+      globalNamespacesByDefault: values.clustermeshDefaultGlobalNamespace,
+      ...(values.labels === undefined ? {} : { labelFilter: values.labels }),
+    },
     files: {
       certFile: values.tlsCertFile,
       keyFile: values.tlsKeyFile,

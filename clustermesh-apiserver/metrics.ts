@@ -8,8 +8,12 @@ import {
   type MaxConnectedClusters,
   MINIMUM_ALLOCATED_IDENTITY,
 } from '../mesh/wire/ids.ts';
+import type { KubernetesProgress } from './cluster-source.ts';
+import { addControllersMetrics } from './controllers/controllers-metrics.ts';
+import type { Controllers } from './controllers/run.ts';
 import type { EtcdState } from './etcd/embedded-etcd.ts';
 import type { GateStatus } from './gate/gate.ts';
+import { addKubernetesMetrics } from './kubernetes-metrics.ts';
 import type { PublisherStatus } from './publish/publisher.ts';
 
 /** Cilium's prefix for its apiserver (`clustermesh-apiserver/metrics`). */
@@ -22,6 +26,10 @@ export interface ApiserverMetricsSources {
   readonly missing: () => readonly string[];
   readonly published: () => PublisherStatus | undefined;
   readonly manifestProblems: () => number;
+  /** Undefined: the cluster does not come from an API server. */
+  readonly kubernetes?: (() => KubernetesProgress | undefined) | undefined;
+  /** Undefined: nothing is written to Kubernetes. */
+  readonly controllers?: (() => Controllers | undefined) | undefined;
   readonly gate: () => GateStatus | undefined;
   readonly etcd: () => EtcdState | undefined;
   readonly kvStatistics: KvStatistics;
@@ -33,6 +41,9 @@ export function addApiserverMetrics(metrics: Metrics, sources: ApiserverMetricsS
   addReadiness(metrics, sources);
   addPublished(metrics, sources);
   addGate(metrics, sources);
+  const { kubernetes, controllers } = sources;
+  if (kubernetes !== undefined) addKubernetesMetrics(metrics, kubernetes);
+  if (controllers !== undefined) addControllersMetrics(metrics, { controllers });
   addKvMetrics(metrics, sources.kvStatistics, { prefix: PREFIX });
 }
 
@@ -89,7 +100,7 @@ function addPublished(metrics: Metrics, sources: ApiserverMetricsSources): void 
     help: 'How often this replica has become the one that writes',
   });
   const problems = metrics.gauge('isthmus_manifest_problems', {
-    help: 'What cannot be used in the directory of manifests',
+    help: 'Objects or files that cannot be used; /status names them',
   });
   const identities = metrics.gauge('isthmus_published_identities', {
     help: "Numbers of the cluster's range, used and free",

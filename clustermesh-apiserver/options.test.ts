@@ -51,7 +51,7 @@ test('APISERVER_OPTIONS names the flag or variable that is wrong', async (t) => 
     });
   }
   t.throws(() => parseOptions(APISERVER_OPTIONS, [], {}), {
-    message: /--cluster-name is required.*--cluster-id is required.*--manifests is required/,
+    message: /--cluster-name is required.*--cluster-id is required.*--tls-cert-file is required/,
   });
 });
 

@@ -10,6 +10,7 @@ import { defineOptions } from '../mesh/runtime/options.ts';
 import { PROCESS_OPTIONS } from '../mesh/runtime/process-options.ts';
 import { parseBoundedDuration, parseLeaseTtl } from './bounded-duration.ts';
 import { ETCD_TLS_OPTIONS } from './etcd-options.ts';
+import { KUBERNETES_OPTIONS } from './kubernetes-options.ts';
 import { MIRROR_OPTIONS } from './kvstoremesh/options.ts';
 
 /** Options of `clustermesh-apiserver`. */
@@ -19,9 +20,9 @@ export const APISERVER_OPTIONS = defineOptions({
     flag: '--manifests DIR',
     env: 'ISTHMUS_MANIFESTS',
     parse: parseText,
-    required: true,
-    help: 'directory of Kubernetes YAML that describes this cluster; it is watched. Replace files by rename, so that none is read half written',
+    help: 'directory of Kubernetes YAML that describes this cluster, for --mode=standalone; it is watched. Replace files by rename, so that none is read half written',
   },
+  ...KUBERNETES_OPTIONS,
   dataDir: {
     flag: '--data-dir DIR',
     env: 'ISTHMUS_DATA_DIR',
@@ -145,7 +146,7 @@ export const APISERVER_OPTIONS = defineOptions({
     flag: '--clustermesh-config DIR',
     env: 'ISTHMUS_CLUSTERMESH_CONFIG',
     parse: parseText,
-    help: "directory of the peers' etcd client files, a file a peer, named like its cluster; for --kvstoremesh",
+    help: "directory of the peers' etcd client files, a file a peer, named like its cluster; for --kvstoremesh and the controllers that write to Kubernetes",
   },
   ...MIRROR_OPTIONS,
   ...PROCESS_OPTIONS,

@@ -1,7 +1,9 @@
 /** What can be found wrong before anything is started. */
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
+import type { Clock } from '../mesh/runtime/clock.ts';
 import { ApiserverError } from './apiserver-error.ts';
+import { openCredentials } from './kubernetes/credentials.ts';
 
 /** Files of a certificate and what it is checked with. */
 export interface ServerFiles {
@@ -21,6 +23,14 @@ export async function checkManifests(directory: string): Promise<void> {
       { cause },
     );
   }
+}
+
+/** Throws KubernetesError `configuration` naming the file or context that cannot be used; the API server is not asked. */
+export async function checkKubernetes(
+  settings: { readonly kubeconfig?: string | undefined; readonly context?: string | undefined },
+  clock: Clock,
+): Promise<void> {
+  using _credentials = await openCredentials({ ...settings, clock });
 }
 
 /** Throws ApiserverError `certificate` naming the flag and file that cannot be used. */

@@ -1,60 +1,51 @@
 /** An apiserver, put together. */
-import { type EtcdStore, openEtcd } from '../mesh/kvstore/etcd.ts';
+import { hostname } from 'node:os';
 import type { EtcdTls } from '../mesh/kvstore/etcd-endpoint.ts';
 import type { KvStore } from '../mesh/kvstore/kvstore.ts';
-import {
-  createKvStatistics,
-  type KvStatistics,
-  measureStore,
-} from '../mesh/kvstore/measured-store.ts';
+import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
 import { connectionReader } from '../mesh/remote/connection.ts';
-import { createLagBook, type LagBook } from '../mesh/remote/lag.ts';
+import { createLagBook } from '../mesh/remote/lag.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
 import { listenHealthServer } from '../mesh/runtime/health-server.ts';
 import type { Logger } from '../mesh/runtime/log.ts';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
-import { type EmbeddedEtcd, openEmbeddedEtcd } from './etcd/embedded-etcd.ts';
-import { type EtcdTlsFiles, followTlsFiles } from './etcd/follow-tls-files.ts';
+import { describeParts, missingParts, type Parts } from './apiserver-parts.ts';
+import type { KubernetesSettings } from './cluster-source.ts';
+import type { ConversionOptions } from './convert/cluster-model.ts';
+import { followTlsFiles } from './etcd/follow-tls-files.ts';
 import { claimManifests, type ManifestsClaim } from './etcd/manifests-claim.ts';
-import { type Gate, listenGate } from './gate/gate.ts';
+import { listenGate } from './gate/gate.ts';
 import type { TrustFiles } from './gate/trust.ts';
+import { claimKubernetes, type KubernetesClaim } from './kubernetes-claim.ts';
+import { type ControllersSettings, createKubernetesControllers } from './kubernetes-controllers.ts';
 import {
   createKvstoremesh,
-  type Kvstoremesh,
   type KvstoremeshOptions,
   startKvstoremesh,
 } from './kvstoremesh/kvstoremesh.ts';
 import { listenApiserverMetrics } from './metrics-server.ts';
-import { checkManifests, checkServerFiles } from './preflight.ts';
-import { type PublishedManifests, publishManifests } from './publish/publish-manifests.ts';
-import type { PublisherStatus } from './publish/publisher.ts';
-import { createNodeBook, type NodeBook } from './registry/node-book.ts';
-import { listenRegistry, type Registry } from './registry/registry.ts';
+import { type EtcdSettings, openStore } from './open-store.ts';
+import { checkKubernetes, checkManifests, checkServerFiles } from './preflight.ts';
+import { type PublishedCluster, publishCluster, type SourceSettings } from './publish-cluster.ts';
+import { createNodeBook } from './registry/node-book.ts';
+import { listenRegistry } from './registry/registry.ts';
 import { createSessionBoard } from './registry/session-board.ts';
-
-/** Which etcd holds what is published. */
-export type EtcdSettings =
-  | {
-      readonly kind: 'embedded';
-      readonly binary: string;
-      readonly dataDir: string;
-      readonly port: number;
-    }
-  | {
-      readonly kind: 'external';
-      readonly endpoints: readonly string[];
-      readonly tls: EtcdTls | undefined;
-      /** Where `tls` was read from: it is read again when they change. */
-      readonly tlsFiles?: EtcdTlsFiles | undefined;
-    };
 
 /** An apiserver as its command line describes it. Times are in milliseconds where the name does not say otherwise. */
 export interface ApiserverOptions {
   readonly cluster: { readonly name: ClusterName; readonly id: ClusterId };
   readonly maxConnectedClusters: MaxConnectedClusters;
-  /** Directory of Kubernetes YAML. */
-  readonly manifests: string;
+  /** Directory of Kubernetes YAML; undefined: `kubernetes` says where the cluster's objects come from. */
+  readonly manifests: string | undefined;
+  /** The API server that the cluster is read from. */
+  readonly kubernetes?: KubernetesSettings | undefined;
+  /** What is written to Kubernetes. Default: Events about annotations alone. */
+  readonly controllers?: ControllersSettings | undefined;
+  /** How pods and namespaces are looked at. Default: as Cilium does by default. */
+  readonly conversion?: Pick<ConversionOptions, 'labelFilter' | 'globalNamespacesByDefault'>;
+  /** Name of this replica among its like. Default: the machine's name. */
+  readonly replica?: string | undefined;
   /** Certificate of gate and registry, and whom they believe. */
   readonly files: TrustFiles;
   readonly etcd: EtcdSettings;
@@ -76,18 +67,6 @@ export interface ApiserverOptions {
   readonly signal: AbortSignal;
 }
 
-/** What has been started so far, for the health endpoint. */
-interface Parts {
-  etcd?: EmbeddedEtcd;
-  published?: PublishedManifests;
-  gate?: Gate;
-  book?: NodeBook;
-  registry?: Registry;
-  mirror?: Kvstoremesh;
-  readonly lag: LagBook;
-  readonly kvStatistics: KvStatistics;
-}
-
 /**
  * Runs an apiserver until `signal` aborts: checks, health, etcd, everything published, and only then the gate and the
  * registry. Ending leaves every key where it is, on a lease that the next start takes over. Rejects with an error that
@@ -95,7 +74,7 @@ interface Parts {
  */
 export async function runApiserver(options: ApiserverOptions): Promise<void> {
   const { logger, signal } = options;
-  await checkManifests(options.manifests);
+  const source = await checkSource(options);
   await checkServerFiles(options.files);
   if (signal.aborted) return;
   const parts: Parts = { lag: createLagBook(options.clock), kvStatistics: createKvStatistics() };
@@ -103,7 +82,7 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
     flag: '--health-address',
     sources: {
       missing: () => missingParts(parts),
-      status: () => describeParts(options, parts),
+      status: () => describeParts(options.cluster, parts),
       pages:
         options.kvstoremesh === undefined
           ? {}
@@ -116,6 +95,8 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
     missing: () => missingParts(parts),
     published: () => parts.published?.publisher.status,
     manifestProblems: () => parts.published?.problems.length ?? 0,
+    kubernetes: options.kubernetes === undefined ? undefined : () => parts.kubernetes?.(),
+    controllers: options.controllers === undefined ? undefined : () => parts.controllers,
     gate: () => parts.gate?.status,
     etcd: () => parts.etcd?.state,
     mirror:
@@ -127,7 +108,7 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
     logger,
   });
   try {
-    await runParts(options, parts);
+    await runParts(options, { source, parts });
   } catch (error) {
     // Asked to end while starting: what then fails is of no interest.
     if (!signal.aborted) throw error;
@@ -135,18 +116,26 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
   logger.info('apiserver has ended, what it published stays until its lease runs out');
 }
 
-async function runParts(options: ApiserverOptions, parts: Parts): Promise<void> {
+async function runParts(
+  options: ApiserverOptions,
+  { source, parts }: { readonly source: SourceSettings; readonly parts: Parts },
+): Promise<void> {
   const { cluster, files, clock, logger, signal } = options;
-  await using claim = await claimOwnManifests(options);
+  await using claim = await claimOwnManifests(options, source);
   await using etcd = await openStore(options, parts.kvStatistics);
   if (etcd.embedded !== undefined) parts.etcd = etcd.embedded;
   const { store } = etcd;
-  await using published = publishManifests({
+  const replica = options.replica ?? hostname();
+  await using published = await publishCluster(source, {
     store,
     leaseTtlSeconds: options.leaseTtlSeconds,
     cluster,
     maxConnectedClusters: options.maxConnectedClusters,
-    directory: options.manifests,
+    conversion: options.conversion ?? {},
+    replica,
+    onProgress: (look) => {
+      parts.kubernetes = look;
+    },
     heartbeatMs: options.heartbeatMs,
     identityGraceMs: options.identityGraceMs,
     prepare: (publisher, ending) => {
@@ -170,7 +159,12 @@ async function runParts(options: ApiserverOptions, parts: Parts): Promise<void> 
     signal,
   });
   parts.published = published;
-  await published.ready;
+  const writing = startWriting(options, { published, parts, replica, store });
+  // Awaited with everything else below, when all of it has been started.
+  writing.catch(() => undefined);
+  await using clusterClaim = claimCluster(options, { published, replica });
+  await readersMayCome(published, options);
+  await clusterClaim.settled;
   const { book } = parts;
   if (book === undefined) throw new Error('the book of nodes is made before anything is published');
 
@@ -200,7 +194,14 @@ async function runParts(options: ApiserverOptions, parts: Parts): Promise<void> 
     'apiserver is ready',
   );
   if (options.kvstoremesh === undefined) {
-    await Promise.all([published.ended, book.run(signal), renewing, claim.ended]);
+    await Promise.all([
+      published.ended,
+      book.run(signal),
+      renewing,
+      claim.ended,
+      clusterClaim.ended,
+      writing,
+    ]);
     return;
   }
   const mirror = createKvstoremesh({
@@ -215,20 +216,127 @@ async function runParts(options: ApiserverOptions, parts: Parts): Promise<void> 
   });
   parts.mirror = mirror;
   await using mirroring = startKvstoremesh(mirror, signal);
-  await Promise.all([published.ended, book.run(signal), mirroring.ended, renewing, claim.ended]);
+  await Promise.all([
+    published.ended,
+    book.run(signal),
+    mirroring.ended,
+    renewing,
+    claim.ended,
+    clusterClaim.ended,
+    writing,
+  ]);
+}
+
+/** Where we give out the identities of a cluster in Kubernetes, nobody else may do it into another etcd. */
+function claimCluster(
+  options: ApiserverOptions,
+  { published, replica }: { readonly published: PublishedCluster; readonly replica: string },
+): KubernetesClaim {
+  const { etcd, clock, logger, signal } = options;
+  if (
+    etcd.kind === 'external' ||
+    published.kubernetes === undefined ||
+    published.mode === 'cilium'
+  ) {
+    const settled = Promise.resolve();
+    return { settled, ended: settled, [Symbol.asyncDispose]: () => settled };
+  }
+  return claimKubernetes(published.kubernetes.api, {
+    namespace: options.kubernetes?.leaseNamespace,
+    replica,
+    dataDir: etcd.dataDir,
+    clock,
+    logger,
+    signal,
+  });
+}
+
+/** Writes to Kubernetes what is to be written there: Events, and what the controllers make of the peers' data. */
+async function startWriting(
+  options: ApiserverOptions,
+  context: {
+    readonly published: PublishedCluster;
+    readonly parts: Parts;
+    readonly replica: string;
+    readonly store: KvStore;
+  },
+): Promise<void> {
+  const { published, parts, replica, store } = context;
+  const { cluster, maxConnectedClusters, clock, logger, signal } = options;
+  if (published.kubernetes === undefined) return;
+  const { events } = published.kubernetes;
+  const controllers =
+    options.controllers === undefined
+      ? undefined
+      : createKubernetesControllers(options.controllers, {
+          published,
+          cluster,
+          maxConnectedClusters,
+          namespacesAreGlobal: options.conversion?.globalNamespacesByDefault ?? true,
+          replica,
+          ownStoreId: () => store.clusterId,
+          clock,
+          logger,
+        });
+  if (controllers !== undefined) parts.controllers = controllers;
+  await Promise.all([events.run(signal), controllers?.run(signal)]);
+}
+
+/** How long readers are kept waiting for what cannot be read of the cluster. */
+const PATIENCE_MS = 15_000;
+
+/**
+ * Resolves when readers are let in: when everything is published. From an API server some kinds may not be readable for long:
+ * readers are let in without them after a time, and are told by the markers what is whole.
+ */
+async function readersMayCome(
+  published: PublishedCluster,
+  { clock, logger, signal }: ApiserverOptions,
+): Promise<void> {
+  if (published.kubernetes === undefined) return published.ready;
+  const waiting = new AbortController();
+  const enough = AbortSignal.any([signal, waiting.signal]);
+  const late = clock.sleep(PATIENCE_MS, enough).then(
+    async () => {
+      await published.publisher.begun;
+      logger.warn(
+        { missing: published.missing },
+        'readers are let in before everything is published',
+      );
+    },
+    () => published.ready,
+  );
+  try {
+    await Promise.race([published.ready, late]);
+  } finally {
+    waiting.abort();
+  }
+}
+
+/** Where the objects come from, checked as far as it can be before anything is started. */
+async function checkSource(options: ApiserverOptions): Promise<SourceSettings> {
+  const { manifests, kubernetes } = options;
+  if (kubernetes !== undefined) {
+    await checkKubernetes(kubernetes, options.clock);
+    return { kind: 'kubernetes', ...kubernetes };
+  }
+  if (manifests === undefined) throw new Error('an apiserver has manifests or an API server');
+  await checkManifests(manifests);
+  return { kind: 'manifests', directory: manifests };
 }
 
 /** With an etcd of its own no other apiserver may publish the same: replicas share one. */
 async function claimOwnManifests(
   options: ApiserverOptions,
+  source: SourceSettings,
 ): Promise<Pick<ManifestsClaim, 'ended'> & AsyncDisposable> {
   const { etcd, cluster, clock, logger, signal } = options;
-  if (etcd.kind === 'external') {
+  if (etcd.kind === 'external' || source.kind !== 'manifests') {
     return { ended: Promise.resolve(), [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   const { dataDir } = etcd;
   const owner = { clusterName: cluster.name, dataDir, clock, logger, signal };
-  return claimManifests(options.manifests, owner);
+  return claimManifests(source.directory, owner);
 }
 
 /** Shows etcd what its files hold now, whenever they change. */
@@ -246,117 +354,4 @@ async function renewEtcdTls(
     logger,
     signal,
   });
-}
-
-/** The etcd, started or not, and a connection to it. */
-async function openStore(
-  options: ApiserverOptions,
-  statistics: KvStatistics,
-): Promise<
-  AsyncDisposable & {
-    readonly store: KvStore;
-    readonly embedded: EmbeddedEtcd | undefined;
-    readonly upstream: { readonly endpoints: readonly string[]; readonly tls: EtcdTls | undefined };
-    readonly renewTls: (tls: EtcdTls) => void;
-  }
-> {
-  const embedded = await startEtcd(options);
-  const upstream =
-    options.etcd.kind === 'external'
-      ? { endpoints: options.etcd.endpoints, tls: options.etcd.tls }
-      : embeddedUpstream(embedded);
-  const { endpoints, tls } = upstream;
-  let store: KvStore;
-  let opened: EtcdStore;
-  try {
-    opened = await openEtcd({
-      endpoints,
-      clock: options.clock,
-      ...(tls === undefined ? {} : { tls }),
-    });
-    store = measureStore(opened, { statistics, clock: options.clock });
-  } catch (error) {
-    await embedded?.[Symbol.asyncDispose]();
-    throw error;
-  }
-  return {
-    store,
-    embedded,
-    upstream,
-    renewTls: opened.renewTls,
-    async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]();
-      await embedded?.[Symbol.asyncDispose]();
-    },
-  };
-}
-
-/** The name is given because TLS knows no addresses there: the certificate has both. */
-function embeddedUpstream(embedded: EmbeddedEtcd | undefined): {
-  readonly endpoints: readonly string[];
-  readonly tls: EtcdTls | undefined;
-} {
-  if (embedded === undefined) return { endpoints: [], tls: undefined };
-  return { endpoints: [embedded.endpoint], tls: { ...embedded.tls, serverName: 'localhost' } };
-}
-
-/** Starts the embedded etcd. While it starts, `signal` stops it; after that it ends last, when it is disposed of. */
-async function startEtcd(options: ApiserverOptions): Promise<EmbeddedEtcd | undefined> {
-  const { etcd, clock, logger, signal } = options;
-  if (etcd.kind === 'external') return undefined;
-  const { binary, dataDir, port } = etcd;
-  const starting = new AbortController();
-  const stop = (): void => starting.abort(signal.reason);
-  signal.addEventListener('abort', stop, { once: true });
-  try {
-    return await openEmbeddedEtcd({
-      binary,
-      dataDir,
-      port,
-      clock,
-      logger,
-      signal: starting.signal,
-    });
-  } finally {
-    signal.removeEventListener('abort', stop);
-  }
-}
-
-/** How far publishing has come, and what to look at. */
-function publishing(status: PublisherStatus | undefined): string {
-  if (status === undefined) return 'etcd is being waited for; look at --etcd-endpoints, or the log';
-  const error =
-    status.lastError === undefined ? '' : `, the latest write failed: ${status.lastError}`;
-  return `${status.pending} keys are to be written${error}; /status says more`;
-}
-
-/** What a reader would still miss. */
-function missingParts(parts: Parts): string[] {
-  const missing: string[] = [];
-  const { etcd, published, gate, registry } = parts;
-  if (etcd?.state.kind === 'restarting') {
-    missing.push(`etcd is being started again, its last words: ${etcd.state.lastLine}`);
-  }
-  const status = published?.publisher.status;
-  if (status?.ready !== true) missing.push(`not everything is published: ${publishing(status)}`);
-  if (gate === undefined) missing.push('the gate is not open: it opens when all is published');
-  if (registry === undefined) missing.push('the registry is not open: it opens after the gate');
-  if (parts.mirror !== undefined) missing.push(...parts.mirror.missing);
-  return missing;
-}
-
-function describeParts(options: ApiserverOptions, parts: Parts): unknown {
-  return {
-    cluster: options.cluster,
-    missing: missingParts(parts),
-    etcd: parts.etcd?.state,
-    etcdUpkeep: parts.etcd?.maintenance,
-    published: parts.published?.publisher.status,
-    problems: parts.published?.problems,
-    gate:
-      parts.gate === undefined ? undefined : { address: parts.gate.address, ...parts.gate.status },
-    registry: parts.registry?.address,
-    nodes: parts.book?.report,
-    kvstoremesh: parts.mirror?.describe(),
-  };
 }
