@@ -1,26 +1,17 @@
 /** The clustermesh-apiserver of a cluster, with the etcd that it starts for itself, and the manifests that it watches. */
-import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { stringify } from 'yaml';
 import { secretFiles } from '../../pki/layout.ts';
 import { SECRET_NAMES } from '../../pki/names.ts';
 import { peerTrustFolder, pkiFolder } from './certificates.ts';
 import { execute } from './command.ts';
 import { createDaemon, type Daemon } from './daemon.ts';
-import { type KubernetesObject, manifestFile } from './kubernetes-object.ts';
+import { KUBERNETES_NAMESPACE, type LabKubernetes } from './kubernetes.ts';
 import { LabError } from './lab-error.ts';
+import { createManifests, type Manifests } from './manifests.ts';
 import type { ClusterPlan } from './plan.ts';
 import { waitFor } from './wait-for.ts';
-
-/** A cluster's Kubernetes objects, as files. */
-export interface Manifests {
-  /** Writes an object so that the apiserver sees it whole; resolves to the file's name. */
-  write(object: KubernetesObject): Promise<string>;
-  /** Removes what `write` wrote; nothing when it is not there. */
-  remove(object: KubernetesObject): Promise<void>;
-}
 
 /** A running apiserver. */
 export interface LabApiserver extends Daemon {
@@ -39,8 +30,14 @@ const HEALTH_ADDRESS = '127.0.0.1:9880';
 /** Puts the apiserver of a cluster together. */
 export function createApiserver(
   cluster: ClusterPlan,
-  options: { readonly persistent: boolean; readonly signal?: AbortSignal | undefined },
+  options: {
+    readonly persistent: boolean;
+    /** The API server that it reads. Default: it watches files. */
+    readonly kubernetes?: LabKubernetes | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
 ): LabApiserver {
+  const { kubernetes } = options;
   const place = { netns: cluster.first.namespace, cgroup: join(cluster.first.cgroup, 'apiserver') };
   const isReady = async (): Promise<boolean> => {
     const argv = [
@@ -60,7 +57,7 @@ export function createApiserver(
   const daemon = createDaemon({
     name: cluster.name,
     title: `apiserver of ${cluster.name}`,
-    argv: [process.execPath, MAIN, ...flags(cluster)],
+    argv: [process.execPath, MAIN, ...sourceFlags(cluster, kubernetes), ...flags(cluster)],
     ...place,
     log: join(cluster.folder, 'apiserver.log'),
     persistent: options.persistent,
@@ -77,28 +74,10 @@ export function createApiserver(
   };
   return {
     ...daemon,
-    manifests: createManifests(cluster.manifests),
+    manifests: kubernetes?.manifests ?? createManifests(cluster.manifests),
     stopEtcd: () => signalEtcd('SIGSTOP'),
     startEtcd: () => signalEtcd('SIGCONT'),
     killEtcd: () => signalEtcd('SIGKILL'),
-  };
-}
-
-/** Writes and removes manifests in a folder. */
-export function createManifests(folder: string): Manifests {
-  return {
-    async write(object) {
-      const name = manifestFile(object);
-      await mkdir(folder, { recursive: true, mode: 0o700 });
-      // Readers leave out names that begin with a dot.
-      const temporary = join(folder, `.${name}.${randomBytes(4).toString('hex')}`);
-      await writeFile(temporary, stringify(object), { mode: 0o600 });
-      await rename(temporary, join(folder, name));
-      return name;
-    },
-    async remove(object) {
-      await rm(join(folder, manifestFile(object)), { force: true });
-    },
   };
 }
 
@@ -111,12 +90,21 @@ async function findEtcd(cgroup: string, cluster: string): Promise<number> {
   throw new LabError('unknown-name', `cannot find the etcd of ${cluster}: it is not running`);
 }
 
+function sourceFlags(cluster: ClusterPlan, kubernetes: LabKubernetes | undefined): string[] {
+  return kubernetes === undefined
+    ? [`--manifests=${cluster.manifests}`]
+    : [
+        '--mode=any-cni',
+        `--kubeconfig=${kubernetes.kubeconfig}`,
+        `--lease-namespace=${KUBERNETES_NAMESPACE}`,
+      ];
+}
+
 function flags(cluster: ClusterPlan): string[] {
   const server = secretFiles(pkiFolder(cluster), SECRET_NAMES.server);
   return [
     `--cluster-name=${cluster.name}`,
     `--cluster-id=${cluster.id}`,
-    `--manifests=${cluster.manifests}`,
     `--data-dir=${join(cluster.folder, 'data')}`,
     `--tls-cert-file=${server.certificate}`,
     `--tls-key-file=${server.privateKey}`,

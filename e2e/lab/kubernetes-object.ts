@@ -1,4 +1,4 @@
-/** What kubelets, controllers and users would write to a cluster's API server: the manifests that the apiserver watches. */
+/** What kubelets, controllers and users would write to a cluster's API server: what the apiserver reads. */
 import type { IpAddress } from '../../mesh/wire/ip.ts';
 import { ipFamily } from '../../mesh/wire/ip.ts';
 import type { ClusterPlan, NodePlan, PodPlan, ServicePlan } from './plan.ts';
@@ -77,6 +77,7 @@ function serviceObject(service: ServicePlan): KubernetesObject {
       type: 'ClusterIP',
       clusterIP: service.clusterIps[0],
       clusterIPs: service.clusterIps,
+      ipFamilyPolicy: service.clusterIps.length > 1 ? 'RequireDualStack' : 'SingleStack',
       ipFamilies: service.clusterIps.map((ip) => `IPv${ipFamily(ip)}`),
       selector: service.selector,
       ports: service.ports.map(({ name, ...port }) => ({
@@ -103,6 +104,7 @@ export function podObject(
       containers: [
         {
           name: 'main',
+          image: 'isthmus.example/lab',
           ports: pod.ports.map(({ name, port, protocol }) => ({
             containerPort: port,
             protocol,

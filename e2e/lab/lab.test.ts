@@ -143,6 +143,16 @@ test('a lab name is given once, and tearing down twice is harmless', { skip }, a
   t.same(remains(unique('cl')), []);
 });
 
+test('a lab with an API server cannot be left running', { skip }, async (t) => {
+  const clusters = topology.clusters.map((cluster) => ({
+    ...cluster,
+    objects: 'kubernetes' as const,
+  }));
+  const opening = openLab({ ...topology, clusters }, { name: unique('kp'), persistent: true });
+  await t.rejects(opening, { code: 'topology', message: /API servers end with their maker/ });
+  t.same(remains(unique('kp')), []);
+});
+
 test('waitFor() tells what did not come, and why', async (t) => {
   const never = waitFor('the moon', () => Promise.reject(new Error('clouds')), {
     timeoutMs: 30,

@@ -8,6 +8,7 @@ import { createAgent, type LabAgent } from './agent.ts';
 import { createApiserver, type LabApiserver } from './apiserver.ts';
 import { type ClusterCertificates, makeCertificates } from './certificates.ts';
 import { type CommandOptions, type CommandResult, execute, run } from './command.ts';
+import { type LabKubernetes, openLabKubernetes } from './kubernetes.ts';
 import { clusterObjects } from './kubernetes-object.ts';
 import { LabError } from './lab-error.ts';
 import { claimLab, type LabState, writeLabState } from './lab-state.ts';
@@ -29,6 +30,8 @@ export interface Lab extends Pods, AsyncDisposable {
   cluster(name: string): ClusterPlan;
   agent(node: string): LabAgent;
   apiserver(cluster: string): LabApiserver;
+  /** The API server of a cluster whose objects are in one. */
+  kubernetes(cluster: string): LabKubernetes;
   /** ClusterIP that a service has in a cluster. */
   clusterIp(cluster: string, service: string, family?: 4 | 6): IpAddress;
   /** Runs a program in a node's namespace to its end. */
@@ -70,17 +73,34 @@ export async function openLab(topology: Topology, options: LabOptions = {}): Pro
   for (const wreck of await sweepLabs()) logger?.info({ lab: wreck }, 'took down an abandoned lab');
   signal?.throwIfAborted();
   const plan = planLab(topology, { name, cgroupRoot: findCgroupRoot() });
+  if (options.persistent === true && plan.clusters.some(hasApiServer)) {
+    const message = `cannot leave lab ${name} running: Kubernetes API servers end with their maker; use objects: files`;
+    throw new LabError('topology', message);
+  }
   // Until it is whole it is swept away like any other when its maker dies.
   const state = await claimLab({ name, persistent: false, topology, pods: {} });
-  try {
-    return await buildLab(plan, state, options);
-  } catch (error) {
+  const kubernetes: LabKubernetes[] = [];
+  const dispose = async (): Promise<void> => {
     await tearDownLab(name);
+    await Promise.all(kubernetes.splice(0).map((one) => one[Symbol.asyncDispose]()));
+  };
+  try {
+    return await buildLab(plan, { claimed: state, kubernetes, dispose, ...options });
+  } catch (error) {
+    await dispose();
     throw error;
   }
 }
 
-async function buildLab(plan: LabPlan, claimed: LabState, options: LabOptions): Promise<Lab> {
+/** What a lab is built with; API servers are added as they are started, `dispose` ends them and everything else. */
+interface BuildOptions extends LabOptions {
+  readonly claimed: LabState;
+  readonly kubernetes: LabKubernetes[];
+  readonly dispose: () => Promise<void>;
+}
+
+async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
+  const { claimed, kubernetes } = options;
   const { persistent = false, onStep = () => undefined } = options;
   // One part that fails ends the others, so that they do not build on while the lab is being taken down.
   const failing = new AbortController();
@@ -92,8 +112,13 @@ async function buildLab(plan: LabPlan, claimed: LabState, options: LabOptions): 
     [makeNetwork(plan, signal), makeFolders(plan), makeCertificates(plan)],
     fail,
   );
+  await startKubernetes(plan, { ...options, signal, fail });
   const apiservers = plan.clusters.map((cluster) =>
-    createApiserver(cluster, { persistent, signal }),
+    createApiserver(cluster, {
+      persistent,
+      kubernetes: kubernetes.find(({ name }) => name === cluster.name),
+      signal,
+    }),
   );
   const agents = plan.clusters.flatMap((cluster) =>
     cluster.nodes.map((node) =>
@@ -141,6 +166,7 @@ async function buildLab(plan: LabPlan, claimed: LabState, options: LabOptions): 
     cluster,
     agent: (wanted) => findByName('node', wanted, agents),
     apiserver,
+    kubernetes: (wanted) => findByName('Kubernetes API server', wanted, kubernetes),
     clusterIp: (wanted, service, family = 4) => clusterIpOf(cluster(wanted), service, family),
     execOnNode: (wanted, argv, execOptions = {}) => {
       const { namespace: netns, cgroup } = node(wanted);
@@ -148,7 +174,7 @@ async function buildLab(plan: LabPlan, claimed: LabState, options: LabOptions): 
     },
     waitFor: (what, look, waitOptions = {}) => waitFor(what, look, { signal, ...waitOptions }),
     [Symbol.asyncDispose]: () => {
-      closing ??= tearDownLab(plan.name);
+      closing ??= options.dispose();
       return closing;
     },
   };
@@ -173,12 +199,36 @@ async function writeObjects(
   { manifests }: LabApiserver,
 ): Promise<void> {
   const own = plan.topology.manifests.filter((manifest) => manifest.cluster === cluster.name);
-  for (const object of [
+  await manifests.writeAll([
     ...clusterObjects(cluster, plan.pods),
     ...own.map((manifest) => manifest.object),
-  ]) {
-    await manifests.write(object);
-  }
+  ]);
+}
+
+function hasApiServer({ objects }: ClusterPlan): boolean {
+  return objects === 'kubernetes';
+}
+
+/** Starts the API servers of all clusters that have one, and adds them to `kubernetes`. */
+async function startKubernetes(
+  plan: LabPlan,
+  options: BuildOptions & {
+    readonly signal: AbortSignal;
+    readonly fail: (reason: unknown) => void;
+  },
+): Promise<void> {
+  const { kubernetes, signal, fail, onStep } = options;
+  const clusters = plan.clusters.filter(hasApiServer);
+  if (clusters.length === 0) return;
+  onStep?.('Kubernetes API server of each cluster');
+  await settleAll(
+    clusters.map(async (cluster) => {
+      const started = await openLabKubernetes(cluster, { signal });
+      kubernetes.push(started);
+      await started.reachFromNode();
+    }),
+    fail,
+  );
 }
 
 function clusterIpOf(cluster: ClusterPlan, service: string, family: 4 | 6): IpAddress {

@@ -45,6 +45,8 @@ export interface ClusterPlan {
   readonly first: NodePlan;
   readonly folder: string;
   readonly manifests: string;
+  readonly objects: ClusterTopology['objects'];
+  readonly serviceCidrs: readonly string[];
   readonly namespaces: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly services: readonly ServicePlan[];
 }
@@ -109,6 +111,8 @@ export function planLab(
       first,
       folder: join(folder, 'clusters', cluster.name),
       manifests: join(folder, 'clusters', cluster.name, 'manifests'),
+      objects: cluster.objects,
+      serviceCidrs: cluster.serviceCidrs,
       namespaces: cluster.namespaces,
       services: topology.services
         .filter((service) => service.clusters?.includes(cluster.name) ?? true)

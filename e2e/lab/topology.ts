@@ -19,6 +19,8 @@ const clusterSchema = z.strictObject({
   /** Where ClusterIPs come from: one CIDR, or one of each family. */
   serviceCidrs: z.array(z.string()).min(1).max(2),
   nodes: z.array(nameSchema).min(1).max(50),
+  /** Where its objects are: files that its apiserver watches, or a real Kubernetes API server that kubectl writes to. */
+  objects: z.enum(['files', 'kubernetes']).default('files'),
   /** Kubernetes namespaces that need labels; those that pods and services name exist anyway. */
   namespaces: z.record(z.string(), labelsSchema).default({}),
 });

@@ -108,8 +108,10 @@ export async function prepareOurApiserver(options: {
         try {
           return await waitUntilReady(launch(), `http://127.0.0.1:${healthPort}/readyz`);
         } catch (error) {
-          // While it was away, somebody may have been given one of its ports to call from.
-          if (attempt === 3) throw error;
+          // While it was away, somebody may have been given one of its ports to call from; one that only is slow is not helped.
+          const isTaken = ended;
+          await stop();
+          if (attempt === 3 || !isTaken) throw error;
         }
       }
     },

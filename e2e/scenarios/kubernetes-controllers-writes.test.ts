@@ -1,0 +1,265 @@
+/** What controllers write with, before a real API server: server-side apply, Events, the Lease (issue C). */
+import { type Test, test } from 'tap';
+import {
+  type Applier,
+  type ApplyOptions,
+  createApplier,
+} from '../../clustermesh-apiserver/controllers/apply.ts';
+import {
+  createEventRecorder,
+  eventTargetOf,
+} from '../../clustermesh-apiserver/controllers/events.ts';
+import {
+  FIELD_MANAGER,
+  parseKubernetesObject,
+} from '../../clustermesh-apiserver/controllers/kubernetes-object.ts';
+import { LeadershipError } from '../../clustermesh-apiserver/controllers/leader-lease.ts';
+import { createLeaseStore } from '../../clustermesh-apiserver/controllers/lease-store.ts';
+import { type KubernetesApi, openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
+import { RESOURCES } from '../../clustermesh-apiserver/kubernetes/resource.ts';
+import { until } from '../../mesh/remote/testing/until.ts';
+import { systemClock } from '../../mesh/runtime/clock.ts';
+import { createLogger } from '../../mesh/runtime/log.ts';
+import { createManualClock } from '../../mesh/testing/manual-clock.ts';
+import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { needKube } from '../peers/kube-programs.ts';
+import { CONTROLLER_RULES } from './controllers-rig.ts';
+
+const kube = needKube(process.env);
+const signal = new AbortController().signal;
+const resource = RESOURCES.configMaps;
+const PATH = '/api/v1/namespaces/demo/configmaps';
+const OURS = { 'isthmus.io/ours': 'true' };
+const logger = createLogger('test', { level: 'silent' });
+
+test('writes', { skip: kube.skip, timeout: 120_000 }, async (t) => {
+  const cluster = await openKubeCluster({ name: 'writes', programs: kube.programs });
+  t.teardown(() => cluster[Symbol.asyncDispose]());
+  await cluster.ask('POST', '/api/v1/namespaces', { body: { metadata: { name: 'demo' } } });
+  const rules = [
+    ...CONTROLLER_RULES,
+    {
+      apiGroups: [''],
+      resources: ['configmaps'],
+      verbs: ['get', 'create', 'patch', 'delete'],
+    },
+  ];
+  const user = await cluster.addUser('writer', { rules });
+  const api = await openKubernetes({ kubeconfig: user.kubeconfig, clock: systemClock });
+  t.teardown(() => api[Symbol.asyncDispose]());
+  for (const [name, run] of Object.entries(CASES)) {
+    await t.test(name, (child) => run(child, { cluster, api }));
+  }
+});
+
+interface Site {
+  readonly cluster: KubeCluster;
+  readonly api: KubernetesApi;
+}
+
+const CASES: Readonly<Record<string, (t: Test, site: Site) => Promise<void>>> = {
+  async 'apply() makes, keeps, changes and forgets fields, and sends nothing for nothing'(t, site) {
+    const { applier, applied, read } = writer(site);
+    const first = await applied('a', { data: { x: '1', y: '2' } });
+    t.equal(first.kind, 'written');
+    t.match(await read('a'), {
+      data: { x: '1', y: '2' },
+      metadata: { labels: OURS, managedFields: [{ manager: FIELD_MANAGER, operation: 'Apply' }] },
+    });
+    const same = await applied('a', { data: { x: '1', y: '2' } });
+    t.equal(same.kind, 'unchanged');
+    await site.cluster.kubectl(['annotate', '-n', 'demo', 'configmap', 'a', 'note=mine']);
+    const still = await applied('a', { data: { x: '1', y: '2' } });
+    t.equal(still.kind, 'unchanged', 'what another sets besides is no matter of ours');
+    const less = await applied('a', { data: { x: '1' } });
+    t.equal(less.kind, 'written');
+    const after = await read('a');
+    t.same(after.data, { x: '1' });
+    t.match(after.metadata, { annotations: { note: 'mine' } });
+    t.match(applier.status, { written: 2, unchanged: 2 });
+  },
+
+  async 'an object without our marks is left alone, seen or not'(t, site) {
+    const { applied, read, look } = writer(site);
+    await site.cluster.ask('POST', PATH, { body: { metadata: { name: 'b' }, data: { z: '1' } } });
+    const seen = await look('b');
+    for (const observed of [seen, undefined]) {
+      const result = await applied('b', { data: { x: '1' } }, { observed });
+      t.match(result, { kind: 'foreign', message: /demo\/b exists and is not ours/ });
+    }
+    t.same((await read('b')).data, { z: '1' });
+  },
+
+  async 'who is late changes nothing: not a newer version, not another object of that name'(
+    t,
+    site,
+  ) {
+    const { applier, applied, read, look } = writer(site);
+    await applied('c', { data: { x: '1' } });
+    const old = await look('c');
+    await applied('c', { data: { x: '2' } });
+    const late = await applied('c', { data: { x: '3' } }, { observed: old });
+    t.equal(late.kind, 'outdated');
+    t.notOk(await applier.remove(old, { resource, isOurs: () => true, signal }));
+    await site.cluster.ask('DELETE', `${PATH}/c`);
+    const gone = await applied('c', { data: { x: '3' } }, { observed: old });
+    t.equal(gone.kind, 'outdated', 'what was deleted is not made again by mistake');
+    await applied('c', { data: { x: '4' } });
+    const other = await applied('c', { data: { x: '5' } }, { observed: old });
+    t.equal(other.kind, 'outdated');
+    t.same((await read('c')).data, { x: '4' });
+    t.ok(await applier.remove(await look('c'), { resource, isOurs: () => true, signal }));
+    t.ok(await applier.remove(old, { resource, isOurs: () => true, signal }), 'it is gone already');
+  },
+
+  async "another's field is a conflict, unless the object is ours"(t, site) {
+    const { applied, read } = writer(site);
+    await applied('d', { data: { x: '1' } });
+    await site.cluster.kubectl([
+      'patch',
+      'configmap',
+      'd',
+      '-n',
+      'demo',
+      '--type=merge',
+      '-p',
+      '{"data":{"x":"mine"}}',
+    ]);
+    const conflict = await applied('d', { data: { x: '2' } });
+    t.match(conflict, { kind: 'conflict', message: /kubectl/ });
+    t.same((await read('d')).data, { x: 'mine' });
+    const forced = await applied('d', { data: { x: '2' } }, { force: true });
+    t.equal(forced.kind, 'written');
+    t.same((await read('d')).data, { x: '2' });
+  },
+
+  async 'nothing is sent without leading'(t, site) {
+    const { applied, read } = writer(site, () => {
+      throw new LeadershipError();
+    });
+    await t.rejects(applied('e', { data: {} }), { code: 'not-leading' });
+    await t.rejects(read('e'));
+  },
+
+  async 'Events: written once, counted after that, also by another replica'(t, { cluster, api }) {
+    await cluster.ask('POST', '/api/v1/namespaces/demo/services', {
+      body: { metadata: { name: 'web' }, spec: { ports: [{ port: 80 }] } },
+    });
+    const { body } = await api.request({
+      method: 'GET',
+      path: `${PATH}/b`,
+      signal,
+    });
+    const note = {
+      about: eventTargetOf(resource, parseKubernetesObject(body)),
+      type: 'Warning' as const,
+      reason: 'UnknownAnnotationValue',
+      action: 'ReadAnnotations',
+      note: `annotation x: "ture" counts as false, expected true or false ${'é'.repeat(800)}`,
+    };
+    const start = Date.now();
+    for (const instance of ['one', 'two']) {
+      const clock = createManualClock({ now: start });
+      const recorder = createEventRecorder({ api, instance, clock, logger });
+      recorder.record(note);
+      recorder.record(note);
+      const stop = new AbortController();
+      const running = recorder.run(stop.signal);
+      // The repetition waits for a minute, the Event itself for nothing.
+      await until('it is written', async () => {
+        await clock.advance(30_000);
+        return recorder.status.written >= 1 && recorder.status.waiting === 0;
+      });
+      t.match(recorder.status, { repeated: 1, dropped: 0, lastError: undefined });
+      stop.abort();
+      await clock.advance(0);
+      await running;
+    }
+    const path = '/apis/events.k8s.io/v1/namespaces/demo/events';
+    const found = (await cluster.ask('GET', path)) as {
+      items: {
+        series?: { count: number };
+        note: string;
+        type: string;
+        reportingInstance: string;
+      }[];
+    };
+    t.equal(found.items.length, 1);
+    t.match(found.items[0], { series: { count: 4 }, type: 'Warning', reportingInstance: 'one' });
+    t.match(found.items[0]?.note, /^annotation x: .*…$/);
+    const described = await cluster.kubectl(['describe', 'configmap', 'b', '-n', 'demo']);
+    t.match(described, /Warning\s+UnknownAnnotationValue/);
+  },
+
+  async 'Events beyond the rate of an object, or of nothing that is allowed, are dropped'(t, site) {
+    const recorder = createEventRecorder({
+      api: site.api,
+      instance: 'one',
+      clock: systemClock,
+      logger,
+    });
+    const about = { apiVersion: 'v1', kind: 'Service', namespace: 'nowhere', name: 'x', uid: '' };
+    for (let number = 0; number < 30; number += 1) {
+      recorder.record({ about, type: 'Normal', reason: 'A', action: 'B', note: String(number) });
+    }
+    t.equal(recorder.status.dropped, 20, 'ten at once');
+    const stop = new AbortController();
+    const running = recorder.run(stop.signal);
+    await until(
+      'the rest is refused: there is no such namespace',
+      () => recorder.status.dropped === 30,
+    );
+    t.match(recorder.status.lastError, /nowhere/);
+    stop.abort();
+    await running;
+  },
+
+  async 'a Lease is written only as it was read'(t, { api }) {
+    const store = createLeaseStore(api, { namespace: 'demo', name: 'lease' });
+    const record = {
+      holder: 'one',
+      durationMs: 15_000,
+      acquireTime: '2026-01-01T00:00:00.000000Z',
+      renewTime: '2026-01-01T00:00:00.000000Z',
+      transitions: 3,
+    };
+    t.equal(await store.read(signal), undefined);
+    const first = await store.write(record, undefined, signal);
+    t.same(first?.record, record);
+    t.equal(await store.write({ ...record, holder: 'two' }, undefined, signal), undefined);
+    const second = await store.write({ ...record, holder: 'two' }, first, signal);
+    t.equal(second?.record.holder, 'two');
+    t.equal(await store.write(record, first, signal), undefined, 'one that is late');
+    t.match((await store.read(signal))?.record, { holder: 'two' });
+  },
+};
+
+/** A writer of config maps in `demo` that bear our mark. */
+function writer({ cluster, api }: Site, check: () => void = () => undefined) {
+  const applier: Applier = createApplier({ api, check, clock: systemClock });
+  const read = async (name: string): Promise<Record<string, unknown>> =>
+    (await cluster.ask('GET', `${PATH}/${name}?`)) as Record<string, unknown>;
+  const look = async (name: string) => parseKubernetesObject(await read(name));
+  return {
+    applier,
+    read,
+    look,
+    async applied(
+      name: string,
+      fields: Record<string, unknown>,
+      options: Partial<ApplyOptions> = {},
+    ) {
+      const seen = await look(name).catch(() => undefined);
+      return applier.apply(
+        { metadata: { name, namespace: 'demo', labels: OURS }, ...fields },
+        {
+          resource,
+          observed: seen,
+          isOurs: ({ labels }) => labels['isthmus.io/ours'] === 'true',
+          signal,
+          ...options,
+        },
+      );
+    },
+  };
+}

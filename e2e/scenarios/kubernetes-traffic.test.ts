@@ -1,0 +1,168 @@
+/**
+ * Two clusters with a real API server each: everything that is published comes from objects that the real kubectl has
+ * written, and slices from the real kube-controller-manager. Annotations are changed while traffic flows.
+ */
+import { type Test, test } from 'tap';
+import type { Lab } from '../lab/lab.ts';
+import { labSkipReason } from '../lab/preflight.ts';
+import { needKube } from '../peers/kube-programs.ts';
+import { curl, curlMany, exampleTopology, openMesh, urlOf } from './mesh.ts';
+
+const skip = labSkipReason(process.env) || needKube(process.env).skip;
+
+const BOTH = ['web-alpha', 'web-beta'];
+const AFFINITY = 'service.cilium.io/affinity';
+const SHARED = 'service.cilium.io/shared';
+const GLOBAL = 'service.cilium.io/global';
+
+/** Changes annotations of the service in a cluster, as a user does; `name-` takes one away. */
+function annotate(lab: Lab, cluster: string, ...changes: readonly string[]): Promise<string> {
+  const where = ['service', 'web', '--namespace', 'shop', '--overwrite'];
+  return lab.kubernetes(cluster).kubectl(['annotate', ...where, ...changes]);
+}
+
+/** Waits until the client in alpha is answered by exactly these pods, and by nobody else in many more requests. */
+async function answeredBy(
+  t: Test,
+  lab: Lab,
+  { why, pods }: { readonly why: string; readonly pods: readonly string[] },
+): Promise<void> {
+  const url = urlOf(lab.clusterIp('alpha', 'web'), 80);
+  const look = (times: number): ReturnType<typeof curlMany> =>
+    curlMany(lab, 'client', { url, times });
+  const expected = [...pods].sort();
+  let last: Awaited<ReturnType<typeof look>> | undefined;
+  await lab
+    .waitFor(
+      why,
+      async () => {
+        last = await look(20);
+        return String(Object.keys(last.byPod).sort()) === String(expected);
+      },
+      { timeoutMs: 10_000, intervalMs: 100 },
+    )
+    .catch(() => undefined);
+  const { byPod, failed } = pods.length === 0 ? (last ?? (await look(20))) : await look(40);
+  t.same(Object.keys(byPod).sort(), expected, why);
+  if (pods.length > 0) t.equal(failed, 0, `${why}: nothing is lost`);
+}
+
+/** Requests of the client to the service, ten a second for as long as it is open; disposing ends them. */
+interface SteadyTraffic extends AsyncDisposable {
+  /** Ends it and resolves to how many were answered and how many were not. */
+  end(): Promise<{ readonly answered: number; readonly lost: number }>;
+}
+
+function startTraffic(lab: Lab): SteadyTraffic {
+  const url = urlOf(lab.clusterIp('alpha', 'web'), 80);
+  const request = `curl --silent --output /dev/null --max-time 5 --write-out '%{http_code}\\n' ${url}`;
+  const script = `while :; do ${request}; sleep 0.1; done`;
+  const running = lab.spawn('client', ['sh', '-c', script]);
+  return {
+    async end() {
+      await running.stop();
+      const codes = running.output().split('\n').filter(Boolean);
+      const answered = codes.filter((code) => code === '200').length;
+      return { answered, lost: codes.length - answered };
+    },
+    [Symbol.asyncDispose]: () => running[Symbol.asyncDispose](),
+  };
+}
+
+test('traffic between two clusters by what kubectl has written', {
+  skip,
+  timeout: 240_000,
+}, async (t) => {
+  const example = await exampleTopology();
+  const clusters = example.clusters.map((cluster) => ({
+    ...cluster,
+    objects: 'kubernetes' as const,
+  }));
+  await using lab = await openMesh({ ...example, clusters });
+
+  await t.test('pods reach each other, as policy allows', async (t) => {
+    const [remote, vault] = [lab.pod('web-beta'), lab.pod('vault')];
+    for (const family of [4, 6] as const) {
+      const { stdout } = await curl(lab, 'client', urlOf(remote.ip(family), 8080));
+      t.equal(stdout, `web-beta ${lab.pod('client').ip(family)}\n`, `over IPv${family}`);
+    }
+    const url = urlOf(vault.ip(), 8080);
+    await lab.waitFor('the policy on vault', async () =>
+      (await lab.agent('beta-2').status()).endpoints.some(({ ingressEnforced }) => ingressEnforced),
+    );
+    t.equal((await curl(lab, 'client', url)).stdout, `vault ${lab.pod('client').ip()}\n`);
+    t.equal((await curl(lab, 'stranger', url)).code, 28, 'stranger gets no answer');
+  });
+
+  await using steady = startTraffic(lab);
+  await t.test(
+    'annotations changed live do what they are documented to do (promise 7)',
+    async (t) => {
+      const by = (why: string, pods: readonly string[]): Promise<void> =>
+        answeredBy(t, lab, { why, pods });
+      await by('global, no affinity', BOTH);
+      for (const [value, pods] of [
+        ['local', ['web-alpha']],
+        ['remote', ['web-beta']],
+        ['none', BOTH],
+        ['Local', ['web-alpha']],
+        ['NONE', BOTH],
+        ['remote', ['web-beta']],
+        ['no-such-word', BOTH],
+        ['local', ['web-alpha']],
+        ['', BOTH],
+      ] as const) {
+        await annotate(lab, 'alpha', `${AFFINITY}=${value}`);
+        await by(`affinity "${value}"`, pods);
+      }
+      await annotate(lab, 'beta', `${SHARED}=false`);
+      await by('not shared by beta', ['web-alpha']);
+      await annotate(lab, 'beta', `${SHARED}-`);
+      await by('shared again', BOTH);
+      await annotate(lab, 'alpha', `${GLOBAL}=false`);
+      await by('not global in alpha', ['web-alpha']);
+      await annotate(lab, 'alpha', `${GLOBAL}=true`);
+      await by('global again', BOTH);
+    },
+  );
+
+  await t.test('with affinity, the others serve when the preferred are not ready', async (t) => {
+    const by = (why: string, pods: readonly string[]): Promise<void> =>
+      answeredBy(t, lab, { why, pods });
+    await annotate(lab, 'alpha', `${AFFINITY}=local`);
+    await by('local', ['web-alpha']);
+    await lab.setReady('web-alpha', false);
+    await by('local, none ready here', ['web-beta']);
+    await lab.setReady('web-alpha', true);
+    await by('local, ready again', ['web-alpha']);
+    await annotate(lab, 'alpha', `${AFFINITY}=remote`);
+    await by('remote', ['web-beta']);
+    await lab.setReady('web-beta', false);
+    await by('remote, none ready there', ['web-alpha']);
+    await lab.setReady('web-beta', true);
+    await by('remote, ready again', ['web-beta']);
+    await annotate(lab, 'alpha', `${AFFINITY}-`);
+    await lab.setReady('web-alpha', false);
+    await by('no affinity, none ready here', ['web-beta']);
+    await lab.setReady('web-alpha', true);
+    await by('no affinity, ready again', BOTH);
+  });
+
+  await t.test('no request was lost meanwhile (promise 7)', async (t) => {
+    const { answered, lost } = await steady.end();
+    t.equal(lost, 0);
+    t.ok(answered > 50, `${answered} were answered`);
+  });
+
+  await t.test('a Service that is deleted is withdrawn, and comes back', async (t) => {
+    const { kubectl, manifests } = lab.kubernetes('beta');
+    const text = await kubectl(['get', 'service', 'web', '--namespace', 'shop', '-o', 'json']);
+    await kubectl(['delete', 'service', 'web', '--namespace', 'shop']);
+    await answeredBy(t, lab, { why: 'deleted in beta', pods: ['web-alpha'] });
+    const { spec, ...service } = JSON.parse(text);
+    const { annotations } = service.metadata;
+    const metadata = { name: 'web', namespace: 'shop', annotations };
+    await manifests.write({ apiVersion: 'v1', kind: 'Service', metadata, spec });
+    await answeredBy(t, lab, { why: 'made again', pods: BOTH });
+  });
+});
