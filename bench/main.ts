@@ -3,6 +3,7 @@ import { privately } from './private-run.ts';
 import type { Bench } from './result.ts';
 
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
+  kubernetes: async () => privately(async () => (await import('./kubernetes.ts')).benchKubernetes),
   kv: async () => (await import('./kv.ts')).benchKv,
   kvstoremesh: async () =>
     privately(async () => (await import('./kvstoremesh.ts')).benchKvstoremesh),
