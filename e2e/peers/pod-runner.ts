@@ -1,63 +1,129 @@
-/** Stands in for the scheduler and the kubelets of a test cluster: pods "run" on one node, and nothing runs in them. */
+/** The part of a kubelet and a scheduler that the API server sees: pods get a node, an address of each family, and are ready. */
+import { setMaxListeners } from 'node:events';
+import { type KubernetesApi, openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
+import { KubernetesError } from '../../clustermesh-apiserver/kubernetes/kubernetes-error.ts';
+import { reflect } from '../../clustermesh-apiserver/kubernetes/reflector.ts';
+import { RESOURCES, resourcePath } from '../../clustermesh-apiserver/kubernetes/resource.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
+import { createLogger } from '../../mesh/runtime/log.ts';
 import type { KubeCluster } from './kube-cluster.ts';
 
-/** Options of `runPods`. */
-export interface PodRunnerOptions {
-  /** Node that pods are bound to; it must be there. */
-  readonly node: string;
-  /** Addresses of the pod with this number, counted from 1: one, or one of each family. */
-  readonly addresses: (pod: number) => readonly string[];
-  readonly signal: AbortSignal;
-}
-
+/** A pod as far as this looks at it. */
 interface Pod {
-  readonly metadata: {
-    readonly namespace: string;
-    readonly name: string;
-    readonly deletionTimestamp?: string;
-  };
-  readonly spec: { readonly nodeName?: string };
-  readonly status: { readonly phase?: string };
+  readonly key: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly isBound: boolean;
+  readonly isRunning: boolean;
+  readonly isLeaving: boolean;
 }
 
-const INTERVAL_MS = 200;
-
-/**
- * Looks for pods five times a second until `signal` aborts: binds those without a node, gives those that are pending
- * addresses and makes them ready, and lets go of those that are being deleted.
- */
-export async function runPods(cluster: KubeCluster, options: PodRunnerOptions): Promise<void> {
-  const { node, addresses, signal } = options;
-  let started = 0;
-  const serve = async (pod: Pod): Promise<void> => {
-    const { namespace, name, deletionTimestamp } = pod.metadata;
-    const path = `/api/v1/namespaces/${namespace}/pods/${name}`;
-    if (deletionTimestamp !== undefined) {
-      await cluster.send('DELETE', path, { body: { gracePeriodSeconds: 0 } });
-      return;
-    }
-    if (pod.spec.nodeName === undefined) {
-      const body = { metadata: { name }, target: { kind: 'Node', name: node } };
-      await cluster.send('POST', `${path}/binding`, { body });
-    }
-    if (pod.status.phase !== 'Pending') return;
-    started += 1;
-    const podIPs = addresses(started).map((ip) => ({ ip }));
-    const conditions = [{ type: 'Ready', status: 'True' }];
-    // One that has gone meanwhile is no matter.
-    await cluster.send('PATCH', `${path}/status`, {
-      contentType: 'application/merge-patch+json',
-      body: { status: { phase: 'Running', podIP: podIPs[0]?.ip, podIPs, conditions } },
-    });
+/** Runs every pod of a cluster on its node `n1`, at `10.<id>.` and `fd00:10:<id>::`. Disposing ends that. */
+export async function openPodRunner(
+  cluster: KubeCluster,
+  id: number,
+): Promise<AsyncDisposable & { readonly problems: readonly string[] }> {
+  const api = await openKubernetes({ kubeconfig: cluster.adminKubeconfig, clock: systemClock });
+  const ending = new AbortController();
+  setMaxListeners(0, ending.signal);
+  const problems: string[] = [];
+  const running = run(api, { id, problems, signal: ending.signal });
+  running.catch((error: unknown) => problems.push(String(error)));
+  return {
+    problems,
+    async [Symbol.asyncDispose]() {
+      ending.abort();
+      await running.catch(() => undefined);
+      await api[Symbol.asyncDispose]();
+    },
   };
-  try {
-    for (;;) {
-      const list = (await cluster.ask('GET', '/api/v1/pods', { signal })) as { items: Pod[] };
-      for (const pod of list.items) await serve(pod);
-      await systemClock.sleep(INTERVAL_MS, signal);
+}
+
+async function run(
+  api: KubernetesApi,
+  { id, problems, signal }: { id: number; problems: string[]; signal: AbortSignal },
+): Promise<void> {
+  const addresses = new Map<string, number>();
+  const send = async (
+    method: 'POST' | 'PATCH' | 'DELETE',
+    place: { namespace: string; name: string; subresource?: string },
+    body: object,
+  ): Promise<void> => {
+    try {
+      await api.request({
+        method,
+        path: resourcePath(RESOURCES.pods, place),
+        body,
+        ...(method === 'PATCH' ? { contentType: 'application/merge-patch+json' } : {}),
+        signal,
+      });
+    } catch (error) {
+      // It has gone, or is gone on with at its next change.
+      const isHarmless =
+        error instanceof KubernetesError && ['not-found', 'conflict'].includes(error.code);
+      if (!isHarmless && !signal.aborted) problems.push(String(error));
     }
-  } catch (error) {
-    if (!signal.aborted) throw error;
+  };
+  const take = async ({ key, namespace, name, ...state }: Pod): Promise<void> => {
+    const place = { namespace, name };
+    if (state.isLeaving) return send('DELETE', place, { gracePeriodSeconds: 0 });
+    if (!state.isBound) {
+      return send(
+        'POST',
+        { ...place, subresource: 'binding' },
+        {
+          apiVersion: 'v1',
+          kind: 'Binding',
+          metadata: { name },
+          target: { apiVersion: 'v1', kind: 'Node', name: 'n1' },
+        },
+      );
+    }
+    if (state.isRunning) return;
+    const number = addresses.get(key) ?? addresses.size + 1;
+    addresses.set(key, number);
+    const podIPs = [
+      { ip: `10.${id}.${number >> 8}.${number & 255}` },
+      { ip: `fd00:10:${id}::${number.toString(16)}` },
+    ];
+    await send(
+      'PATCH',
+      { ...place, subresource: 'status' },
+      {
+        status: {
+          phase: 'Running',
+          podIP: podIPs[0]?.ip,
+          podIPs,
+          conditions: [{ type: 'Ready', status: 'True' }],
+        },
+      },
+    );
+  };
+  const batches = reflect(api, RESOURCES.pods, {
+    parse: parsePod,
+    clock: systemClock,
+    logger: createLogger('pod-runner', { level: 'silent' }),
+    signal,
+  });
+  for await (const batch of batches) {
+    await Promise.all(
+      batch.map((event) => (event.kind === 'upsert' ? take(event.object) : undefined)),
+    );
   }
+}
+
+function parsePod(input: unknown): Pod {
+  const { metadata, spec, status } = input as {
+    metadata: { namespace: string; name: string; deletionTimestamp?: string };
+    spec: { nodeName?: string };
+    status?: { phase?: string; podIP?: string };
+  };
+  return {
+    key: `${metadata.namespace}/${metadata.name}`,
+    namespace: metadata.namespace,
+    name: metadata.name,
+    isBound: spec.nodeName !== undefined,
+    isRunning: status?.podIP !== undefined,
+    isLeaving: metadata.deletionTimestamp !== undefined,
+  };
 }

@@ -248,7 +248,7 @@ function signalOf(t: Test): AbortSignal {
 
 test('the same objects become the same keys and values as with Cilium', {
   skip: skip || kube.skip,
-  timeout: 120_000,
+  timeout: 240_000,
 }, async (t) => {
   const version = VERSIONS.at(-1) ?? '';
   await using scene = await openScene(t, {
@@ -288,7 +288,7 @@ test('the same objects become the same keys and values as with Cilium', {
 
 test('the same from CiliumEndpointSlices, beside the version before', {
   skip: skip || kube.skip || (VERSIONS.length < 2 && 'there is no version before'),
-  timeout: 120_000,
+  timeout: 240_000,
 }, async (t) => {
   const version = VERSIONS.at(-2) ?? '';
   await using scene = await openScene(t, {

@@ -4,8 +4,8 @@ import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import { needKube } from '../peers/kube-programs.ts';
 import { mcsConformancePeer, runMcsConformance } from '../peers/mcs-conformance.ts';
 import { needPeers } from '../peers/peer-binary.ts';
+import { openPodRunner } from '../peers/pod-runner.ts';
 import { openMcsRig } from './mcs-rig.ts';
-import { openPodRunner } from './pod-runner.ts';
 
 /** Those that send packets or ask for names from inside of a pod. */
 const INSIDE_PODS = { filter: '!DNS && !Connectivity', skip: 'should be inaccessible' } as const;
