@@ -155,6 +155,38 @@ export const WATCHES: readonly ConformanceCase[] = [
     },
   },
   {
+    name: 'watchBatches() that derives nothing leaves it to its reader what a new list left out',
+    run: async (t, { store, direct, disconnect, reconnect, compact }) => {
+      for (const key of ['a/kept', 'a/gone']) await direct.put(key, '1');
+      const ending = new AbortController();
+      const told: string[] = [];
+      const options = { signal: ending.signal, derives: false };
+      for await (const batch of store.watchBatches({ prefix: 'a/' }, options)) {
+        told.push(...batch.map(describeEvent));
+        const lists = told.filter((event) => event.startsWith('synced')).length;
+        if (lists === 1 && batch.at(-1)?.kind === 'synced') await disconnect();
+        if (lists === 1 && batch.at(-1)?.kind === 'disconnected') {
+          await direct.delete('a/gone');
+          await direct.put('a/new', '2');
+          await compact();
+          await direct.put('a/later', '2');
+          await reconnect();
+        }
+        if (lists === 2) await direct.delete('a/kept');
+        if (told.at(-1) === 'delete a/kept') ending.abort();
+      }
+      const again = told.slice(told.indexOf('list-start compacted'));
+      t.same(
+        again.filter((event) => event !== 'progress'),
+        [
+          'list-start compacted',
+          ...['put a/kept', 'put a/later', 'put a/new', 'synced 3'],
+          'delete a/kept',
+        ],
+      );
+    },
+  },
+  {
     name: 'watch() lists again when the store comes back as another cluster',
     run: async (t, { store, direct, wipe }) => {
       for (const key of ['a/1', 'a/2']) await direct.put(key, 'old');

@@ -29,6 +29,8 @@ const MOST_KEY_LENGTH = 4096;
 export interface ListPage {
   readonly header: EtcdHeader;
   readonly pairs: readonly KvPair[];
+  /** Keys of the whole target as the server counts them. */
+  readonly stated: number;
 }
 
 /** First and last (exclusive) key of a target, as etcd wants them; a single key has no end. */
@@ -60,6 +62,7 @@ export async function* listPages(
   let first: EtcdHeader | undefined;
   let lastKey: string | undefined;
   let count = 0;
+  let stated = 0;
 
   const fetch = async (after: string | undefined): Promise<RangeAnswer> => {
     const key = after === undefined ? range.key : Buffer.from(`${after}\0`);
@@ -90,7 +93,11 @@ export async function* listPages(
 
   let answer = await fetch(undefined);
   for (;;) {
-    first ??= answer.header;
+    if (first === undefined) {
+      first = answer.header;
+      // Later pages count what follows them.
+      stated = answer.count;
+    }
     checkSameCluster(first, answer.header, doing);
     connection.seen(answer.header);
     checkKeys(target, answer, lastKey, doing);
@@ -102,13 +109,13 @@ export async function* listPages(
     }
     lastKey = answer.pairs.at(-1)?.key;
     if (!answer.more) {
-      yield { header: first, pairs: answer.pairs };
+      yield { header: first, pairs: answer.pairs, stated };
       return;
     }
     const next = fetch(lastKey);
     // It is awaited below; if the reader leaves first, its failure concerns nobody.
     next.catch(() => undefined);
-    yield { header: first, pairs: answer.pairs };
+    yield { header: first, pairs: answer.pairs, stated };
     answer = await next;
   }
 }

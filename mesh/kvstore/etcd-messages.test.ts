@@ -94,6 +94,7 @@ test('decodeWatchAnswer() reads what a general encoder wrote', async (t) => {
       });
       t.same(decodeWatchAnswer(bytes), {
         header: expectHeader(head),
+        watchId: -1,
         created,
         canceled: !created,
         compactRevision,

@@ -27,6 +27,8 @@ export interface WatchChange {
 /** A message of a watch stream. */
 export interface WatchAnswer {
   readonly header: EtcdHeader;
+  /** Which watch of the stream it is for; -1 for all of them. */
+  readonly watchId: number;
   readonly created: boolean;
   readonly canceled: boolean;
   readonly compactRevision: bigint;
@@ -65,10 +67,10 @@ export function decodeRangeAnswer(bytes: Buffer, maxPairs = Number.POSITIVE_INFI
   let more = false;
   let count = 0;
   while (reader.next()) {
-    if (reader.field === 1) header = decodeHeader(reader.message());
+    if (reader.field === 1) header = reader.message(decodeHeader);
     else if (reader.field === 2) {
       if (pairs.length >= maxPairs) throw tooMany('keys', maxPairs);
-      pairs.push(decodePair(reader.message()));
+      pairs.push(reader.message(decodePair));
     } else if (reader.field === 3) more = reader.boolean();
     else if (reader.field === 4) count = Number(reader.int64());
   }
@@ -80,13 +82,15 @@ export function decodeWatchAnswer(bytes: Buffer): WatchAnswer {
   const reader = readProtobuf(bytes);
   const changes: WatchChange[] = [];
   let header = NO_HEADER;
+  let watchId = 0;
   let created = false;
   let canceled = false;
   let compactRevision = 0n;
   let cancelReason = '';
   let fragment = false;
   while (reader.next()) {
-    if (reader.field === 1) header = decodeHeader(reader.message());
+    if (reader.field === 1) header = reader.message(decodeHeader);
+    else if (reader.field === 2) watchId = Number(reader.int64());
     else if (reader.field === 3) created = reader.boolean();
     else if (reader.field === 4) canceled = reader.boolean();
     else if (reader.field === 5) compactRevision = reader.int64();
@@ -94,10 +98,10 @@ export function decodeWatchAnswer(bytes: Buffer): WatchAnswer {
     else if (reader.field === 7) fragment = reader.boolean();
     else if (reader.field === 11) {
       if (changes.length >= MOST_CHANGES) throw tooMany('changes', MOST_CHANGES);
-      changes.push(decodeChange(reader.message()));
+      changes.push(reader.message(decodeChange));
     }
   }
-  return { header, created, canceled, compactRevision, cancelReason, fragment, changes };
+  return { header, watchId, created, canceled, compactRevision, cancelReason, fragment, changes };
 }
 
 /** Decodes a LeaseKeepAliveResponse of `mesh/wire/etcd.proto`. */
@@ -106,7 +110,7 @@ export function decodeKeepAliveAnswer(bytes: Buffer): KeepAliveAnswer {
   let header = NO_HEADER;
   let ttlSeconds = 0n;
   while (reader.next()) {
-    if (reader.field === 1) header = decodeHeader(reader.message());
+    if (reader.field === 1) header = reader.message(decodeHeader);
     else if (reader.field === 3) ttlSeconds = reader.int64();
   }
   return { header, ttlSeconds };
@@ -144,7 +148,7 @@ function decodeChange(reader: ProtobufReader): WatchChange {
   let pair: KvPair = { key: '', value: EMPTY, modRevision: 0n, lease: 0n };
   while (reader.next()) {
     if (reader.field === 1) deleted = reader.boolean();
-    else if (reader.field === 2) pair = decodePair(reader.message());
+    else if (reader.field === 2) pair = reader.message(decodePair);
   }
   return { deleted, pair };
 }

@@ -51,7 +51,7 @@ export function decodeTransactionAnswer(bytes: Buffer): { header: EtcdHeader; su
   let header: EtcdHeader = { clusterId: '0', revision: 0n };
   let succeeded = false;
   while (reader.next()) {
-    if (reader.field === 1) header = decodeHeader(reader.message());
+    if (reader.field === 1) header = reader.message(decodeHeader);
     else if (reader.field === 2) succeeded = reader.boolean();
   }
   return { header, succeeded };

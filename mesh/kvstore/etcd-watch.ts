@@ -1,17 +1,17 @@
 import type { Backoff } from '../runtime/backoff.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { EtcdConnection, EtcdStream } from './etcd-connection.ts';
+import type { EtcdConnection } from './etcd-connection.ts';
 import { canceledWatchError } from './etcd-error.ts';
 import {
   distrust,
   isInTarget,
   type KeyTarget,
-  keyRange,
   listPages,
   targetName,
   unaskedKey,
 } from './etcd-list.ts';
-import { decodeWatchAnswer, type EtcdHeader, type WatchAnswer } from './etcd-messages.ts';
+import type { EtcdHeader, WatchAnswer } from './etcd-messages.ts';
+import type { WatchStreams } from './etcd-watch-streams.ts';
 import { KvError, type KvEvent } from './kvstore.ts';
 
 /** What a watch needs from the store. */
@@ -21,8 +21,10 @@ export interface WatchOptions {
   readonly signal: AbortSignal;
   readonly pageSize: number;
   readonly timeoutMs: number;
-  /** Silence after which the server is asked for a sign of life; three times as long is a failure. */
-  readonly progressIntervalMs: number;
+  /** Where its changes come from. */
+  readonly streams: WatchStreams;
+  /** Whether keys that a later list leaves out are told as deleted. */
+  readonly derives: boolean;
   readonly backoff: Backoff;
 }
 
@@ -32,16 +34,20 @@ type ListReason = (KvEvent & { kind: 'list-start' })['reason'];
 interface WatchState {
   /** Why the next step is a list; undefined while the last list and the deltas since then are whole. */
   listReason: ListReason | undefined;
-  /** Keys that the consumer holds, each with the number of the list that named it last. */
-  readonly shown: Map<string, number>;
+  /** Keys that the consumer holds, each with the number of the list that named it last; undefined: it knows itself. */
+  readonly shown: Map<string, number> | undefined;
   /** Number of the current list. */
   list: number;
   /** Cluster that the last list came from. */
   clusterId: string;
-  /** Highest revision that an answer has carried. */
+  /** Highest revision that an answer has carried: an etcd that is behind it on another stream is another etcd. */
   seenRevision: bigint;
+  /** The same of this stream alone, signs of life left out: those may overtake changes. */
+  toldRevision: bigint;
   /** First revision not yet told wholly. It follows the events alone: a sign of life may overtake them. */
   resumeFrom: bigint;
+  /** Its reader was too slow for a stream that it shares with others. */
+  isAlone: boolean;
   /** What the consumer was last told of a lost connection; undefined while it is there. */
   toldFailure: string | undefined;
 }
@@ -66,11 +72,13 @@ export async function* watchEtcd(
   const signal = AbortSignal.any([options.signal, connection.closed]);
   const state: WatchState = {
     listReason: 'first',
-    shown: new Map(),
+    shown: options.derives ? new Map() : undefined,
     list: 0,
     clusterId: '',
     seenRevision: 0n,
+    toldRevision: 0n,
     resumeFrom: 0n,
+    isAlone: false,
     toldFailure: undefined,
   };
   while (!signal.aborted) {
@@ -83,6 +91,7 @@ export async function* watchEtcd(
       if (signal.aborted) return;
       const failure = connection.failed(error, `watch ${targetName(target)}`, endpoint);
       const event = takeFailure(state, failure);
+      state.isAlone = false;
       if (event !== undefined) yield [event];
       if (clock.monotonic() - began > LASTING_MS) backoff.reset();
       await clock.sleep(backoff.next(), signal).catch(() => undefined);
@@ -109,6 +118,7 @@ async function* listAgain(
   state.list += 1;
   const { list, shown } = state;
   let count = 0;
+  let stated = 0;
   let header: EtcdHeader | undefined;
   for await (const page of listPages(target, options)) {
     if (header === undefined) {
@@ -118,11 +128,12 @@ async function* listAgain(
       state.listReason = 'disconnected';
     }
     header = page.header;
+    stated = page.stated;
     count += page.pairs.length;
     for (let start = 0; start < page.pairs.length; start += MOST_EVENTS) {
       const events: KvEvent[] = [];
       for (const pair of page.pairs.slice(start, start + MOST_EVENTS)) {
-        shown.set(pair.key, list);
+        shown?.set(pair.key, list);
         events.push({ kind: 'put', pair });
       }
       yield events;
@@ -130,7 +141,7 @@ async function* listAgain(
   }
   if (header === undefined) return;
   const events: KvEvent[] = [];
-  if (shown.size > count) {
+  if (shown !== undefined && shown.size > count) {
     const { revision: modRevision } = header;
     for (const [key, named] of shown) {
       if (named === list) continue;
@@ -143,7 +154,7 @@ async function* listAgain(
   state.seenRevision = header.revision;
   state.resumeFrom = header.revision + 1n;
   state.toldFailure = undefined;
-  events.push({ kind: 'synced', revision: header.revision, count });
+  events.push({ kind: 'synced', revision: header.revision, count, stated });
   yield* inParts(events);
 }
 
@@ -154,37 +165,36 @@ function listReasonOf(state: WatchState, { clusterId, revision }: EtcdHeader): L
   return isAnother ? 'cluster-changed' : (state.listReason ?? 'disconnected');
 }
 
-/** Follows one stream from the resume point. It ends by throwing, or because the reader left. */
+/** Follows one stream from the resume point. It ends by throwing, because the reader left, or to go on on another stream. */
 async function* followStream(
   target: KeyTarget,
   state: WatchState,
   options: WatchOptions,
 ): AsyncGenerator<readonly KvEvent[], void, undefined> {
-  const { connection, signal } = options;
-  // The reader may have aborted while it held the last event of the list: nothing would cancel the stream then.
+  const { connection, signal, streams } = options;
+  // The reader may have aborted while it held the last event of the list: nothing would close the watch then.
   if (signal.aborted) return;
-  const stream = connection.openStream('watch', decodeWatchAnswer);
-  const cancel = (): void => stream.cancel();
-  signal.addEventListener('abort', cancel, { once: true });
-  const supervised = superviseStream(stream, options);
+  const { resumeFrom, isAlone } = state;
+  const channel = streams.open(target, { startRevision: resumeFrom, isAlone });
+  const close = (): void => channel.close();
+  signal.addEventListener('abort', close, { once: true });
   try {
-    stream.write({
-      create_request: {
-        ...keyRange(target),
-        start_revision: String(state.resumeFrom),
-        fragment: true,
-      },
-    });
     for (;;) {
-      const answer = await supervised.read();
-      checkAnswer(target, state, answer);
-      connection.seen(answer.header);
-      yield* inParts(tellAnswer(target, state, answer));
+      const news = await channel.read();
+      if (news.kind === 'evicted') {
+        state.isAlone = true;
+        return;
+      }
+      if (news.kind === 'alive') yield [{ kind: 'progress', revision: state.resumeFrom - 1n }];
+      else {
+        checkAnswer(target, state, news.answer);
+        connection.seen(news.answer.header);
+        yield* inParts(tellAnswer(target, state, news.answer));
+      }
     }
   } finally {
-    signal.removeEventListener('abort', cancel);
-    stream.cancel();
-    await supervised.stop();
+    signal.removeEventListener('abort', close);
+    channel.close();
   }
 }
 
@@ -209,7 +219,7 @@ function checkAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer):
     );
   }
   if (answer.canceled) throw canceledWatchError(doing, answer.cancelReason);
-  if (revision < state.seenRevision) throw changed();
+  if (revision < (answer.created ? state.seenRevision : state.toldRevision)) throw changed();
 }
 
 function* inParts(events: readonly KvEvent[]): Generator<readonly KvEvent[], void, undefined> {
@@ -227,14 +237,16 @@ function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
   // Before anything is noted: what this answer has told so far will not be handed over.
   if (unasked !== undefined) throw unaskedKey(`watch ${targetName(target)}`, unasked.pair.key);
   checkOrder(target, state, answer);
-  state.seenRevision = answer.header.revision;
+  const { revision } = answer.header;
+  if (revision > state.seenRevision) state.seenRevision = revision;
+  if (!isSignOfLife(answer)) state.toldRevision = revision;
   const reconnected = state.toldFailure !== undefined;
   state.toldFailure = undefined;
   for (const { deleted, pair } of answer.changes) {
     // The rest of this revision is still to come: a new stream must begin with it again.
     state.resumeFrom = pair.modRevision;
     if (deleted) {
-      state.shown.delete(pair.key);
+      state.shown?.delete(pair.key);
       events.push({
         kind: 'delete',
         key: pair.key,
@@ -242,11 +254,11 @@ function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
         derived: false,
       });
     } else {
-      state.shown.set(pair.key, state.list);
+      state.shown?.set(pair.key, state.list);
       events.push({ kind: 'put', pair });
     }
   }
-  if (state.shown.size > MOST_KEYS) {
+  if ((state.shown?.size ?? 0) > MOST_KEYS) {
     throw new KvError(
       'too-large',
       `cannot watch ${targetName(target)}: it has more than ${MOST_KEYS} keys`,
@@ -256,9 +268,14 @@ function tellAnswer(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
   if (answer.changes.length > 0) {
     if (!answer.fragment) state.resumeFrom += 1n;
   } else if (!answer.created || reconnected) {
-    events.push({ kind: 'progress', revision: answer.header.revision });
+    events.push({ kind: 'progress', revision });
   }
   return events;
+}
+
+/** Whether an answer only says that the server is there. */
+function isSignOfLife({ created, changes }: WatchAnswer): boolean {
+  return !created && changes.length === 0;
 }
 
 /**
@@ -278,47 +295,4 @@ function checkOrder(target: KeyTarget, state: WatchState, answer: WatchAnswer): 
       `the server sent a change of revision ${modRevision}, expected one of ${least} to ${answer.header.revision}`,
     );
   }
-}
-
-/** Reads a watch stream, asks for a sign of life in silence, and breaks the stream when none comes. */
-function superviseStream(stream: EtcdStream<WatchAnswer>, options: WatchOptions) {
-  const { clock, progressIntervalMs } = options;
-  const answers = stream[Symbol.asyncIterator]();
-  const stopped = new AbortController();
-  // Silence counts only while somebody reads: a slow consumer is not a dead server.
-  let waitingSince: number | undefined;
-
-  const ask = async (): Promise<void> => {
-    while (!stopped.signal.aborted) {
-      await clock.sleep(progressIntervalMs, stopped.signal).catch(() => undefined);
-      if (stopped.signal.aborted || waitingSince === undefined) continue;
-      const silence = clock.monotonic() - waitingSince;
-      if (silence >= 3 * progressIntervalMs) {
-        stream.destroy(
-          new KvError('unavailable', `the server has not answered for ${Math.round(silence)} ms`, {
-            retryable: true,
-          }),
-        );
-      } else if (silence >= progressIntervalMs / 2) {
-        stream.write({ progress_request: {} });
-      }
-    }
-  };
-  const asking = ask();
-
-  return {
-    async read(): Promise<WatchAnswer> {
-      waitingSince = clock.monotonic();
-      const next: IteratorResult<WatchAnswer, unknown> = await answers.next();
-      waitingSince = undefined;
-      if (next.done) {
-        throw new KvError('unavailable', 'the server ended the watch', { retryable: true });
-      }
-      return next.value;
-    },
-    async stop(): Promise<void> {
-      stopped.abort();
-      await asking;
-    },
-  };
 }

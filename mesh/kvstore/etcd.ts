@@ -14,6 +14,7 @@ import { countKeys, type KeyTarget, keyRange, type ListOptions, listPages } from
 import type { EtcdHeader } from './etcd-messages.ts';
 import { decodeTransactionAnswer, encodeTransaction } from './etcd-transaction.ts';
 import { watchEtcd } from './etcd-watch.ts';
+import { createWatchStreams } from './etcd-watch-streams.ts';
 import { type EtcdWriter, openEtcdWriter, type WriteOp } from './etcd-writer.ts';
 import {
   KvError,
@@ -79,6 +80,7 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     clock = systemClock,
   } = options;
   const connection = openEtcdConnection(parseEndpoints(options.endpoints, options));
+  const streams = createWatchStreams({ connection, clock, progressIntervalMs });
   const writers = new Map<EtcdEndpoint, EtcdWriter>();
   const leases = new Set<EtcdLease>();
 
@@ -127,7 +129,7 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
 
   const watchBatches = (
     target: KeyTarget,
-    signal: AbortSignal,
+    { signal, derives = true }: { readonly signal: AbortSignal; readonly derives?: boolean },
   ): AsyncGenerator<readonly KvEvent[], void, undefined> => {
     if ('prefix' in target) checkPrefix(target.prefix);
     else checkKey(target.key);
@@ -138,7 +140,8 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
       signal,
       pageSize,
       timeoutMs,
-      progressIntervalMs,
+      streams,
+      derives,
       backoff,
     });
   };
@@ -167,8 +170,8 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
       const { pairs, revision: readAt } = await listAtOneRevision(prefix, keysOnly);
       return { keys: pairs.map(({ key }) => key), revision: revision ?? readAt };
     },
-    watch: (target, { signal }) => oneByOne(watchBatches(target, signal)),
-    watchBatches: (target, { signal }) => watchBatches(target, signal),
+    watch: (target, { signal }) => oneByOne(watchBatches(target, { signal })),
+    watchBatches,
     put: async (key, value, { lease, signal } = {}) => {
       checkKey(key);
       checkValueBytes(key, Buffer.byteLength(value), maxValueBytes);

@@ -55,7 +55,13 @@ export type KvEvent =
       readonly modRevision: bigint;
       readonly derived: boolean;
     }
-  | { readonly kind: 'synced'; readonly revision: bigint; readonly count: number }
+  | {
+      readonly kind: 'synced';
+      readonly revision: bigint;
+      readonly count: number;
+      /** How many keys the server itself counts at that revision; undefined: it did not say. */
+      readonly stated?: number;
+    }
   /** The server answered that it is alive up to this revision, without a change to tell. */
   | { readonly kind: 'progress'; readonly revision: bigint }
   /** The connection is lost and is being retried; nothing held is withdrawn. */
@@ -134,11 +140,12 @@ export interface KvStore extends AsyncDisposable {
   /**
    * The same events in the same order, as many at a time as there are, at most about a thousand: for who reads by the
    * hundred thousand, since one turn of an async iterator costs as much as decoding what it yields. A list is never
-   * empty.
+   * empty. With `derives` false a list that begins anew yields no `delete`, for who finds out itself what it left out: the
+   * keys then need not be kept in mind.
    */
   watchBatches(
     target: { readonly prefix: string } | { readonly key: string },
-    options: { signal: AbortSignal },
+    options: { readonly signal: AbortSignal; readonly derives?: boolean },
   ): AsyncIterable<readonly KvEvent[]>;
   put(
     key: string,

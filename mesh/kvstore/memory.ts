@@ -98,7 +98,10 @@ function connectMemory(
       });
     },
     async *watchBatches(target, options) {
-      for await (const event of this.watch(target, options)) yield [event];
+      for await (const event of this.watch(target, options)) {
+        const isDerived = event.kind === 'delete' && event.derived;
+        if (!isDerived || options.derives !== false) yield [event];
+      }
     },
     put: async (key, value, { lease, signal } = {}) => {
       checkKey(key);

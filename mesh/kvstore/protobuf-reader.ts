@@ -13,8 +13,8 @@ export interface ProtobufReader {
   /** An unsigned 64-bit number. */
   uint64(): bigint;
   boolean(): boolean;
-  /** A reader of the field as a message of its own. */
-  message(): ProtobufReader;
+  /** Lets `read` read the field as a message of its own, with this same reader. */
+  message<T>(read: (reader: ProtobufReader) => T): T;
 }
 
 const VARINT = 0;
@@ -26,8 +26,9 @@ const FIXED32 = 5;
  * Reads a protobuf message field by field without making objects for fields that nobody wants: a list of 250,000 keys
  * takes half the time of a general decoder. Throws KvError `invalid` when the bytes are not a message.
  */
-export function readProtobuf(buffer: Buffer, start = 0, end = buffer.length): ProtobufReader {
-  let position = start;
+export function readProtobuf(buffer: Buffer): ProtobufReader {
+  let position = 0;
+  let end = buffer.length;
   let field = 0;
   let valueStart = 0;
   let valueEnd = 0;
@@ -36,6 +37,13 @@ export function readProtobuf(buffer: Buffer, start = 0, end = buffer.length): Pr
 
   /** Reads a varint: below 2^49 into `low`, else `high` holds what is above 2^49. */
   const varint = (): void => {
+    const first = buffer[position] ?? 0;
+    if (first < 0x80 && position < end) {
+      position += 1;
+      low = first;
+      high = 0n;
+      return;
+    }
     let factor = 1;
     low = 0;
     high = 0n;
@@ -58,7 +66,7 @@ export function readProtobuf(buffer: Buffer, start = 0, end = buffer.length): Pr
   };
   const uint64 = (): bigint => (high === 0n ? BigInt(low) : (high << 49n) | BigInt(low));
 
-  return {
+  const reader: ProtobufReader = {
     get field() {
       return field;
     },
@@ -83,8 +91,18 @@ export function readProtobuf(buffer: Buffer, start = 0, end = buffer.length): Pr
     uint64,
     int64: () => (high === 0n ? BigInt(low) : BigInt.asIntN(64, uint64())),
     boolean: () => low !== 0,
-    message: () => readProtobuf(buffer, valueStart, valueEnd),
+    message(read) {
+      const outer = end;
+      const after = position;
+      position = valueStart;
+      end = valueEnd;
+      const value = read(reader);
+      position = after;
+      end = outer;
+      return value;
+    },
   };
+  return reader;
 }
 
 function malformed(why: string): KvError {

@@ -26,7 +26,7 @@ export interface HostileScript {
   range(request: HostileRange): object | undefined;
   /**
    * Is given each watch of a prefix or key after its creation was answered, and may write messages as long as `write`
-   * returns true, `drained` telling when to go on. Resolving ends the stream.
+   * returns true, `drained` telling when to go on. Resolving ends the stream that it is on.
    */
   watch?(stream: HostileWatch): Promise<void>;
 }
@@ -34,10 +34,12 @@ export interface HostileScript {
 /** A watch that was opened. */
 export interface HostileWatch {
   readonly key: string;
-  /** Returns false when what was written waits to be read. */
+  /** First revision that was asked for. */
+  readonly startRevision: number;
+  /** Adds the id of the watch where the message has none. Returns false when what was written waits to be read. */
   write(message: object): boolean;
   drained(): Promise<void>;
-  /** Aborts when the reader is gone. */
+  /** Aborts when the watch was cancelled or its reader is gone. */
   readonly signal: AbortSignal;
 }
 
@@ -46,6 +48,13 @@ export interface HostileEtcd extends AsyncDisposable {
   readonly endpoint: string;
   /** How many ranges of keys below this prefix were asked for, counts not counted. */
   ranges(prefix: string): number;
+  /** How many Watch calls there were. */
+  streams(): number;
+}
+
+interface WatchRequest {
+  readonly create_request?: { readonly key: Buffer; readonly start_revision: string } | null;
+  readonly cancel_request?: { readonly watch_id: string } | null;
 }
 
 interface WatchCall extends NodeJS.EventEmitter {
@@ -73,6 +82,7 @@ export async function openHostileEtcd(script: HostileScript): Promise<HostileEtc
   const services = loadProtoFile('mesh/wire/etcd.proto');
   const server = new Server({ 'grpc.max_send_message_length': -1 });
   const asked: string[] = [];
+  let streams = 0;
   const never = (): void => undefined;
   server.addService(services['etcdserverpb.KV'] as ServiceDefinition, {
     Range: (call: { request: HostileRange }, answer: sendUnaryData<object>) => {
@@ -89,14 +99,26 @@ export async function openHostileEtcd(script: HostileScript): Promise<HostileEtc
   });
   server.addService(services['etcdserverpb.Watch'] as ServiceDefinition, {
     Watch: (call: WatchCall) => {
-      const gone = new AbortController();
+      streams += 1;
+      const watches: AbortController[] = [];
       for (const event of ['cancelled', 'close', 'error', 'end'])
-        call.on(event, () => gone.abort());
-      call.once('data', (request: { create_request?: { key: Buffer } }) => {
-        call.write({ header: HOSTILE_HEADER, created: true });
+        call.on(event, () => {
+          for (const gone of watches) gone.abort();
+        });
+      call.on('data', ({ create_request: create, cancel_request: cancel }: WatchRequest) => {
+        if (cancel != null) {
+          watches[Number(cancel.watch_id)]?.abort();
+          call.write({ header: HOSTILE_HEADER, watch_id: cancel.watch_id, canceled: true });
+        }
+        if (create == null) return;
+        const watchId = watches.length;
+        const gone = new AbortController();
+        watches.push(gone);
+        call.write({ header: HOSTILE_HEADER, watch_id: String(watchId), created: true });
         const stream: HostileWatch = {
-          key: request.create_request?.key.toString() ?? '',
-          write: (message) => call.write(message),
+          key: create.key.toString(),
+          startRevision: Number(create.start_revision),
+          write: (message) => call.write({ watch_id: String(watchId), ...message }),
           drained: () =>
             new Promise((resolve) => {
               call.once('drain', () => resolve());
@@ -104,11 +126,10 @@ export async function openHostileEtcd(script: HostileScript): Promise<HostileEtc
             }),
           signal: gone.signal,
         };
-        const watching = script.watch?.(stream);
-        watching?.then(
-          () => call.end(),
-          () => call.end(),
-        );
+        const end = (): void => {
+          if (!gone.signal.aborted) call.end();
+        };
+        script.watch?.(stream).then(end, end);
       });
     },
   });
@@ -120,6 +141,7 @@ export async function openHostileEtcd(script: HostileScript): Promise<HostileEtc
   return {
     endpoint: `http://127.0.0.1:${port}`,
     ranges: (prefix) => asked.filter((key) => key.startsWith(prefix)).length,
+    streams: () => streams,
     [Symbol.asyncDispose]: async () => server.forceShutdown(),
   };
 }
