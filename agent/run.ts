@@ -23,6 +23,7 @@ import { createReadiness } from './metrics/readiness.ts';
 import type { NodeSession } from './registry/session.ts';
 import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
+import { keepMemory, type MemoryKeeperOptions } from './state/memory-keeper.ts';
 import { createDrainService } from './withdrawal/drain-request.ts';
 import { openDrains } from './withdrawal/drains.ts';
 import { createKnownNodes, withKnownNodes } from './withdrawal/known-nodes.ts';
@@ -57,6 +58,8 @@ export interface AgentOptions {
   readonly peerCidrs?: PeerCidrMode;
   /** Where metrics and readiness are served. Default: nowhere. */
   readonly metricsAddress?: HostPort | undefined;
+  /** How memory is measured and given back. Default: it is left to itself. */
+  readonly memory?: Pick<MemoryKeeperOptions, 'nativeBytes' | 'release'>;
   /** Calls to etcd, for the metrics. Default: they are not counted. */
   readonly kvStatistics?: KvStatistics;
   /** How often the kernel is compared with what is wanted, in milliseconds. Default: five minutes. */
@@ -71,7 +74,7 @@ export interface AgentOptions {
  * it, the socket, and only then the clusters. Ending leaves the kernel as it is: traffic goes on.
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
-  const { own, nodeName, nodeIps, registry, clock, logger, signal } = options;
+  const { own, nodeName, nodeIps, registry, memory, clock, logger, signal } = options;
   const node = { clusterId: own.id, clusterName: own.name, nodeName, nodeIps };
   try {
     mkdirSync(options.stateDir, { recursive: true, mode: 0o755 });
@@ -189,6 +192,9 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     (ending) => announcedFile.run(ending),
     (ending) => withdrawal.run(ending),
     (ending) => audit.run(ending),
+    ...(memory === undefined
+      ? []
+      : [(ending: AbortSignal) => keepMemory({ ...memory, clock }, ending)]),
     ...(registry === undefined ? [] : [(ending: AbortSignal) => registry.run(ending)]),
   ]);
   engine.flush();

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { getHeapStatistics } from 'node:v8';
 import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
 import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
 import { connectionReader } from '../mesh/remote/connection.ts';
@@ -7,6 +8,7 @@ import { createLogger } from '../mesh/runtime/log.ts';
 import type { OptionValues } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
+import { trimMemory } from './datapath/bpf.ts';
 import { findCgroupRoot } from './datapath/cgroup-root.ts';
 import { openDatapath } from './datapath/datapath.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
@@ -77,6 +79,10 @@ export async function startAgent(
     },
     peerCidrs: values.peerCidrs,
     metricsAddress: values.metricsAddress,
+    memory: {
+      nativeBytes: () => process.memoryUsage.rss() - getHeapStatistics().total_heap_size,
+      release: trimMemory,
+    },
     kvStatistics,
     clock: systemClock,
     logger,

@@ -148,11 +148,26 @@ function bindLibrary() {
     testRun: bpf.func('int bpf_prog_test_run_opts(int fd, _Inout_ bpf_test_run_opts *opts)'),
     possibleCpus: bpf.func('int libbpf_num_possible_cpus()'),
     ifNameToIndex: libc.func('unsigned int if_nametoindex(const char *name)'),
+    trim: optional(() => libc.func('int malloc_trim(size_t keep)')),
     ifIndexToName: libc.func('void *if_indextoname(unsigned int index, void *name)'),
   };
   // libbpf would print to standard error; what it has to say comes back in our errors instead.
   bpf.func('void *libbpf_set_print(void *callback)')(null);
   return bound;
+}
+
+/** A function that not every C library has. */
+function optional<T>(bind: () => T): T | undefined {
+  try {
+    return bind();
+  } catch {
+    return undefined;
+  }
+}
+
+/** Gives memory that the C library keeps for later back to the kernel, where the library can (glibc). */
+export function trimMemory(): void {
+  library().trim?.(0);
 }
 
 /** Opens a compiled object without loading it. Throws `load-failed`. */

@@ -1,6 +1,8 @@
 import type { IpPrefix } from '../../mesh/wire/ip.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
+import { createAddressRows } from './address-rows.ts';
 import { LOCAL_ORIGIN } from './addresses.ts';
+import { createSharedTexts, type SharedTexts } from './shared-texts.ts';
 
 /** Somebody who says who is behind a prefix. */
 export interface Claimant {
@@ -28,41 +30,85 @@ export interface AddressBook {
   conflicts(): Iterable<AddressConflict>;
 }
 
-/** What a node's record, or this node, says of an address. */
-interface NodeClaim {
-  readonly owner: string;
-  readonly clusterId: number;
+/** What somebody says of an address. */
+interface Claim extends Claimant {
   readonly row: IpcacheEntry;
 }
 
-/**
- * A claim. That of a cluster's ip table, of which there are far more than of all others, is the row itself: its cluster
- * is the claimant.
- */
-type Claim = IpcacheEntry | NodeClaim;
+/** Mark of a row that a cluster's ip table claims; another one is the number of the node whose record does. */
+const IP_TABLE = 0;
 
 /**
  * Makes an empty book. This node itself comes first, then the own cluster, then the peer that claimed first and still
  * does: a later peer gets the address only when the holder lets go. Within a cluster a node record comes before an ip
- * entry.
+ * entry. `hosts`: where addresses of hosts are kept, which others may share.
  */
-export function createAddressBook(ownClusterId: number): AddressBook {
-  /** Nearly every prefix has one claim; a list is only made for more. Order is the order of arrival. */
-  const claims = new Map<IpPrefix, Claim | readonly Claim[]>();
+export function createAddressBook(
+  ownClusterId: number,
+  hosts: SharedTexts = createSharedTexts(),
+): AddressBook {
+  /** Nearly every prefix has one claim, by the cluster that its row names: the row is all there is of it. */
+  const single = createAddressRows(hosts);
+  const owners = createSharedTexts();
+  /** All others. Order is the order of arrival. */
+  const lists = new Map<IpPrefix, readonly Claim[]>();
   const conflicts = new Map<IpPrefix, AddressConflict>();
-  const dirty = new Set<IpPrefix>();
+  /** Prefixes that changed, with the row where it is at hand. */
+  const dirty = new Map<IpPrefix, IpcacheEntry | undefined>();
 
+  /** Mark of a claimant's rows, -1 where none of its rows is marked yet. */
+  const markOf = (claimant: Claimant): number =>
+    claimant.source === 'ip' ? IP_TABLE : owners.find(ownerKey(claimant)) || -1;
+  const deleteSingle = (prefix: IpPrefix): void => {
+    const mark = single.markOf(prefix);
+    if (mark > IP_TABLE) owners.drop(mark);
+    single.delete(prefix);
+  };
+  /** `before`: mark of the row that stands there, -1 for none. */
+  const setSingle = (claimant: Claimant, row: IpcacheEntry, before: number): void => {
+    const mark = claimant.source === 'ip' ? IP_TABLE : owners.take(ownerKey(claimant));
+    if (before > IP_TABLE) owners.drop(before);
+    single.set(row.prefix, row, mark);
+  };
+  /** Claims what nobody has, or what the same claimant has alone; false: it must be done the long way. */
+  const claimSingle = (claimant: Claimant, row: IpcacheEntry): boolean => {
+    const { prefix } = row;
+    if (claimant.clusterId !== row.clusterId || (lists.size > 0 && lists.has(prefix))) {
+      return false;
+    }
+    const mark = single.markOf(prefix);
+    if (mark !== -1) {
+      if (mark !== markOf(claimant)) return false;
+      if (single.isLike(prefix, row)) return true;
+      if (mark === IP_TABLE && single.get(prefix)?.clusterId !== row.clusterId) return false;
+    }
+    setSingle(claimant, row, mark);
+    dirty.set(prefix, row);
+    return true;
+  };
   const listOf = (prefix: IpPrefix): readonly Claim[] => {
-    const found = claims.get(prefix);
-    if (found === undefined) return [];
-    return isList(found) ? found : [found];
+    const list = lists.get(prefix);
+    if (list !== undefined) return list;
+    const row = single.get(prefix);
+    if (row === undefined) return [];
+    const { clusterId } = row;
+    const mark = single.markOf(prefix);
+    if (mark === IP_TABLE) return [{ clusterId, source: 'ip', owner: '', row }];
+    const owner = (owners.textOf(mark) ?? '').slice(`${clusterId}/`.length);
+    return [{ clusterId, source: 'node', owner, row }];
   };
 
   const store = (prefix: IpPrefix, list: readonly Claim[]): void => {
     const [first] = list;
-    dirty.add(prefix);
-    if (first === undefined) claims.delete(prefix);
-    else claims.set(prefix, list.length === 1 ? first : list);
+    dirty.set(prefix, undefined);
+    if (first !== undefined && list.length === 1 && first.clusterId === first.row.clusterId) {
+      lists.delete(prefix);
+      setSingle(first, first.row, single.markOf(prefix));
+    } else {
+      deleteSingle(prefix);
+      if (first === undefined) lists.delete(prefix);
+      else lists.set(prefix, list);
+    }
     noteConflict(prefix, list);
   };
 
@@ -78,20 +124,20 @@ export function createAddressBook(ownClusterId: number): AddressBook {
     else conflicts.set(prefix, { prefix, holder: holder.clusterId, refused: [...refused] });
   };
 
+  const holderOf = (prefix: IpPrefix): IpcacheEntry | undefined => {
+    const list = lists.get(prefix);
+    return list === undefined ? single.get(prefix) : choose(list, ownClusterId)?.row;
+  };
+
   return {
     claim(claimant, row) {
-      const { clusterId, owner } = claimant;
-      const claim: Claim = claimant.source === 'ip' ? row : { owner, clusterId, row };
-      const found = claims.get(row.prefix);
-      if (found === undefined || (!isList(found) && isBy(found, claimant))) {
-        claims.set(row.prefix, claim);
-        dirty.add(row.prefix);
-        return;
-      }
-      const list = listOf(row.prefix);
+      if (claimSingle(claimant, row)) return;
+      const { prefix } = row;
+      const claim: Claim = { ...claimant, row };
+      const list = listOf(prefix);
       const known = list.some((other) => isBy(other, claimant));
       store(
-        row.prefix,
+        prefix,
         known ? list.map((other) => (isBy(other, claimant) ? claim : other)) : [...list, claim],
       );
     },
@@ -103,38 +149,29 @@ export function createAddressBook(ownClusterId: number): AddressBook {
     takeChanges() {
       const upserts: IpcacheEntry[] = [];
       const deletes: IpPrefix[] = [];
-      for (const prefix of dirty) {
-        const chosen = choose(listOf(prefix), ownClusterId);
-        if (chosen === undefined) deletes.push(prefix);
-        else upserts.push(rowOf(chosen));
+      for (const [prefix, known] of dirty) {
+        const row = known ?? holderOf(prefix);
+        if (row === undefined) deletes.push(prefix);
+        else upserts.push(row);
       }
       dirty.clear();
       return { upserts, deletes };
     },
-    holderOf(prefix) {
-      const chosen = choose(listOf(prefix), ownClusterId);
-      return chosen === undefined ? undefined : rowOf(chosen);
-    },
+    holderOf,
     conflicts: () => conflicts.values(),
   };
 }
 
-function isList(claims: Claim | readonly Claim[]): claims is readonly Claim[] {
-  return Array.isArray(claims);
-}
-
-function isOfNode(claim: Claim): claim is NodeClaim {
-  return 'row' in claim;
-}
-
-function rowOf(claim: Claim): IpcacheEntry {
-  return isOfNode(claim) ? claim.row : claim;
+function ownerKey({ clusterId, owner }: Claimant): string {
+  return `${clusterId}/${owner}`;
 }
 
 function isBy(claim: Claim, claimant: Claimant): boolean {
-  if (claim.clusterId !== claimant.clusterId) return false;
-  if (!isOfNode(claim)) return claimant.source === 'ip';
-  return claimant.source === 'node' && claim.owner === claimant.owner;
+  return (
+    claim.clusterId === claimant.clusterId &&
+    claim.source === claimant.source &&
+    (claim.source === 'ip' || claim.owner === claimant.owner)
+  );
 }
 
 function choose(list: readonly Claim[], ownClusterId: number): Claim | undefined {
@@ -144,5 +181,8 @@ function choose(list: readonly Claim[], ownClusterId: number): Claim | undefined
     list.find(({ clusterId }) => clusterId === LOCAL_ORIGIN) ??
     list.find(({ clusterId }) => clusterId === ownClusterId) ??
     first;
-  return list.find((claim) => claim.clusterId === holder.clusterId && isOfNode(claim)) ?? holder;
+  return (
+    list.find(({ clusterId, source }) => clusterId === holder.clusterId && source === 'node') ??
+    holder
+  );
 }

@@ -58,13 +58,10 @@ export function nodeRows(
   return rows;
 }
 
-/**
- * Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. `share` gives one
- * text for all equal addresses of hosts.
- */
+/** Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. */
 export function ipRow(
   entry: Pick<IpIdentity, 'prefix' | 'identity' | 'hostIp'>,
-  origin: { readonly clusterId: number; readonly share?: (host: IpAddress) => IpAddress },
+  origin: { readonly clusterId: number },
   context: NodeContext,
 ): IpcacheEntry {
   const { hostIp } = entry;
@@ -72,7 +69,7 @@ export function ipRow(
   return {
     prefix: entry.prefix,
     identity: entry.identity,
-    tunnelEndpoint: near ? undefined : (origin.share?.(hostIp) ?? hostIp),
+    tunnelEndpoint: near ? undefined : hostIp,
     clusterId: origin.clusterId,
   };
 }

@@ -1,6 +1,7 @@
 import type { Labels } from '../../mesh/wire/identity.ts';
 import { RESERVED_IDENTITIES } from '../../mesh/wire/ids.ts';
 import { type Selector, selectorMatches } from './selector.ts';
+import { createSharedLabels } from './shared-labels.ts';
 
 /** Identities of all clusters with their labels, and which of them each selector in use matches. No clock, no socket. */
 export interface SelectorCache {
@@ -24,10 +25,11 @@ const NONE: ReadonlySet<number> = new Set();
 /** Makes a cache that knows the reserved identities, each by its `reserved:` label. */
 export function createSelectorCache(): SelectorCache {
   const labelsByIdentity = new Map<number, Labels>();
+  const shared = createSharedLabels();
   const entries = new Map<string, Entry>();
   for (const [name, identity] of Object.entries(RESERVED_IDENTITIES)) {
     if (identity !== RESERVED_IDENTITIES.unknown) {
-      labelsByIdentity.set(identity, [{ source: 'reserved', key: name, value: '' }]);
+      labelsByIdentity.set(identity, shared.take([{ source: 'reserved', key: name, value: '' }]));
     }
   }
   const reservedCount = labelsByIdentity.size;
@@ -43,8 +45,10 @@ export function createSelectorCache(): SelectorCache {
   return {
     labelsOf: (identity) => labelsByIdentity.get(identity),
     setIdentity(identity, labels) {
+      const before = labelsByIdentity.get(identity);
       if (labels === undefined) labelsByIdentity.delete(identity);
-      else labelsByIdentity.set(identity, labels);
+      else labelsByIdentity.set(identity, shared.take(labels));
+      if (before !== undefined) shared.drop(before);
       let changed = false;
       for (const { selector, identities } of entries.values()) {
         const wanted = labels !== undefined && selectorMatches(selector, labels);

@@ -5,8 +5,10 @@ import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
 import type { Datapath, EndpointEntry, PolicyEntry } from '../datapath/desired.ts';
 import type { AddressConflict } from '../merge/address-book.ts';
+import { createAddressRows } from '../merge/address-rows.ts';
 import { type NodeContext, sameIpcacheEntry } from '../merge/addresses.ts';
 import { sameFrontend } from '../merge/frontends.ts';
+import { createSharedTexts } from '../merge/shared-texts.ts';
 import { policyName } from '../policy/compile.ts';
 import { parsePolicy } from '../policy/parse.ts';
 import type { AuditedTable } from './audit.ts';
@@ -76,12 +78,17 @@ export function createEngine(options: {
   const { datapath, node, clock, logger } = options;
   const ownId = node.clusterId;
   const completeness = createCompleteness(ownId);
-  const ipcacheRec = createReconciler(datapath.ipcache, { sameRow: sameIpcacheEntry });
+  const hosts = createSharedTexts();
+  const adopted = createAddressRows(hosts);
+  const ipcacheRec = createReconciler(datapath.ipcache, {
+    sameRow: sameIpcacheEntry,
+    stores: { desired: createAddressRows(hosts), adopted },
+  });
   const endpointsRec = createReconciler(datapath.endpoints, { sameRow: sameEndpoint });
   const policyRec = createReconciler(datapath.policy, { sameRow: samePolicy });
   const servicesRec = createReconciler(datapath.services, { sameRow: sameFrontend });
   const reconcilers = [policyRec, endpointsRec, ipcacheRec, servicesRec];
-  const ipcache = createIpcacheState(node, ipcacheRec);
+  const ipcache = createIpcacheState(node, { reconciler: ipcacheRec, hosts });
   const services = createServiceState(ownId, {
     reconciler: servicesRec,
     isOutstanding: (clusterId) => completeness.isOutstanding(clusterId, ['services']),
@@ -108,10 +115,10 @@ export function createEngine(options: {
     servicesSpoke = false;
     policies.refresh();
     services.refresh();
-    const isAddressee = memoized((clusterId) =>
-      completeness.isOutstanding(clusterId, ['nodes', 'ips']),
-    );
-    ipcacheRec.table.prune(({ clusterId }) => isAddressee(clusterId));
+    for (const clusterId of adopted.clusters()) {
+      if (completeness.isOutstanding(clusterId, ['nodes', 'ips'])) continue;
+      ipcacheRec.table.prune(() => false, adopted.ofCluster(clusterId));
+    }
     servicesRec.table.prune(() => !completeness.isSynced(ownId, 'local-services'));
     if (unreadable === undefined) return;
     const lost = unreadable;
@@ -273,19 +280,6 @@ function untilRetry(
     if (at !== undefined) delay = Math.min(delay, Math.max(0, at - now));
   }
   return delay;
-}
-
-/** Asks once for each cluster: there are far more rows than clusters. */
-function memoized(ask: (clusterId: number) => boolean): (clusterId: number) => boolean {
-  const answers = new Map<number, boolean>();
-  return (clusterId) => {
-    let answer = answers.get(clusterId);
-    if (answer === undefined) {
-      answer = ask(clusterId);
-      answers.set(clusterId, answer);
-    }
-    return answer;
-  };
 }
 
 function sameEndpoint(a: EndpointEntry, b: EndpointEntry): boolean {

@@ -1,7 +1,7 @@
 import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
-import { ipFamily, makePrefix, parseIpAddress } from '../../mesh/wire/ip.ts';
+import { ipFamily, makePrefix, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
 import type { Node } from '../../mesh/wire/node.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
@@ -13,6 +13,7 @@ import {
   nodeRows,
   ownNodeRows,
 } from '../merge/addresses.ts';
+import { copyText, type SharedTexts } from '../merge/shared-texts.ts';
 import type { Reconciler } from './reconciler.ts';
 
 /** Turns what clusters say about nodes and addresses into desired rows of the ipcache. */
@@ -29,12 +30,16 @@ export interface IpcacheState {
 /** Begins with this node's own addresses. */
 export function createIpcacheState(
   context: NodeContext,
-  reconciler: Reconciler<IpcacheEntry, Pick<IpcacheEntry, 'prefix'>>,
+  options: {
+    readonly reconciler: Reconciler<IpcacheEntry, Pick<IpcacheEntry, 'prefix'>>;
+    /** Where addresses of hosts are kept. */
+    readonly hosts: SharedTexts;
+  },
 ): IpcacheState {
-  const book = createAddressBook(context.clusterId);
-  /** Prefixes that each node's record claims, by cluster and name. */
-  const nodePrefixes = new Map<string, readonly IpPrefix[]>();
-  const share = createSharer();
+  const { table } = options.reconciler;
+  const book = createAddressBook(context.clusterId, options.hosts);
+  /** Prefixes that each node's record claims, by cluster and name: one text for all of a node, since nodes are many. */
+  const nodePrefixes = new Map<string, string>();
   for (const row of ownNodeRows(context)) {
     book.claim({ clusterId: LOCAL_ORIGIN, source: 'node', owner: '' }, row);
   }
@@ -45,17 +50,17 @@ export function createIpcacheState(
       const key = `${cluster.id}/${name}`;
       const rows = node === undefined ? [] : nodeRows(node, { clusterId: cluster.id }, context);
       const prefixes = new Set(rows.map(({ prefix }) => prefix));
-      for (const prefix of nodePrefixes.get(key) ?? []) {
+      for (const prefix of splitPrefixes(nodePrefixes.get(key))) {
         if (!prefixes.has(prefix)) book.withdraw(claimant, prefix);
       }
       for (const row of rows) book.claim(claimant, row);
       if (prefixes.size === 0) nodePrefixes.delete(key);
-      else nodePrefixes.set(key, [...prefixes]);
+      else nodePrefixes.set(copyText(key), copyText([...prefixes].join(' ')));
     },
     setIp(cluster, prefix, entry) {
       const claimant = { clusterId: cluster.id, source: 'ip', owner: '' } as const;
       if (entry === undefined) book.withdraw(claimant, prefix);
-      else book.claim(claimant, ipRow(entry, { clusterId: cluster.id, share }, context));
+      else book.claim(claimant, ipRow(entry, { clusterId: cluster.id }, context));
     },
     ownIdentityOf(address) {
       const row = book.holderOf(makePrefix(address, ipFamily(address) === 4 ? 32 : 128));
@@ -65,29 +70,16 @@ export function createIpcacheState(
       const { upserts, deletes } = book.takeChanges();
       const changed = deletes.slice();
       for (const row of upserts) {
-        reconciler.table.set(row);
+        table.set(row);
         changed.push(row.prefix);
       }
-      for (const prefix of deletes) reconciler.table.remove({ prefix });
+      for (const prefix of deletes) table.remove({ prefix });
       return changed;
     },
     conflicts: () => [...book.conflicts()],
   };
 }
 
-/** Nodes that are remembered by text; a mesh of more begins anew, which costs nothing but memory. */
-const MOST_HOSTS = 100_000;
-
-/** Makes endpoints on one node share the text of its address, which each value brings anew. */
-function createSharer(): (host: IpAddress) => IpAddress {
-  const texts = new Map<IpAddress, IpAddress>();
-  return (host) => {
-    const known = texts.get(host);
-    if (known !== undefined) return known;
-    if (texts.size >= MOST_HOSTS) texts.clear();
-    // A copy: the text may be a piece of the value that it was cut out of, and hold all of it in memory.
-    const copy = parseIpAddress(Buffer.from(host).toString('latin1'));
-    texts.set(copy, copy);
-    return copy;
-  };
+function splitPrefixes(joined: string | undefined): IpPrefix[] {
+  return joined === undefined ? [] : joined.split(' ').map(parseIpPrefix);
 }

@@ -1,5 +1,11 @@
 import type { DatapathTable } from '../datapath/desired.ts';
-import { type Change, createDesiredTable, type DesiredTable, type TableCounts } from './table.ts';
+import {
+  type Change,
+  createDesiredTable,
+  type DesiredTable,
+  type RowStores,
+  type TableCounts,
+} from './table.ts';
 
 /** Rows handed to the kernel in one call at most, so that one call stays in the milliseconds. */
 const BATCH = 4096;
@@ -38,13 +44,14 @@ export interface ReconcilerStatus extends TableCounts {
 /** Takes over a kernel table with the rows that are in it. */
 export function createReconciler<Row extends Key, Key>(
   kernel: DatapathTable<Row, Key>,
-  options: { sameRow: (a: Row, b: Row) => boolean },
+  options: { sameRow: (a: Row, b: Row) => boolean; stores?: RowStores<Row> },
 ): Reconciler<Row, Key> {
   const table = createDesiredTable<Row, Key>({
     keyOf: (row) => kernel.keyOf(row),
     sameRow: options.sameRow,
+    stores: options.stores,
   });
-  for (const row of kernel.rows()) table.adopt(row);
+  for (const part of kernel.scan?.() ?? [kernel.rows()]) for (const row of part) table.adopt(row);
 
   /** Applies changes; when a batch fails, halves it until the rows at fault stand alone. Repeating rows is harmless. */
   const apply = (changes: readonly Change<Row, Key>[], now: number): void => {

@@ -53,8 +53,8 @@ export interface DesiredTable<Row extends Key, Key> {
   adopt(row: Row): void;
   adopted(): IterableIterator<Row>;
   desired(): IterableIterator<Row>;
-  /** Deletes adopted rows that `keep` does not want to keep. Returns how many. */
-  prune(keep: (row: Row) => boolean): number;
+  /** Deletes adopted rows that `keep` does not want to keep, of those `among`. Default: of all. Returns how many. */
+  prune(keep: (row: Row) => boolean, among?: Iterable<Row>): number;
   /** Compares a row that was just read from the kernel with the one that ought to be there, and mends a wrong one. */
   audit(row: Row): AuditVerdict;
   /** How many rows the kernel ought to hold that no change is outstanding for. */
@@ -74,17 +74,43 @@ export interface DesiredTable<Row extends Key, Key> {
   lastError(): Error | undefined;
 }
 
+/**
+ * Where a table keeps rows: a Map, or something smaller that gives out copies. Rows may be deleted while they are
+ * iterated.
+ */
+export interface RowStore<Row> {
+  readonly size: number;
+  get(key: string): Row | undefined;
+  has(key: string): boolean;
+  set(key: string, row: Row): unknown;
+  delete(key: string): boolean;
+  values(): IterableIterator<Row>;
+  [Symbol.iterator](): IterableIterator<[string, Row]>;
+}
+
+/** Where a table keeps what is desired, and what was adopted. */
+export interface RowStores<Row> {
+  readonly desired: RowStore<Row>;
+  readonly adopted: RowStore<Row>;
+}
+
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 30_000;
 
-/** Makes an empty table. `sameRow` says whether two rows of one key are the same to the kernel. */
+/**
+ * Makes an empty table. `sameRow` says whether two rows of one key are the same to the kernel. Default for `stores`:
+ * empty maps.
+ */
 export function createDesiredTable<Row extends Key, Key>(options: {
   keyOf: (row: Key) => string;
   sameRow: (a: Row, b: Row) => boolean;
+  stores?: RowStores<Row> | undefined;
 }): DesiredTable<Row, Key> {
   const { keyOf, sameRow } = options;
-  const desired = new Map<string, Row>();
-  const adopted = new Map<string, Row>();
+  const { desired, adopted } = options.stores ?? {
+    desired: new Map<string, Row>(),
+    adopted: new Map<string, Row>(),
+  };
   const work = new Map<string, Work<Row, Key>>();
   let revision = 0;
   let failures = 0;
@@ -131,10 +157,11 @@ export function createDesiredTable<Row extends Key, Key>(options: {
     },
     adopted: () => adopted.values(),
     desired: () => desired.values(),
-    prune(keep) {
+    prune(keep, among = adopted.values()) {
       let count = 0;
-      for (const [key, row] of adopted) {
+      for (const row of among) {
         if (keep(row)) continue;
+        const key = keyOf(row);
         adopted.delete(key);
         put(key, { change: { kind: 'delete', key: row }, status: PENDING });
         count += 1;
@@ -166,7 +193,7 @@ export function createDesiredTable<Row extends Key, Key>(options: {
         put(key, { change: { kind: 'upsert', row }, status: PENDING });
         missing += 1;
       }
-      for (const key of adopted.keys()) {
+      for (const [key] of adopted) {
         if (keys.has(key)) continue;
         // What a previous process left and is gone is nobody's loss: whoever wants it says so.
         adopted.delete(key);

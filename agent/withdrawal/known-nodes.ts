@@ -30,9 +30,12 @@ export function createKnownNodes(options: {
     const now = clock.monotonic();
     if (kernel === undefined || now - kernel.at > KERNEL_READ_MS) {
       const endpoints = new Map<number, Set<IpAddress>>();
-      for (const { clusterId: origin, tunnelEndpoint } of datapath.ipcache.rows()) {
-        if (tunnelEndpoint === undefined) continue;
-        endpoints.set(origin, (endpoints.get(origin) ?? new Set()).add(tunnelEndpoint));
+      const { ipcache } = datapath;
+      for (const part of ipcache.scan?.() ?? [ipcache.rows()]) {
+        for (const { clusterId: origin, tunnelEndpoint } of part) {
+          if (tunnelEndpoint === undefined) continue;
+          endpoints.set(origin, (endpoints.get(origin) ?? new Set()).add(tunnelEndpoint));
+        }
       }
       kernel = { endpoints, at: now };
     }

@@ -3,6 +3,8 @@
  * the two halves of a hash. Numbers live in typed arrays, so an entry costs no object.
  */
 
+import { createNameIndex } from './name-index.ts';
+
 /** The sum of the hashes of all names modulo 2^64, as two unsigned halves. */
 export interface HashSum {
   readonly high: number;
@@ -35,103 +37,87 @@ export interface Ledger {
   readonly sum: HashSum;
 }
 
-const FIRST_CAPACITY = 64;
+/** Words that a name has: number of the list, host, and the halves of the hash. */
+const WORDS = 4;
+const [LIST, HOST, HIGH, LOW] = [0, 1, 2, 3] as const;
+const FIRST_CAPACITY = 32;
+const NO_CELLS = new Uint32Array(0);
 
 /** Makes an empty ledger. */
 export function createLedger(): Ledger {
-  const slots = new Map<string, number>();
-  const free: number[] = [];
-  let capacity = 0;
-  let used = 0;
-  let lists = new Uint32Array(0);
-  let hosts = new Uint32Array(0);
-  let highs = new Uint32Array(0);
-  let lows = new Uint32Array(0);
+  const index = createNameIndex();
+  let cells: Uint32Array = NO_CELLS;
   let list = 0;
   let high = 0;
   let low = 0;
 
-  const grow = (): void => {
-    capacity = Math.max(FIRST_CAPACITY, capacity * 2);
-    lists = grown(lists, capacity);
-    hosts = grown(hosts, capacity);
-    highs = grown(highs, capacity);
-    lows = grown(lows, capacity);
-  };
-  const newSlot = (): number => {
-    const reused = free.pop();
-    if (reused !== undefined) return reused;
-    if (used === capacity) grow();
-    used += 1;
-    return used - 1;
-  };
-  const setHash = (slot: number, hash: readonly [number, number]): void => {
-    highs[slot] = hash[0];
-    lows[slot] = hash[1];
+  const setHash = (at: number, hash: readonly [number, number]): void => {
+    cells[at + HIGH] = hash[0];
+    cells[at + LOW] = hash[1];
     const sum = low + hash[1];
     high = (high + hash[0] + (sum > 0xffff_ffff ? 1 : 0)) >>> 0;
     low = sum >>> 0;
   };
-  const subtract = (slot: number): void => {
-    const difference = low - (lows[slot] ?? 0);
-    high = (high - (highs[slot] ?? 0) - (difference < 0 ? 1 : 0)) >>> 0;
+  const subtract = (at: number): void => {
+    const difference = low - (cells[at + LOW] ?? 0);
+    high = (high - (cells[at + HIGH] ?? 0) - (difference < 0 ? 1 : 0)) >>> 0;
     low = difference >>> 0;
+  };
+  const namesWith = (word: number, isWanted: (value: number) => boolean): string[] => {
+    const found: string[] = [];
+    for (let slot = 0; slot < index.used; slot += 1) {
+      if (!isWanted(cells[slot * WORDS + word] ?? 0)) continue;
+      const name = index.nameOf(slot);
+      if (name !== undefined) found.push(name);
+    }
+    return found;
   };
 
   return {
     put(name, { host, hash }) {
-      const known = slots.get(name);
-      const slot = known ?? newSlot();
-      if (known === undefined) slots.set(name, slot);
-      else subtract(slot);
-      lists[slot] = list;
-      hosts[slot] = host;
-      setHash(slot, hash);
-      return known === undefined;
+      const { size } = index;
+      const slot = index.add(name);
+      const isNew = index.size > size;
+      const at = slot * WORDS;
+      if (at >= cells.length) cells = grown(cells, slot + 1);
+      if (!isNew) subtract(at);
+      cells[at + LIST] = list;
+      cells[at + HOST] = host;
+      setHash(at, hash);
+      return isNew;
     },
     touch(name, hash) {
-      const slot = slots.get(name);
-      if (slot === undefined) return;
-      subtract(slot);
-      lists[slot] = list;
-      setHash(slot, hash);
+      const slot = index.find(name);
+      if (slot === -1) return;
+      const at = slot * WORDS;
+      subtract(at);
+      cells[at + LIST] = list;
+      setHash(at, hash);
     },
     hashOf(name) {
-      const slot = slots.get(name);
-      return slot === undefined ? [0, 0] : [highs[slot] ?? 0, lows[slot] ?? 0];
+      const at = index.find(name) * WORDS;
+      return at < 0 ? [0, 0] : [cells[at + HIGH] ?? 0, cells[at + LOW] ?? 0];
     },
     delete(name) {
-      const slot = slots.get(name);
-      if (slot === undefined) return false;
-      subtract(slot);
-      slots.delete(name);
-      free.push(slot);
+      const slot = index.delete(name);
+      if (slot === -1) return false;
+      subtract(slot * WORDS);
       return true;
     },
-    has: (name) => slots.has(name),
+    has: (name) => index.find(name) !== -1,
     beginList() {
       list += 1;
     },
-    unlisted() {
-      const found: string[] = [];
-      for (const [name, slot] of slots) if (lists[slot] !== list) found.push(name);
-      return found;
-    },
-    ofHost(host) {
-      const found: string[] = [];
-      for (const [name, slot] of slots) if (hosts[slot] === host) found.push(name);
-      return found;
-    },
-    names: () => slots.keys(),
+    unlisted: () => namesWith(LIST, (value) => value !== list),
+    ofHost: (host) => namesWith(HOST, (value) => value === host),
+    names: () => index.names(),
     clear() {
-      slots.clear();
-      free.length = 0;
-      used = 0;
+      index.clear();
       high = 0;
       low = 0;
     },
     get size() {
-      return slots.size;
+      return index.size;
     },
     get sum() {
       return { high, low };
@@ -139,8 +125,10 @@ export function createLedger(): Ledger {
   };
 }
 
-function grown(array: Uint32Array<ArrayBuffer>, capacity: number): Uint32Array<ArrayBuffer> {
-  const next = new Uint32Array(capacity);
-  next.set(array);
+function grown(cells: Uint32Array, slots: number): Uint32Array {
+  const next = new Uint32Array(
+    Math.max(FIRST_CAPACITY * WORDS, slots * WORDS, Math.ceil(cells.length * 1.5)),
+  );
+  next.set(cells);
   return next;
 }
