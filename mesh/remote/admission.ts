@@ -18,6 +18,14 @@ import type { ClusterChange } from './cluster-sink.ts';
 /** Why a value that is well formed is not used. */
 export type AdmissionReason = AnnouncedReason | 'host-unknown' | 'reserved-not-node';
 
+/**
+ * Where to look for what another cluster may have come to hold. What lies in the cluster's own ranges cannot be held by
+ * another, so that is not looked at; `everything`: unless the cluster may have lost some of those ranges.
+ */
+export interface Scope {
+  readonly everything: boolean;
+}
+
 /** What becomes of a change. */
 export type AdmissionVerdict =
   /** `host`: number of the node that it depends on, 0 for none. */
@@ -49,12 +57,18 @@ export interface Admission {
   /** Number of an address in verdicts; undefined: nothing that was admitted depends on it. */
   numberOf(address: IpAddress): number | undefined;
   /** Names of nodes with an address that the cluster may not announce any more, each with the reason. */
-  lostNodes(): readonly { readonly name: string; readonly refusal: AnnouncedRefusal }[];
+  lostNodes(scope: Scope): readonly { readonly name: string; readonly refusal: AnnouncedRefusal }[];
+  /** Of the addresses in use those that lie outside of the cluster's own ranges. */
+  exposed(inUse: Iterable<IpPrefix>, scope: Scope): readonly IpPrefix[];
+  /** An address is not in use any more. */
+  forgetIp(prefix: IpPrefix): void;
   clear(): void;
 }
 
 const ADMITTED: AdmissionVerdict = { kind: 'admitted', host: 0 };
 const LAST_RESERVED = 255;
+/** Addresses outside of the own ranges that are kept in mind; where there are more, all in use are looked at. */
+const MOST_OUTSIDE = 4096;
 
 /** Makes an empty one. */
 export function createAdmission(options: {
@@ -67,6 +81,9 @@ export function createAdmission(options: {
   const nodes = new Map<IpAddress, number>();
   const byName = new Map<string, readonly IpAddress[]>();
   const verdicts = new Map<IpAddress, Extract<AdmissionVerdict, { kind: 'admitted' }>>();
+  /** What is in use and lies outside of the cluster's own ranges, so that another cluster may come to hold it. */
+  const outside = { nodes: new Set<string>(), ips: new Set<IpPrefix>() };
+  let isMostOutside = false;
 
   /** One verdict for each host: it is given for every address there. */
   const admittedAt = (host: IpAddress): AdmissionVerdict => {
@@ -106,10 +123,26 @@ export function createAdmission(options: {
     };
   };
 
+  const noteNode = (name: string, addresses: readonly IpAddress[]): void => {
+    const isInside = addresses.every((address) => announced.holds(cluster, wholePrefix(address)));
+    if (isOwn || isInside) outside.nodes.delete(name);
+    else outside.nodes.add(name);
+  };
+  const noteIp = (prefix: IpPrefix): void => {
+    if (announced.holds(cluster, prefix)) {
+      if (outside.ips.size > 0) outside.ips.delete(prefix);
+    } else if (outside.ips.size < MOST_OUTSIDE) outside.ips.add(prefix);
+    else isMostOutside = true;
+  };
+
   return {
     judge(change) {
       if (isOwn || change.value === undefined) return ADMITTED;
-      if (change.kind === 'ip') return judgeIp(change.value);
+      if (change.kind === 'ip') {
+        const verdict = judgeIp(change.value);
+        if (verdict.kind === 'admitted') noteIp(change.value.prefix);
+        return verdict;
+      }
       if (change.kind !== 'node') return ADMITTED;
       const refusal = judgeNode(announced, cluster, change.value);
       return refusal === undefined
@@ -126,6 +159,7 @@ export function createAdmission(options: {
       const after = node === undefined ? [] : addressesOf(node);
       if (node === undefined) byName.delete(name);
       else byName.set(name, after);
+      noteNode(name, after);
       const came: IpAddress[] = [];
       const went: IpAddress[] = [];
       for (const address of after) {
@@ -143,9 +177,11 @@ export function createAdmission(options: {
     nodesSynced: () => announced.settle(cluster),
     isNodeAddress: (address) => nodes.has(address),
     numberOf: (address) => verdicts.get(address)?.host,
-    lostNodes() {
+    lostNodes({ everything }) {
       const lost: { name: string; refusal: AnnouncedRefusal }[] = [];
-      for (const [name, addresses] of byName) {
+      for (const name of everything ? [...byName.keys()] : [...outside.nodes]) {
+        const addresses = byName.get(name) ?? [];
+        noteNode(name, addresses);
         for (const address of addresses) {
           const refusal = announced.judge(cluster, wholePrefix(address));
           if (refusal === undefined) continue;
@@ -155,7 +191,25 @@ export function createAdmission(options: {
       }
       return lost;
     },
+    exposed(inUse, { everything }) {
+      if (!everything && !isMostOutside) return [...outside.ips];
+      isMostOutside = false;
+      outside.ips.clear();
+      const found: IpPrefix[] = [];
+      for (const prefix of inUse) {
+        if (announced.holds(cluster, prefix)) continue;
+        found.push(prefix);
+        noteIp(prefix);
+      }
+      return found;
+    },
+    forgetIp(prefix) {
+      if (outside.ips.size > 0) outside.ips.delete(prefix);
+    },
     clear() {
+      outside.nodes.clear();
+      outside.ips.clear();
+      isMostOutside = false;
       nodes.clear();
       byName.clear();
       verdicts.clear();

@@ -58,6 +58,11 @@ export interface Announced {
   setNode(cluster: ClusterName, name: string, node: Node | undefined): void;
   /** Why a cluster may not announce an address or network; undefined when it may. */
   judge(cluster: ClusterName, prefix: IpPrefix): AnnouncedRefusal | undefined;
+  /**
+   * Whether an address or network lies in a range that the cluster itself holds. As long as it does no other cluster can
+   * come to hold it, for ranges of two clusters never touch.
+   */
+  holds(cluster: ClusterName, prefix: IpPrefix): boolean;
   /** Whether a person has said that machines of the cluster have this address. */
   isMachine(cluster: ClusterName, prefix: IpPrefix): boolean;
   /** Ranges that a cluster held when the process last ran, until its nodes are known. */
@@ -224,6 +229,8 @@ export function createAnnounced(options: {
   let judged: ClusterName = own;
   const isOthers = (holder: Holder): boolean => holder.cluster !== judged;
   const judgeFree = (cluster: ClusterName, prefix: IpPrefix): AnnouncedRefusal | undefined => {
+    // What lies in a range of its own touches no other's.
+    if (held.covering(prefix)?.cluster === cluster) return undefined;
     judged = cluster;
     const other = held.touching(prefix, isOthers);
     if (other === undefined) return undefined;
@@ -262,6 +269,7 @@ export function createAnnounced(options: {
             : `${prefix} is outside of what a person has listed for cluster ${cluster}`,
       };
     },
+    holds: (cluster, prefix) => held.covering(prefix)?.cluster === cluster,
     isMachine: (cluster, prefix) =>
       (machines.get(cluster) ?? []).some((range) => contains(range, prefix)),
     restore(cluster, ranges) {
@@ -332,6 +340,17 @@ export function createAnnounced(options: {
  * its external address: several clusters may stand behind one.
  */
 export function rangesOfNode(node: Node): readonly IpPrefix[] {
+  const known = rangesByNode.get(node);
+  if (known !== undefined) return known;
+  const ranges = findRanges(node);
+  rangesByNode.set(node, ranges);
+  return ranges;
+}
+
+/** A node that comes is judged by its ranges, and then they are claimed. */
+const rangesByNode = new WeakMap<Node, readonly IpPrefix[]>();
+
+function findRanges(node: Node): readonly IpPrefix[] {
   const networks = [
     node.ipv4AllocCidr,
     node.ipv6AllocCidr,

@@ -3,12 +3,15 @@ import { openEtcd } from '../kvstore/etcd.ts';
 import { type KvStatistics, measureStore } from '../kvstore/measured-store.ts';
 import { certificateExpiry } from '../runtime/certificate-expiry.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { stampFiles } from '../runtime/file-stamp.ts';
 import { createEndpointNames, type ResolveHost, resolveHost } from './endpoint-names.ts';
 import type { PeerConnection } from './peer.ts';
+import { createSharedStores } from './shared-stores.ts';
 
 /**
  * Makes the function that turns an etcd client file into a connection of a cluster. Names in it are resolved for each
- * connection, and can be asked again whether they lead elsewhere.
+ * connection, and can be asked again whether they lead elsewhere. Clusters with the same file, certificates and addresses
+ * share one connection.
  */
 export function connectionReader(options: {
   readonly clock: Clock;
@@ -20,26 +23,51 @@ export function connectionReader(options: {
   readonly statistics?: KvStatistics;
 }): (path: string) => Promise<PeerConnection> {
   const { clock, resolve = resolveHost, statistics } = options;
-  return async (path) => {
-    const { endpoints, tls, hostAliases, fingerprint } = await readEtcdClientConfig(path);
+  const stores = createSharedStores();
+  /** What files held when they were read last. Each is asked for every few seconds, and seldom changes. */
+  const known = new Map<
+    string,
+    { files: readonly string[]; stamp: string | undefined; connection: PeerConnection }
+  >();
+
+  const read = async (
+    path: string,
+  ): Promise<{ files: readonly string[]; connection: PeerConnection }> => {
+    const config = await readEtcdClientConfig(path);
+    const { endpoints, tls, hostAliases, fingerprint } = config;
     const names = createEndpointNames(endpoints, { fixed: hostAliases, resolve, clock });
-    return {
+    const connection: PeerConnection = {
       fingerprint,
       endpoints,
       certificateExpiresAt: tls === undefined ? undefined : certificateExpiry(tls.cert),
       haveMoved: (state) => names.haveMoved(state),
       open: async () => {
-        const store = await openEtcd({
-          endpoints: [...endpoints],
-          ...(tls === undefined ? {} : { tls }),
-          hostAliases: [...hostAliases, ...(await names.dial())],
-          ...(options.progressIntervalMs === undefined
-            ? {}
-            : { progressIntervalMs: options.progressIntervalMs }),
-          clock,
-        });
+        const aliases = [...hostAliases, ...(await names.dial())];
+        const store = await stores.open(`${fingerprint} ${JSON.stringify(aliases)}`, () =>
+          openEtcd({
+            endpoints: [...endpoints],
+            ...(tls === undefined ? {} : { tls }),
+            hostAliases: aliases,
+            ...(options.progressIntervalMs === undefined
+              ? {}
+              : { progressIntervalMs: options.progressIntervalMs }),
+            clock,
+          }),
+        );
         return statistics === undefined ? store : measureStore(store, { statistics, clock });
       },
     };
+    return { files: [path, ...config.certificateFiles], connection };
+  };
+  return async (path) => {
+    const last = known.get(path);
+    // Before it is read, so that no change between the two is missed: which files it names is known from the last time.
+    const stamp = last === undefined ? undefined : stampFiles(last.files, clock.now());
+    if (last !== undefined && stamp !== undefined && stamp === last.stamp) return last.connection;
+    known.delete(path);
+    const { files, connection } = await read(path);
+    const isSameFiles = files.join('\n') === last?.files.join('\n');
+    known.set(path, { files, stamp: isSameFiles ? stamp : undefined, connection });
+    return connection;
   };
 }

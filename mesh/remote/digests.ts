@@ -1,5 +1,5 @@
 /** Follows the digests that a publisher writes beside its data. A plain Cilium writes none, and does not let us look. */
-import { KvError, type KvStore } from '../kvstore/kvstore.ts';
+import { KvError, type KvPair, type KvStore } from '../kvstore/kvstore.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { decodeMeshDigest, type MeshDigest } from '../wire/digest.ts';
 import { MESH_DIGEST_PREFIX, meshDigestKey } from '../wire/keys.ts';
@@ -24,7 +24,7 @@ export interface Digests {
   follow(prefix: string, callback: (digest: PublishedDigest) => void): () => void;
 }
 
-/** Reads what there is, and then goes on following it as `run`, until `signal` aborts. */
+/** Resolves when it is known what there is, and then goes on following it as `run`, until `signal` aborts. */
 export async function openDigests(
   store: KvStore,
   options: { readonly clock: Clock; readonly signal: AbortSignal },
@@ -33,18 +33,41 @@ export async function openDigests(
   const known = new Set<string>();
   const callbacks = new Map<string, Set<(digest: PublishedDigest) => void>>();
 
-  /** Whether the server lets us look. */
-  const look = async (): Promise<boolean> => {
+  const take = ({ key, value, modRevision }: KvPair): void => {
+    known.add(key);
     try {
-      const { keys } = await store.keys(MESH_DIGEST_PREFIX, { signal });
-      for (const key of keys) known.add(key);
-      return true;
+      const published = { revision: modRevision, digest: decodeMeshDigest(value, key) };
+      for (const callback of callbacks.get(key) ?? []) callback(published);
     } catch (error) {
-      if (!(error instanceof KvError)) throw error;
-      return false;
+      // A digest of a newer schema says nothing to us; that there is none we can read is what status tells.
+      if (!(error instanceof WireError)) throw error;
+      known.delete(key);
     }
   };
-  const mayLook = await look();
+  /** Ends when `signal` aborts, or where we are not let look. */
+  const follow = async (onAnswered: () => void): Promise<void> => {
+    for await (const event of store.watch({ prefix: MESH_DIGEST_PREFIX }, { signal })) {
+      if (event.kind === 'delete') known.delete(event.key);
+      else if (event.kind === 'put') take(event.pair);
+      else if (event.kind === 'synced') onAnswered();
+      else if (event.kind === 'disconnected') {
+        onAnswered();
+        if (!event.error.retryable) return;
+      }
+    }
+  };
+  const followForEver = async (onAnswered: () => void): Promise<void> => {
+    while (!signal.aborted) {
+      await follow(onAnswered);
+      if (signal.aborted) return;
+      await clock.sleep(ASK_AGAIN_MS * (0.5 + Math.random()), signal).catch(() => undefined);
+    }
+  };
+  let running: Promise<void> = Promise.resolve();
+  await new Promise<void>((resolve, reject) => {
+    running = followForEver(resolve);
+    running.then(resolve, reject);
+  });
 
   return {
     has: (prefix) => known.has(meshDigestKey(prefix)),
@@ -65,27 +88,6 @@ export async function openDigests(
       callbacks.set(key, found.add(callback));
       return () => found.delete(callback);
     },
-    async run() {
-      let isShown = mayLook;
-      while (!isShown && !signal.aborted) {
-        await clock.sleep(ASK_AGAIN_MS * (0.5 + Math.random()), signal).catch(() => undefined);
-        if (!signal.aborted) isShown = await look();
-      }
-      if (signal.aborted) return;
-      for await (const event of store.watch({ prefix: MESH_DIGEST_PREFIX }, { signal })) {
-        if (event.kind === 'delete') known.delete(event.key);
-        if (event.kind !== 'put') continue;
-        const { key, value, modRevision } = event.pair;
-        known.add(key);
-        try {
-          const published = { revision: modRevision, digest: decodeMeshDigest(value, key) };
-          for (const callback of callbacks.get(key) ?? []) callback(published);
-        } catch (error) {
-          // A digest of a newer schema says nothing to us; that there is none we can read is what status tells.
-          if (!(error instanceof WireError)) throw error;
-          known.delete(key);
-        }
-      }
-    },
+    run: () => running,
   };
 }

@@ -37,13 +37,17 @@ export function createIntakeKeeper(
   const bell = createBell();
   let rejudgeAt = Number.POSITIVE_INFINITY;
   let isRelistWanted = false;
+  /** What the cluster held when the last connection ended may be another's by now. */
+  let isRangeLost = intake.holdings.count('nodes') + intake.holdings.count('ips') > 0;
 
   const relist = (reason: string): void => {
     for (const kind of ['nodes', 'ips'] as const) readers.get(kind)?.relist('ranges', reason);
   };
   const rejudge = async (): Promise<void> => {
     let addresses = 0;
-    for (const _step of intake.rejudge()) {
+    const everything = isRangeLost;
+    isRangeLost = false;
+    for (const _step of intake.rejudge({ everything })) {
       addresses += 1;
       if (addresses % ADDRESSES_PER_TURN === 0) await nextTurn();
       if (signal.aborted) return;
@@ -79,6 +83,7 @@ export function createIntakeKeeper(
     if (options.own) return () => undefined;
     stopForeign = awaitForeign();
     const stopReleases = announced.onRelease((change) => {
+      isRangeLost ||= change === undefined || change.cluster === name;
       if (change?.cluster === name) return;
       isRelistWanted ||= change === undefined || intake.refusals.has(RANGE_REASONS);
       if (isRelistWanted) bell.ring();

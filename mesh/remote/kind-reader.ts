@@ -147,7 +147,7 @@ export function createKindReader(
     }
   };
 
-  const verify = async (revision: bigint): Promise<void> => {
+  const verify = async (revision: bigint, stated: number | undefined): Promise<void> => {
     const heldBack = state.guard.count(kind);
     const { holdings } = state;
     const keys = {
@@ -159,7 +159,7 @@ export function createKindReader(
     const count = held().count - heldBack;
     const found = state.refusals.has(['too-many-keys'])
       ? ({ kind: 'unknown', reason: 'it has more keys than are kept of one cluster' } as const)
-      : await verifyPrefix(store, prefix, { revision, keys, signal });
+      : await verifyPrefix(store, prefix, { revision, stated, keys, signal });
     const digest = 'absent';
     const reason = found.kind === 'match' ? undefined : found.reason;
     verified = { kind, revision, count, result: found.kind, digest, reason, at: clock.now() };
@@ -176,7 +176,7 @@ export function createKindReader(
     conclude(check.upTo(revision, held()));
   };
 
-  const endList = async (revision: bigint): Promise<void> => {
+  const endList = async (revision: bigint, stated: number | undefined): Promise<void> => {
     const isMarked = await isMarkedAt(revision);
     if (signal.aborted) return;
     state.endList(kind, { isMarked, now: clock.monotonic() });
@@ -184,7 +184,7 @@ export function createKindReader(
     isListing = false;
     options.onSynced();
     try {
-      await verify(revision);
+      await verify(revision, stated);
     } catch (error) {
       if (!signal.aborted) throw error;
     }
@@ -215,7 +215,7 @@ export function createKindReader(
         lag?.seen(kind, event.modRevision);
         return undefined;
       case 'synced':
-        return endList(event.revision);
+        return endList(event.revision, event.stated);
       case 'progress':
         if (isComparing()) conclude(check.upTo(event.revision, held()));
         return undefined;
@@ -227,7 +227,9 @@ export function createKindReader(
   };
   const readOnce = async (lane: Lane): Promise<void> => {
     const reading = AbortSignal.any([signal, again.signal]);
-    for await (const batch of store.watchBatches({ prefix }, { signal: reading })) {
+    // What a list left out is found at its end, by us.
+    const watched = store.watchBatches({ prefix }, { signal: reading, derives: false });
+    for await (const batch of watched) {
       for (const event of batch) options.arrived(event);
       await lane.push(batch);
     }

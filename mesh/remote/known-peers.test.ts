@@ -13,8 +13,10 @@ test('ids are known to the next process, until they are forgotten', async (t) =>
   const peers = openKnownPeers(dir.path, logger);
   t.equal(peers.idOf(beta), undefined);
   peers.learn(beta, parseClusterId(2));
+  peers.save?.();
   t.equal(openKnownPeers(dir.path, logger).idOf(beta), 2);
   peers.forget(beta);
+  peers.save?.();
   t.equal(openKnownPeers(dir.path, logger).idOf(beta), undefined);
 });
 
@@ -24,7 +26,9 @@ test('a file that cannot be read is as if nothing were known, and is replaced', 
     writeFileSync(dir.file('peers.json'), content);
     t.equal(openKnownPeers(dir.path, logger).idOf(beta), undefined);
   }
-  openKnownPeers(dir.path, logger).learn(beta, parseClusterId(3));
+  const peers = openKnownPeers(dir.path, logger);
+  peers.learn(beta, parseClusterId(3));
+  peers.save?.();
   t.same(JSON.parse(readFileSync(dir.file('peers.json'), 'utf8')), { beta: 3 });
 });
 
@@ -32,5 +36,6 @@ test('a directory that cannot be written does not stop anything', async (t) => {
   await using dir = await openTempDir('known');
   const peers = openKnownPeers(dir.file('nowhere'), logger);
   peers.learn(beta, parseClusterId(2));
+  peers.save?.();
   t.equal(peers.idOf(beta), 2);
 });

@@ -8,6 +8,8 @@ export interface KnownPeers {
   idOf(name: ClusterName): ClusterId | undefined;
   learn(name: ClusterName, id: ClusterId): void;
   forget(name: ClusterName): void;
+  /** Writes what has changed since the last time. Absent: nothing is kept. */
+  save?(): void;
 }
 
 /** Opens `<stateDir>/peers.json`. What cannot be read is as if nothing were known: then nothing is pruned too early. */
@@ -23,7 +25,10 @@ export function openKnownPeers(stateDir: string, logger: Logger): KnownPeers {
     const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT';
     if (!isMissing) logger.warn({ file, err: error }, 'ids of known peers cannot be read');
   }
+  let isChanged = false;
   const save = (): void => {
+    if (!isChanged) return;
+    isChanged = false;
     try {
       writeFileSync(`${file}.tmp`, `${JSON.stringify(Object.fromEntries(ids), null, 2)}\n`, {
         mode: 0o600,
@@ -38,10 +43,11 @@ export function openKnownPeers(stateDir: string, logger: Logger): KnownPeers {
     learn(name, id) {
       if (ids.get(name) === id) return;
       ids.set(name, id);
-      save();
+      isChanged = true;
     },
     forget(name) {
-      if (ids.delete(name)) save();
+      isChanged = ids.delete(name) || isChanged;
     },
+    save,
   };
 }

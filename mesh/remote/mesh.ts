@@ -17,6 +17,8 @@ import {
 import type { BackendUse } from './peer-state.ts';
 
 const OWN_FILE_RESCAN_MS = 5000;
+/** For how long ids that were learned are gathered before they are written: hundreds come at once. */
+const SAVE_AFTER_MS = 250;
 
 /** All clusters that an agent reads, for people. */
 export interface MeshStatus {
@@ -62,6 +64,7 @@ export function createMesh(options: {
   const ids = createClusterIds(self);
   const slots = new Map<ClusterName, Slot>();
   const changed = createBell();
+  const learned = createBell();
   let ownConnection: PeerConnection | undefined;
   let view: PeerDirectory | undefined;
   let directoryProblem: string | undefined;
@@ -83,6 +86,7 @@ export function createMesh(options: {
     onIdentified(name: ClusterName, id: ClusterId) {
       if (name === self.name) return;
       knownPeers.learn(name, id);
+      learned.ring();
       announce();
     },
     isOwnEtcd: (endpoints) => {
@@ -117,6 +121,7 @@ export function createMesh(options: {
     options.context.lag?.forget(name);
     context.intake.forget(name);
     if (view?.peers.has(name) !== true) knownPeers.forget(name);
+    learned.ring();
     logger.info({ cluster: name }, 'peer removed');
     changed.ring();
   };
@@ -136,6 +141,16 @@ export function createMesh(options: {
       slot.peer.setFileProblem(file.problem);
     }
     announce();
+  };
+
+  const saveKnownPeers = async (signal: AbortSignal): Promise<void> => {
+    signal.addEventListener('abort', () => learned.ring(), { once: true });
+    while (!signal.aborted) {
+      await learned.wait(60_000, clock);
+      learned.clear();
+      await clock.sleep(SAVE_AFTER_MS, signal).catch(() => undefined);
+      knownPeers.save?.();
+    }
   };
 
   const followOwnFile = async (signal: AbortSignal): Promise<void> => {
@@ -188,7 +203,12 @@ export function createMesh(options: {
     async run(signal) {
       const removals = new Set<Promise<void>>();
       signal.addEventListener('abort', () => changed.ring(), { once: true });
-      const following = [own?.run(signal), followOwnFile(signal), followDirectory(signal)];
+      const following = [
+        own?.run(signal),
+        followOwnFile(signal),
+        followDirectory(signal),
+        saveKnownPeers(signal),
+      ];
       while (!signal.aborted) {
         await changed.wait(60_000, clock);
         changed.clear();
@@ -199,6 +219,7 @@ export function createMesh(options: {
         ...removals,
         ...[...slots.values()].map(({ ended }) => ended),
       ]);
+      knownPeers.save?.();
     },
     lives: () =>
       [...slots.values()]

@@ -196,7 +196,7 @@ test("an address that turns out to be another cluster's is taken back, and may b
   const { decodeNode } = await import('../wire/node.ts');
   const key = 'cilium/state/nodes/v1/alpha/a1';
   rig.announced.setNode(alpha, 'a1', decodeNode((await own.store.get(key))!.value, key));
-  t.equal([...rig.intake.rejudge()].length, 2, 'a step for each address');
+  t.equal([...rig.intake.rejudge({ everything: true })].length, 2, 'a step for each address');
   t.notOk(rig.sink.held.has('ip 10.3.0.5/32'));
   t.ok(rig.sink.held.has('ip 10.2.0.5/32'));
   t.same(rig.reasons(), { 'address-ours': 1 });
@@ -204,6 +204,25 @@ test("an address that turns out to be another cluster's is taken back, and may b
   rig.announced.setNode(alpha, 'a1', undefined);
   t.equal(await rig.ip('10.3.0.5', '198.51.100.1'), true);
   t.same(rig.reasons(), {});
+});
+
+test('what lies in the own ranges is not looked at again, unless one of them was lost', async (t) => {
+  const rig = open();
+  await rig.node('n1', '198.51.100.1');
+  rig.announced.setLists(
+    new Map([[BETA, { pods: ['10.2.0.0/16'], nodes: [], services: [], machines: [] }]]) as never,
+  );
+  await rig.ip('10.2.0.5', '198.51.100.1');
+  await rig.ip('10.2.0.6', '198.51.100.1');
+  const looks = (everything: boolean): number => [...rig.intake.rejudge({ everything })].length;
+  t.equal(looks(false), 0);
+  t.equal(looks(true), 0, 'all of them are inside');
+  rig.announced.setLists(new Map());
+  t.equal(looks(false), 0, 'who does not know of the loss does not look');
+  t.equal(looks(true), 2);
+  t.equal(looks(false), 2, 'and then it is known');
+  rig.remove('ips', '10.2.0.5');
+  t.equal(looks(false), 1);
 });
 
 test('more keys than are allowed, and larger values, are refused and counted; what was there stays', async (t) => {

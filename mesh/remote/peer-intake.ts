@@ -8,7 +8,7 @@ import { hashEntry } from '../wire/digest.ts';
 import { type IpAddress, type IpPrefix, ipFamily, parseIpPrefix, splitPrefix } from '../wire/ip.ts';
 import type { Node } from '../wire/node.ts';
 import { type AcceptContext, acceptPair, changeName, nameOfKey, retraction } from './accept.ts';
-import { createAdmission } from './admission.ts';
+import { createAdmission, type Scope } from './admission.ts';
 import type { Announced } from './announced.ts';
 import { type BackendCheck, createBackendCheck } from './backend-check.ts';
 import type { ClusterChange, ClusterRef, ClusterSink, MeshKind } from './cluster-sink.ts';
@@ -56,8 +56,8 @@ export interface PeerIntake {
   settle(now: number): boolean;
   /** Lets go of what may not be kept longer. Returns when to call next, Infinity: not before something changes. */
   expire(now: number): number;
-  /** Looks again at everything in use, since ranges changed hands; a step is one address. */
-  rejudge(): Iterable<void>;
+  /** Looks again at what is in use, since ranges changed hands; a step is one address. */
+  rejudge(scope: Scope): Iterable<void>;
   /** Keys to be read again since a node that they depend on has come. */
   takeWanted(): readonly string[];
   /** Takes what was read of such a key, unless an event of it has come meanwhile: that one is newer. */
@@ -149,6 +149,7 @@ export function createPeerIntake(options: {
     emit(retraction(kind, name), undefined);
     if (kind === 'ips') {
       lapsing.delete(name);
+      admission.forgetIp(heldPrefix(name));
       backends.touch(addressOf(name));
     } else if (kind === 'services') backends.delete(name);
     else if (kind === 'nodes') moveNode(name, undefined);
@@ -358,17 +359,17 @@ export function createPeerIntake(options: {
       }
       return guard.status().length > 0 ? Math.min(next, now + 1000) : next;
     },
-    *rejudge() {
+    *rejudge(scope) {
       if (target === undefined || isOwn) return;
-      for (const { name, refusal } of admission.lostNodes()) {
+      for (const { name, refusal } of admission.lostNodes(scope)) {
         const key = prefixOf('nodes') + name;
         tell(key, refusal.reason, `node ${name}: ${refusal.message}`);
         suspend('nodes', name, key);
       }
-      for (const name of [...holdings.names('ips').names()]) {
+      for (const name of admission.exposed(heldPrefixes(holdings.names('ips').names()), scope)) {
         yield;
         if (!holdings.has('ips', name)) continue;
-        const refusal = announced.judge(options.cluster, heldPrefix(name));
+        const refusal = announced.judge(options.cluster, name);
         if (refusal === undefined) continue;
         const key = keyOfIp(name);
         tell(key, refusal.reason, refusal.message);
@@ -412,6 +413,10 @@ function addressOf(name: string): IpAddress {
 /** Names of kind `ips` were made of networks, and are their text. */
 function heldPrefix(name: string): IpPrefix {
   return parseIpPrefix(name);
+}
+
+function* heldPrefixes(names: Iterable<string>): Generator<IpPrefix> {
+  for (const name of names) yield heldPrefix(name);
 }
 
 function wholeLength(address: IpAddress): string {

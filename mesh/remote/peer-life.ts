@@ -101,6 +101,11 @@ export function createStateKeeper(options: {
     setState(stateOf(then), isRecovering(then));
   };
 
+  const patienceMs = (): number => {
+    const limit = life.kind === 'fresh' ? LOOK_MS.fresh : LOOK_MS.stale;
+    return Math.min(limit, options.staleAfterMs / 4, liveness.untilChangeMs());
+  };
+
   return {
     get state() {
       return state;
@@ -123,7 +128,8 @@ export function createStateKeeper(options: {
     },
     changed() {
       look();
-      lookAgain.ring();
+      // Whoever waits looks at the clock in time, unless the next look is due earlier now.
+      if (clock.monotonic() + patienceMs() < dueAt) lookAgain.ring();
     },
     noteError(message) {
       lastError = { message, at: clock.now() };
@@ -136,8 +142,7 @@ export function createStateKeeper(options: {
       while (!signal.aborted) {
         lookAgain.clear();
         look();
-        const limit = life.kind === 'fresh' ? LOOK_MS.fresh : LOOK_MS.stale;
-        const patience = Math.min(limit, options.staleAfterMs / 4, liveness.untilChangeMs());
+        const patience = patienceMs();
         dueAt = clock.monotonic() + patience;
         await lookAgain.wait(patience, clock);
       }

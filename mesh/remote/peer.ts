@@ -382,7 +382,8 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
     },
     drain,
     life: () => {
-      const { life, mirror } = keeper.situation();
+      const { life } = keeper;
+      const mirror = isMirrored() ? reports.view() : undefined;
       return {
         name,
         clusterId: facts.ref?.id,

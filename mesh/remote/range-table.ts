@@ -14,6 +14,8 @@ export interface RangeTable<V> {
     prefix: IpPrefix,
     isWanted: (value: V) => boolean,
   ): { readonly range: IpPrefix; readonly value: V } | undefined;
+  /** The value of a network that holds `prefix` wholly; any of them; undefined when there is none. */
+  covering(prefix: IpPrefix): V | undefined;
   readonly size: number;
 }
 
@@ -128,6 +130,20 @@ export function createRangeTable<V>(): RangeTable<V> {
       }
       if (length === (isV6 ? 128 : 32)) return undefined;
       for (const entry of rangesWithin(family, prefix)) if (isWanted(entry.value)) return entry;
+      return undefined;
+    },
+    covering(prefix) {
+      const isV6 = ipFamily(prefix) === 6;
+      const slash = prefix.indexOf('/');
+      const length = Number(prefix.slice(slash + 1));
+      const whole = isV6 ? wholeOf(splitPrefix(prefix).address) : numberOf(prefix, slash);
+      const { lengths, tables } = families[isV6 ? 6 : 4];
+      for (let index = 0; index < lengths.length; index += 1) {
+        const rangeLength = lengths[index] ?? 0;
+        if (rangeLength > length) continue;
+        const entry = tables[index]?.get(cut(whole, rangeLength));
+        if (entry !== undefined) return entry.value;
+      }
       return undefined;
     },
     get size() {

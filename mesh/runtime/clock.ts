@@ -1,5 +1,3 @@
-import { setTimeout as wait } from 'node:timers/promises';
-
 /** Time as a dependency, so that tests can turn it by hand (`mesh/testing/manual-clock.ts`). */
 export interface Clock {
   /** Wall clock, milliseconds since 1970: for what is published. It may jump. */
@@ -14,7 +12,24 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: async (milliseconds, signal) => {
-    await wait(milliseconds, undefined, signal ? { signal } : {});
-  },
+  sleep,
 };
+
+/** As that of `node:timers/promises`, which makes an error with a stack for each sleep that is ended: they are many. */
+function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(signal.reason);
+      return;
+    }
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', onAbort);
+      resolve();
+    }, milliseconds);
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+}

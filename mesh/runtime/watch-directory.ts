@@ -1,7 +1,8 @@
 import { type FSWatcher, watch as watchFile } from 'node:fs';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Clock, systemClock } from './clock.ts';
+import { stampFile, stampFiles } from './file-stamp.ts';
 import type { FreshLook } from './fresh-look.ts';
 
 const DEBOUNCE_MS = 20;
@@ -34,6 +35,7 @@ export async function* watchDirectory(
   const { signal, rescanMs = 5000, clock = systemClock } = options;
   const report = reportOnce(options.onError ?? (() => undefined));
   const bell = createBell(signal);
+  const stamps = new Map<string, string | undefined>();
   options.freshLook?.onAsked(bell.ring);
   let watcher: FSWatcher | undefined;
   let shown: ReadonlyMap<string, Buffer> | undefined;
@@ -45,7 +47,11 @@ export async function* watchDirectory(
         watcher = undefined;
       });
       const taken = options.freshLook?.begin();
-      const content = await readDirectory(directory, shown, report);
+      const content = await readDirectory(
+        directory,
+        { before: shown, stamps, now: clock.now() },
+        report,
+      );
       if (content === undefined) {
         watcher?.close();
         watcher = undefined;
@@ -77,7 +83,16 @@ function tryWatch(directory: string, ring: () => void, onGone: () => void): FSWa
 
 async function readDirectory(
   directory: string,
-  before: ReadonlyMap<string, Buffer> | undefined,
+  {
+    before,
+    stamps,
+    now,
+  }: {
+    readonly before: ReadonlyMap<string, Buffer> | undefined;
+    /** Of files that were read, as they were before that. */
+    readonly stamps: Map<string, string | undefined>;
+    readonly now: number;
+  },
   report: ReturnType<typeof reportOnce>,
 ): Promise<ReadonlyMap<string, Buffer> | undefined> {
   let names: string[];
@@ -92,13 +107,18 @@ async function readDirectory(
   for (const name of names) {
     try {
       const path = join(directory, name);
-      if (!(await stat(path)).isFile()) continue;
-      content.set(name, await readFile(path));
+      if (!stampFile(path).isFile) continue;
+      const stamp = stampFiles([path], now);
+      const known = before?.get(name);
+      const isSame = stamp !== undefined && stamp === stamps.get(name);
+      content.set(name, isSame && known !== undefined ? known : await readFile(path));
+      stamps.set(name, stamp);
       report.clear(name);
     } catch (error) {
       // Removed between the listing and the reading: gone, not unreadable. A dangling link is told.
       if (isMissing(error) && !(await readdir(directory).catch((): string[] => [])).includes(name))
         continue;
+      stamps.delete(name);
       report.tell(error, name);
       const last = before?.get(name);
       if (last !== undefined) content.set(name, last);

@@ -63,7 +63,13 @@ export interface Node {
 
 /** Addresses of a node, without the entries that hold none. */
 export function nodeAddresses(node: Pick<Node, 'addresses'>): readonly NodeAddress[] {
-  return (node.addresses ?? []).flatMap(({ type, ip }) => (ip === null ? [] : [{ type, ip }]));
+  const { addresses } = node;
+  if (addresses === null) return [];
+  return addresses.every(hasIp) ? addresses : addresses.filter(hasIp);
+}
+
+function hasIp(entry: NodeAddressEntry): entry is NodeAddressEntry & NodeAddress {
+  return entry.ip !== null;
 }
 
 /** Encodes a node; networks in the object form, because versions up to 1.20 read no other. */
