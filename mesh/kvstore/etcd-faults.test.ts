@@ -36,6 +36,26 @@ test('a watch of etcd', { skip }, async (t: Test) => {
     t.equal(log.of('delete').length, 0);
   });
 
+  await t.test('loses no deletion at the very revision of a compaction (promise 2)', async (t) => {
+    await fresh();
+    await using proxy = await openFaultyProxy({ targetPort: server.port });
+    await using store = await openEtcd({ endpoints: [`http://127.0.0.1:${proxy.port}`], retry });
+    await using writer = await openEtcd({ endpoints: [server.endpoint] });
+    await writer.put('a/stays', '1');
+    await writer.put('a/goes', '1');
+    await using log = openWatchLog(store, { prefix: 'a/' });
+    await log.until('the list', () => log.of('synced').length === 1);
+    proxy.setFaults({ refuse: true });
+    proxy.cut();
+    await log.until('the cut', () => log.events.at(-1)?.kind === 'disconnected');
+    await writer.delete('a/goes');
+    await server.compact();
+    proxy.setFaults({});
+    await log.until('the deletion', () => !log.held.has('a/goes'));
+    t.same([...log.held.keys()], ['a/stays']);
+    t.equal(log.of('list-start').length, 2, 'it was listed again');
+  });
+
   await t.test(
     'loses none of 5,000 changes when it is cut again and again while catching up',
     async (t) => {

@@ -46,6 +46,8 @@ interface WatchState {
   toldRevision: bigint;
   /** First revision not yet told wholly. It follows the events alone: a sign of life may overtake them. */
   resumeFrom: bigint;
+  /** Revision told before that this stream tells once more. */
+  repeated: bigint;
   /** Its reader was too slow for a stream that it shares with others. */
   isAlone: boolean;
   /** What the consumer was last told of a lost connection; undefined while it is there. */
@@ -78,6 +80,7 @@ export async function* watchEtcd(
     seenRevision: 0n,
     toldRevision: 0n,
     resumeFrom: 0n,
+    repeated: 0n,
     isAlone: false,
     toldFailure: undefined,
   };
@@ -174,8 +177,12 @@ async function* followStream(
   const { connection, signal, streams } = options;
   // The reader may have aborted while it held the last event of the list: nothing would close the watch then.
   if (signal.aborted) return;
-  const { resumeFrom, isAlone } = state;
-  const channel = streams.open(target, { startRevision: resumeFrom, isAlone });
+  // One revision earlier than is needed: etcd watches from the very revision that it was compacted at without a word, though a
+  // deletion of that revision is gone then. So it says `compacted`, and there is a list.
+  state.repeated = state.resumeFrom - 1n;
+  // 0 would mean "from now on".
+  const startRevision = state.repeated > 0n ? state.repeated : state.resumeFrom;
+  const channel = streams.open(target, { startRevision, isAlone: state.isAlone });
   const close = (): void => channel.close();
   signal.addEventListener('abort', close, { once: true });
   try {
@@ -189,13 +196,21 @@ async function* followStream(
       else {
         checkAnswer(target, state, news.answer);
         connection.seen(news.answer.header);
-        yield* inParts(tellAnswer(target, state, news.answer));
+        const answer = withoutRepeated(news.answer, state);
+        if (answer !== undefined) yield* inParts(tellAnswer(target, state, answer));
       }
     }
   } finally {
     signal.removeEventListener('abort', close);
     channel.close();
   }
+}
+
+/** An answer without what was told before; undefined when it holds nothing else. */
+function withoutRepeated(answer: WatchAnswer, { repeated }: WatchState): WatchAnswer | undefined {
+  if (answer.changes[0]?.pair.modRevision !== repeated) return answer;
+  const changes = answer.changes.filter(({ pair }) => pair.modRevision !== repeated);
+  return changes.length === 0 ? undefined : { ...answer, changes };
 }
 
 /** Throws unless the answer continues what was told before. */
