@@ -57,12 +57,20 @@ export async function startCoredns(options: CorednsOptions): Promise<Coredns> {
     stopping.abort();
     await dir[Symbol.asyncDispose]();
   };
+  const resolver = new Resolver({ timeout: 2000, tries: 3 });
+  resolver.setServers([`127.0.0.1:${port}`]);
   try {
     await untilReady(
       child,
       async () => {
         const { status } = await fetch(`http://127.0.0.1:${readyPort}/ready`);
         if (status !== 200) throw new Error(`it answers ${status}`);
+        // It says so a moment before it listens.
+        await ask(
+          resolver,
+          `kubernetes.default.svc.${options.clusterDomain ?? 'cluster.local'}`,
+          'A',
+        );
       },
       { what: 'coredns', timeoutMs: READY_TIMEOUT_MS },
     );
@@ -70,8 +78,6 @@ export async function startCoredns(options: CorednsOptions): Promise<Coredns> {
     await dispose();
     throw error;
   }
-  const resolver = new Resolver({ timeout: 2000, tries: 3 });
-  resolver.setServers([`127.0.0.1:${port}`]);
   return {
     port,
     lastLines: child.lastLines,

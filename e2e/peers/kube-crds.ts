@@ -38,7 +38,10 @@ export async function crdFiles(names: readonly string[]): Promise<string[]> {
   });
 }
 
-/** Applies the files and waits until every version of every resource is served, which is after it is established. */
+/**
+ * Applies the files and waits until every version of every resource is served. `kubectl wait` is of no use here: it fails on one
+ * that has no conditions yet.
+ */
 export async function installCrds(
   files: readonly string[],
   by: {
@@ -48,7 +51,6 @@ export async function installCrds(
 ): Promise<void> {
   const flags = files.flatMap((file) => ['-f', file]);
   await by.kubectl(['apply', '--server-side', ...flags]);
-  await by.kubectl(['wait', '--for=condition=Established', '--timeout=30s', ...flags]);
   const each =
     '{range .items[*]}{range .spec.versions[?(@.served==true)]}{.name}{" "}{end}{.spec.group} {.spec.names.plural}{"\\n"}{end}';
   const known = await by.kubectl(['get', 'crd', `-o=jsonpath=${each}`]);

@@ -235,7 +235,10 @@ async function readKinds(
   const keeper = createIntakeKeeper(store, { ...options, readers });
   session.start(keeper.run());
 
+  /** Revision that the markers, and what had to be read first, are known at. */
+  let known = 0n;
   const begin = (kind: MeshKind): void => {
+    const floor = known;
     const reader = createKindReader(store, kind, {
       cluster: name,
       prefix: prefix(kind),
@@ -249,7 +252,13 @@ async function readKinds(
       rested: () => {
         if (state.settle(context.clock.monotonic())) keeper.wake();
       },
-      onSynced: () => {
+      onSynced: (revision) => {
+        // A marker of an etcd that is gone says nothing of what stands half written in the next one.
+        if (revision < floor) {
+          session.start(Promise.reject(storeReplaced(name)));
+          return;
+        }
+        if (revision > known) known = revision;
         facts.synced.add(kind);
         facts.lists.set(kind, (facts.lists.get(kind) ?? 0) + 1);
         context.sink.synced(session.ref, kind);
@@ -293,7 +302,6 @@ async function readKinds(
       marked.add(kind);
       if (state.guard.count(kind) > 0) session.start(releaseHeldBack(kind));
     }
-    beginAllowed();
   };
   if (!syncedCanaries) {
     for (const kind of offered) marked.add(kind);
@@ -301,9 +309,18 @@ async function readKinds(
     return;
   }
   const markers = syncedPrefix(name);
+  let isListing = true;
   for await (const event of store.watch({ prefix: markers }, { signal })) {
     noteConnection('markers', event, options);
-    if (event.kind === 'put') onMarker(event.pair.key.slice(markers.length));
+    if (event.kind === 'list-start') isListing = true;
+    else if (event.kind === 'put') {
+      onMarker(event.pair.key.slice(markers.length));
+      if (event.pair.modRevision > known) known = event.pair.modRevision;
+    } else if (event.kind === 'synced') {
+      isListing = false;
+      if (event.revision > known) known = event.revision;
+    } else continue;
+    if (!isListing) beginAllowed();
   }
 }
 
@@ -360,7 +377,11 @@ function noteConnection(watch: string, event: KvEvent, { facts, name }: ReaderOp
   }
   facts.sign();
   if (event.kind === 'list-start' && event.reason === 'cluster-changed') {
-    throw new PeerError('store-replaced', `the etcd of cluster ${name} was replaced by another`);
+    throw storeReplaced(name);
   }
   if (facts.broken.delete(watch)) facts.changed();
+}
+
+function storeReplaced(name: ClusterName): PeerError {
+  return new PeerError('store-replaced', `the etcd of cluster ${name} was replaced by another`);
 }

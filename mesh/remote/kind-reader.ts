@@ -60,8 +60,8 @@ export interface KindReaderOptions {
   readonly arrived: (event: KvEvent) => void;
   /** Others have their turn. */
   readonly rested: () => void;
-  /** The whole kind has been read, once for each list. */
-  readonly onSynced: () => void;
+  /** The whole kind has been read as it stood at a revision, once for each list. */
+  readonly onSynced: (revision: bigint) => void;
   readonly onVerified: (verification: KindVerification) => void;
   /** Runs a task beside, for as long as the connection lives. */
   readonly start: (task: Promise<void>) => void;
@@ -182,7 +182,7 @@ export function createKindReader(
     state.endList(kind, { isMarked, now: clock.monotonic() });
     options.rested();
     isListing = false;
-    options.onSynced();
+    options.onSynced(revision);
     try {
       await verify(revision, stated);
     } catch (error) {
