@@ -108,6 +108,9 @@ test('a cluster that is silent, and a cluster that is dead (promise 1)', {
     agentFlags: [`--peer-stale-after=${STALE_MS}ms`, `--clustermesh-cache-ttl=${TTL_MS}ms`],
   });
 
+  // On a slow machine so short a silence may come about by itself.
+  await lab.waitFor('both clusters', async () => (await sourcesOf(lab, 'web')) === '1,2');
+
   await t.test('the apiserver of beta is away for long: no request fails', async (st) => {
     const web = startLoad(lab, 'web');
     const far = startLoad(lab, 'far');
