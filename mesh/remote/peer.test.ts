@@ -1,6 +1,5 @@
-import { once } from 'node:events';
 import { type Test, test } from 'tap';
-import { KvError, type KvStore } from '../kvstore/kvstore.ts';
+import { KvError } from '../kvstore/kvstore.ts';
 import { createMemoryStore, type MemoryStore } from '../kvstore/memory.ts';
 import { systemClock } from '../runtime/clock.ts';
 import { createLogger } from '../runtime/log.ts';
@@ -26,14 +25,7 @@ interface Rig {
 /** A peer `beta` (id 2) of cluster alpha (id 1), or the cluster named, running. */
 function startPeer(
   t: Test,
-  options: {
-    name?: string;
-    id?: number;
-    max?: 255 | 511;
-    open?: () => void;
-    /** Changes the first connection. */
-    first?: (store: KvStore) => KvStore;
-  } = {},
+  options: { name?: string; id?: number; max?: 255 | 511; open?: () => void } = {},
 ): Rig {
   const { name = 'beta', id = 2, max = 255 } = options;
   const cluster = publishCluster(name, id);
@@ -57,8 +49,7 @@ function startPeer(
       open: async () => {
         options.open?.();
         opened += 1;
-        const connected = store.connect();
-        return opened === 1 && options.first !== undefined ? options.first(connected) : connected;
+        return store.connect();
       },
     });
   connect('first');
@@ -325,47 +316,6 @@ test('an etcd that lost its data shows its markers before anything is dropped', 
   await cluster.marked();
   await until('ready', isReady(peer));
   t.same([...sink.held.keys()], ['node n1'], 'now it is known what is gone');
-});
-
-async function aborted(signal: AbortSignal): Promise<void> {
-  if (!signal.aborted) await once(signal, 'abort');
-}
-
-test('a marker of an etcd that is gone does not vouch for the next one, half written', async (t) => {
-  let isWiped = false;
-  /** Addresses are read only after the wipe, of which no other watch hears. */
-  const first = (store: KvStore): KvStore => ({
-    ...store,
-    async *watch(target, options) {
-      for await (const event of store.watch(target, options)) {
-        if (isWiped) return void (await aborted(options.signal));
-        yield event;
-      }
-    },
-    async *watchBatches(target, options) {
-      const isLate = 'prefix' in target && target.prefix.startsWith('cilium/state/ip/');
-      if (isLate) await until('the wipe', () => isWiped);
-      for await (const batch of store.watchBatches(target, options)) {
-        if (isWiped && !isLate) return void (await aborted(options.signal));
-        yield batch;
-      }
-    },
-  });
-  const { cluster, peer, sink, opened } = startPeer(t, { first });
-  await publishAll(cluster);
-  await cluster.marked();
-  await until('all before addresses is read', () =>
-    ['synced nodes', 'synced identities'].every((line) => sink.log.includes(line)),
-  );
-  isWiped = true;
-  cluster.store.faults.wipe();
-  await cluster.config();
-  await until('another connection is made', () => opened() > 1);
-  t.notOk(sink.log.includes('synced ips'), 'what stands there is not taken for whole');
-  await cluster.node('n1', '198.51.100.1');
-  await cluster.marked();
-  await until('ready', isReady(peer));
-  t.ok(sink.log.includes('synced ips'));
 });
 
 test('a changed id takes everything back and begins anew under the new one', async (t) => {
