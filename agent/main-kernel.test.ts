@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Test, test } from 'tap';
@@ -32,6 +32,8 @@ function agentArgs(node: TestNode, dir: TempDir): string[] {
     `--object-dir=${options.objectDir}`,
     `--state-dir=${dir.file('state')}`,
     `--socket-path=${dir.file('agent.sock')}`,
+    `--cni-conf-dir=${dir.file('net.d')}`,
+    `--cni-bin-dir=${dir.file('bin')}`,
     '--log-level=error',
   ];
 }
@@ -63,7 +65,48 @@ async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<number 
   return child.exitCode;
 }
 
-test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninstall', {
+/** What of a node an agent could leave something in. */
+function snapshot(node: TestNode, dir: TempDir): Record<string, string> {
+  const inNamespace = (...args: string[]): string =>
+    spawnSync('nsenter', [`--net=/run/netns/${node.namespace}`, ...args], { encoding: 'utf8' })
+      .stdout;
+  const files = (folder: string): string =>
+    existsSync(folder)
+      ? readdirSync(folder, { recursive: true, withFileTypes: true })
+          .filter((entry) => !entry.isDirectory())
+          .map((entry) => join(entry.parentPath, entry.name))
+          .sort()
+          // Whatever the spacing.
+          .map((path) => `${path} ${readFileSync(path, 'utf8').replace(/\s+/g, '')}`)
+          .join('\n')
+      : '';
+  // The kernel gives these once it has looked whether somebody else has them.
+  const withoutLinkLocal = (text: string): string =>
+    text
+      .split('\n')
+      .filter((line) => !line.includes('fe80::'))
+      .join('\n');
+  const links = spawnSync('bpftool', ['-j', 'link', 'show'], { encoding: 'utf8' }).stdout;
+  const cgroupId = String(statSync(node.options.cgroupRoot).ino);
+  return {
+    devices: inNamespace('ip', '-o', 'link', 'show').replace(/ (?:state|qlen) \S+/g, ''),
+    routes: withoutLinkLocal(inNamespace('ip', 'route', 'show', 'table', 'all')),
+    routes6: withoutLinkLocal(inNamespace('ip', '-6', 'route', 'show', 'table', 'all')),
+    rules: inNamespace('ip', 'rule', 'show') + inNamespace('ip', '-6', 'rule', 'show'),
+    addresses: withoutLinkLocal(
+      inNamespace('ip', '-o', 'address', 'show').replace(/ valid_lft.*/g, ''),
+    ),
+    qdiscs: inNamespace('tc', 'qdisc', 'show'),
+    cgroupPrograms: String(links.includes(`"cgroup_id":${cgroupId},`)),
+    pins: String(existsSync(join(node.options.bpfRoot, 'isthmus'))),
+    state: files(dir.file('state')),
+    stateFolder: String(existsSync(dir.file('state'))),
+    socket: String(existsSync(dir.file('agent.sock'))),
+    cni: files(dir.file('net.d')) + files(dir.file('bin')),
+  };
+}
+
+test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, cleanup', {
   skip,
 }, async (t) => {
   await using nodes = await openTestNodes();
@@ -73,6 +116,10 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninsta
   const pins = join(node.options.bpfRoot, 'isthmus');
   // An own cluster that cannot be reached must not keep pods from being made.
   writeFileSync(dir.file('own.yaml'), 'endpoints:\n- http://127.0.0.1:9\n');
+  mkdirSync(dir.file('net.d'));
+  const conf = dir.file('net.d', '10-net.conflist');
+  writeFileSync(conf, '{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"ptp"}]}');
+  const untouched = snapshot(node, dir);
   const cni = (command: string) =>
     callAgent(socket, {
       path: '/v1/cni',
@@ -98,7 +145,18 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninsta
     return dump;
   };
 
+  const cleanupArgs = [
+    'cleanup',
+    `--socket-path=${socket}`,
+    `--bpf-root=${node.options.bpfRoot}`,
+    `--state-dir=${dir.file('state')}`,
+    `--cni-conf-dir=${dir.file('net.d')}`,
+    `--cni-bin-dir=${dir.file('bin')}`,
+  ];
   const first = await startAgent(t, node, dir);
+  await until('the CNI plugin is chained', () =>
+    readFileSync(conf, 'utf8').includes(`"socketPath": "${socket}"`),
+  );
   t.match(await cni('ADD'), { status: 200 });
   t.same(await cni('CHECK'), { status: 200, body: '' });
   const { ifindex, mac } = node.endpoint();
@@ -122,7 +180,9 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninsta
   t.equal(second.status, 1);
   t.match(
     second.stderr,
-    /^clustermesh-agent: another agent answers on .*: stop it first, or set --socket-path\n$/,
+    new RegExp(
+      `^clustermesh-agent: another agent runs here: process ${first.pid} holds .*: stop it first`,
+    ),
   );
 
   await end(first, 'SIGKILL');
@@ -131,20 +191,10 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninsta
   t.match(await row(), expected, 'and the next agent takes them up');
   t.match((await fetchStatus(socket)).endpoints, [{ endpointId: 1, pod: 'demo/web' }]);
 
-  t.match(
-    spawnSync(
-      ...inNode(node, [
-        'uninstall',
-        `--socket-path=${socket}`,
-        `--bpf-root=${node.options.bpfRoot}`,
-      ]),
-      { encoding: 'utf8' },
-    ),
-    {
-      status: 1,
-      stderr: /an agent answers on .*: stop it first/,
-    },
-  );
+  t.match(spawnSync(...inNode(node, cleanupArgs), { encoding: 'utf8' }), {
+    status: 1,
+    stderr: /an agent answers on .*: stop it first/,
+  });
   t.equal(await end(third, 'SIGTERM'), 0);
   t.ok(existsSync(join(pins, 'maps')), 'maps stay when the agent is stopped');
   t.notOk(existsSync(socket));
@@ -155,19 +205,11 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, uninsta
   t.notOk(readdirSync(join(pins, 'links')).some((name) => name.startsWith('endpoint-')));
   await end(fourth, 'SIGTERM');
 
-  t.equal(
-    spawnSync(
-      ...inNode(node, [
-        'uninstall',
-        `--socket-path=${socket}`,
-        `--bpf-root=${node.options.bpfRoot}`,
-      ]),
-    ).status,
-    0,
-  );
-  t.notOk(existsSync(pins));
-  t.notMatch(
-    spawnSync('ip', ['-n', node.namespace, 'link'], { encoding: 'utf8' }).stdout,
-    /isthmus_vxlan/,
-  );
+  t.notSame(snapshot(node, dir), untouched);
+  const cleaned = spawnSync(...inNode(node, cleanupArgs), { encoding: 'utf8' });
+  t.equal(cleaned.status, 0, cleaned.stderr);
+  t.same(snapshot(node, dir), untouched, 'the machine is as it was');
+  const again = spawnSync(...inNode(node, ['uninstall', ...cleanupArgs.slice(1)]));
+  t.equal(again.status, 0, 'under its old name, and where there is nothing to do');
+  t.same(snapshot(node, dir), untouched);
 });

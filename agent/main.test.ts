@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { test } from 'tap';
 import { openTempDir } from '../mesh/testing/temp-dir.ts';
@@ -47,6 +47,16 @@ const usage: readonly [name: string, args: readonly string[], message: RegExp][]
   ],
   ['a port that is none', [...GOOD, '--tunnel-port=0'], /--tunnel-port: .* from 1 to 65535/],
   [
+    'Services left to kube-proxy, and kube-proxy replaced',
+    [...GOOD, '--services=global', '--kube-proxy-replacement=true'],
+    /--services global leaves Services to kube-proxy, .*: give one of them/,
+  ],
+  [
+    'a Maglev table of no known size',
+    [...GOOD, '--bpf-lb-maglev-table-size=1000'],
+    /--bpf-lb-maglev-table-size: cannot parse "1000": expected one of 251, .*, 16381, /,
+  ],
+  [
     'an unknown option',
     [...GOOD, '--frob'],
     /unknown option '--frob', see clustermesh-agent --help/,
@@ -54,7 +64,7 @@ const usage: readonly [name: string, args: readonly string[], message: RegExp][]
   [
     'an unknown command',
     ['frob'],
-    /unknown command frob: expected run, status, drain, undrain or uninstall/,
+    /unknown command frob: expected run, status, monitor, trace-level, .* or cni/,
   ],
   ['an unknown format', ['status', '-o', 'xml'], /expected one of table, json/],
 ];
@@ -77,6 +87,8 @@ test('clustermesh-agent --help lists every option and exits with 0', async (t) =
     '--clustermesh-config',
     '--bpf-root',
     '--policy-default-local-cluster',
+    '--kube-proxy-replacement',
+    '--bpf-lb-algorithm',
   ]) {
     t.match(stdout, flag);
   }
@@ -139,4 +151,42 @@ test('options come from the environment, too', async (t) => {
   const { status, stderr } = run(GOOD, { ISTHMUS_TUNNEL_PORT: 'x' });
   t.equal(status, 2);
   t.match(stderr, /ISTHMUS_TUNNEL_PORT \(environment\)/);
+});
+
+test('cni install and uninstall change files, say which, and are harmless to repeat', async (t) => {
+  await using dir = await openTempDir('cni');
+  mkdirSync(dir.file('net.d'));
+  const file = dir.file('net.d', '10-net.conflist');
+  writeFileSync(file, '{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"ptp"}]}');
+  const folders = [`--cni-conf-dir=${dir.file('net.d')}`, `--cni-bin-dir=${dir.file('bin')}`];
+  const socket = `--socket-path=${dir.file('agent.sock')}`;
+  const install = () => run(['cni', 'install', ...folders, socket, '--cni-when-agent-down=open']);
+  const program = dir.file('bin', 'clustermesh-cni');
+  t.same(install(), {
+    status: 0,
+    stdout: `${program} changed\n${file} changed\n`,
+    stderr: '',
+  });
+  t.match(JSON.parse(readFileSync(file, 'utf8')), {
+    plugins: [
+      { type: 'ptp' },
+      {
+        type: 'clustermesh-cni',
+        socketPath: dir.file('agent.sock'),
+        agentDown: 'open',
+        agentDownTimeout: '0s',
+      },
+    ],
+  });
+  t.match(install(), { status: 0, stdout: 'nothing to change\n' });
+  t.match(run(['cni', 'uninstall', ...folders, socket]), {
+    status: 0,
+    stdout: `${file} changed\n${program} changed\n`,
+    stderr: '',
+  });
+  t.match(run(['cni', 'install', `--cni-conf-dir=${dir.file('bin')}`, folders[1] ?? '']), {
+    status: 1,
+    stderr: /no CNI configuration is in .*--cni-conf-dir/,
+  });
+  t.match(run(['cni', 'repair']), { status: 2, stderr: /expected cni install or cni uninstall/ });
 });

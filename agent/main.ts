@@ -1,14 +1,29 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
+import { release } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { firstFailure } from '../mesh/runtime/first-failure.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
-import { askDrain, fetchStatus, isAnswering } from './api/client.ts';
+import { TRACE_LEVELS } from '../mesh/wire/maps.ts';
+import { askDrain, askTraceLevel, fetchStatus, isAnswering } from './api/client.ts';
+import { runMonitor } from './api/monitor-command.ts';
 import { problemsOf, renderStatus } from './api/render.ts';
-import { DRAIN_OPTIONS, RUN_OPTIONS, STATUS_OPTIONS, UNINSTALL_OPTIONS } from './options.ts';
+import { installCni, uninstallCni } from './cni/installation.ts';
+import { pluginSettings } from './cni/plugin-settings.ts';
+import {
+  CLEANUP_OPTIONS,
+  CNI_INSTALL_OPTIONS,
+  CNI_UNINSTALL_OPTIONS,
+  DRAIN_OPTIONS,
+  FEATURES_OPTIONS,
+  MONITOR_OPTIONS,
+  RUN_OPTIONS,
+  STATUS_OPTIONS,
+  TRACE_LEVEL_OPTIONS,
+} from './options.ts';
 
 /**
  * How much garbage may gather before all of the heap is cleaned, in percent of what was in use the last time. V8 itself
@@ -22,7 +37,7 @@ const EXIT_UNREACHABLE = 3;
 
 const DESCRIPTION = `Reads every cluster of the mesh and programs this node's eBPF maps.
 
-Commands: run (the default), status, drain CLUSTER and undrain CLUSTER (takes a peer out of use on this node, and back), uninstall (removes programs, maps and the tunnel device from this node)`;
+Commands: run (the default), status, monitor (shows what is dropped, and why), trace-level [LEVEL] (shows or changes which packets that went on the monitor shows), drain CLUSTER and undrain CLUSTER (takes a peer out of use on this node, and back), features (shows what the kernel has of what is needed), cleanup (removes every trace from this node), cni install and cni uninstall (puts the CNI plugin behind those of the node, and takes it out)`;
 
 /** Runs a command. Returns the exit code. */
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
@@ -30,8 +45,18 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
   switch (command) {
     case 'status':
       return showStatus(argv.slice(1), env);
+    case 'features':
+      return showFeatures(argv.slice(1), env);
+    case 'cleanup':
+    // Its name before.
     case 'uninstall':
-      return uninstall(argv.slice(1), env);
+      return cleanup(argv.slice(1), env);
+    case 'cni':
+      return cni(argv.slice(1), env);
+    case 'monitor':
+      return monitor(argv.slice(1), env);
+    case 'trace-level':
+      return traceLevel(argv.slice(1), env);
     case 'drain':
     case 'undrain':
       return drain(command, { argv: argv.slice(1), env });
@@ -41,7 +66,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
       if (command.startsWith('-')) return run(argv, env);
       throw new OptionsError(
         'usage',
-        `unknown command ${command}: expected run, status, drain, undrain or uninstall`,
+        `unknown command ${command}: expected run, status, monitor, trace-level, drain, undrain, features, cleanup or cni`,
       );
   }
 }
@@ -58,6 +83,12 @@ async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<num
     throw new OptionsError(
       'usage',
       `--node-ip: ${values.nodeIps.join(', ')}: expected at most one address of each family`,
+    );
+  }
+  if (values.kubeProxyReplacement && values.services === 'global') {
+    throw new OptionsError(
+      'usage',
+      '--services global leaves Services to kube-proxy, --kube-proxy-replacement true takes them all: give one of them',
     );
   }
   const ending = new AbortController();
@@ -80,6 +111,41 @@ async function showStatus(argv: readonly string[], env: NodeJS.ProcessEnv): Prom
     values.output === 'json' ? `${JSON.stringify(status, null, 2)}\n` : renderStatus(status),
   );
   return status.ready && problemsOf(status).length === 0 ? 0 : EXIT_PROBLEM;
+}
+
+async function monitor(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(MONITOR_OPTIONS, argv, env, {
+    name: 'clustermesh-agent monitor',
+    description:
+      'Shows what the eBPF programs of this node drop, and why, as it happens; and what else they tell. Of one option any value fits, of several each must. Exit code 3: no agent answers, or it leaves.',
+  });
+  const ending = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
+  await runMonitor(values, {
+    output: process.stdout,
+    say: (line) => process.stderr.write(`clustermesh-agent: ${line}\n`),
+    colours: process.stdout.isTTY === true && (env.NO_COLOR ?? '') === '',
+    signal: ending.signal,
+  });
+  return 0;
+}
+
+async function traceLevel(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const [wanted, ...rest] = argv;
+  const isQuestion = wanted === undefined || wanted.startsWith('-');
+  const values = parseOptions(TRACE_LEVEL_OPTIONS, isQuestion ? argv : rest, env, {
+    name: 'clustermesh-agent trace-level [LEVEL]',
+    description: `Shows which packets that went on are told to listeners, or changes that until the agent ends: ${TRACE_LEVELS.join(', ')}.`,
+  });
+  const level = isQuestion ? undefined : TRACE_LEVELS.find((known) => known === wanted);
+  if (!isQuestion && level === undefined) {
+    throw new OptionsError(
+      'usage',
+      `trace-level ${wanted}: expected one of ${TRACE_LEVELS.join(', ')}`,
+    );
+  }
+  process.stdout.write(`${await askTraceLevel(values.socketPath, level)}\n`);
+  return 0;
 }
 
 /** Takes a peer out of use on this node, or back. */
@@ -105,20 +171,81 @@ async function drain(
   return ok ? 0 : EXIT_PROBLEM;
 }
 
-async function uninstall(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const values = parseOptions(UNINSTALL_OPTIONS, argv, env, {
-    name: 'clustermesh-agent uninstall',
+/** Shows what the kernel has of what the datapath asks for. */
+async function showFeatures(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(FEATURES_OPTIONS, argv, env, {
+    name: 'clustermesh-agent features',
     description:
-      'Detaches all programs and removes maps and the tunnel device. Traffic between clusters ends.',
+      'Shows which features of the kernel the datapath needs or uses, and whether this one has them. Exit code 1: something needed is missing.',
   });
+  const { probeFeatures, renderFeatures } = await import('./datapath/features.ts');
+  const features = probeFeatures();
+  const kernel = release();
+  process.stdout.write(
+    values.output === 'json'
+      ? `${JSON.stringify({ kernel, features }, null, 2)}\n`
+      : renderFeatures(features, kernel),
+  );
+  return features.every(({ isNeeded, isFound }) => isFound || !isNeeded) ? 0 : EXIT_PROBLEM;
+}
+
+/** Removes every trace of the agent from this node. */
+async function cleanup(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const values = parseOptions(CLEANUP_OPTIONS, argv, env, {
+    name: 'clustermesh-agent cleanup',
+    description:
+      "Removes every trace of the agent from this node: programs, maps, the tunnel device with its routes, the state directory, and clustermesh-cni with its place in the CNI configuration. Traffic between clusters ends; that within the node's own network goes on. Exit code 1: an agent still runs.",
+  });
+  const { cleanNode } = await import('./cleanup.ts');
+  const left = await cleanNode(values);
+  for (const path of left) {
+    process.stderr.write(`clustermesh-agent: ${path} is not the agent's, and was left\n`);
+  }
+  return 0;
+}
+
+/** Puts the CNI plugin into the node's configuration, or takes it out. */
+async function cni(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const [action, ...rest] = argv;
+  if (action === 'install') {
+    const values = parseOptions(CNI_INSTALL_OPTIONS, rest, env, {
+      name: 'clustermesh-agent cni install',
+      description:
+        "Copies clustermesh-cni to the node's CNI plugins and chains it behind those of its configuration. Harmless to repeat. An agent that runs with --cni-conf-dir does the same, and keeps it so.",
+    });
+    return printChanged(
+      installCni({
+        confDir: values.cniConfDir,
+        binDir: values.cniBinDir,
+        pluginFile: projectPath('dist/bin/clustermesh-cni'),
+        settings: pluginSettings(values),
+      }),
+    );
+  }
+  if (action !== 'uninstall') {
+    throw new OptionsError(
+      'usage',
+      `cni ${action ?? ''}: expected cni install or cni uninstall`.replace('  ', ' '),
+    );
+  }
+  const values = parseOptions(CNI_UNINSTALL_OPTIONS, rest, env, {
+    name: 'clustermesh-agent cni uninstall',
+    description:
+      "Takes clustermesh-cni out of the node's CNI configuration and removes its program.",
+  });
+  const changed = uninstallCni({ confDir: values.cniConfDir, binDir: values.cniBinDir });
   if (await isAnswering(values.socketPath)) {
     process.stderr.write(
-      `clustermesh-agent: an agent answers on ${values.socketPath}: stop it first\n`,
+      `clustermesh-agent: an agent answers on ${values.socketPath}: one that runs with --cni-conf-dir puts the plugin back, stop it or start it without\n`,
     );
-    return EXIT_PROBLEM;
   }
-  const { uninstallDatapath } = await import('./datapath/datapath.ts');
-  await uninstallDatapath({ bpfRoot: values.bpfRoot, tunnelDevice: values.tunnelDevice });
+  return printChanged(changed);
+}
+
+function printChanged(files: readonly string[]): number {
+  process.stdout.write(
+    files.length === 0 ? 'nothing to change\n' : files.map((file) => `${file} changed\n`).join(''),
+  );
   return 0;
 }
 
@@ -142,7 +269,11 @@ function explain(error: unknown): { readonly lines: string; readonly exitCode: n
   return {
     lines,
     exitCode:
-      code === 'unreachable' ? EXIT_UNREACHABLE : code === 'bad-option' ? EXIT_USAGE : EXIT_PROBLEM,
+      code === 'unreachable'
+        ? EXIT_UNREACHABLE
+        : code === 'bad-option' || code === 'bad-question'
+          ? EXIT_USAGE
+          : EXIT_PROBLEM,
   };
 }
 

@@ -186,19 +186,14 @@ test('a second agent on the same socket is refused', async (t) => {
         },
         missing: () => [],
         datapath: other.datapath,
-        endpoints: {
-          restore: async () => undefined,
-          serve: async () => '',
-          records: () => [],
-          problems: () => [],
-        },
+        endpoints: { serve: async () => '' },
         logger: (await import('../mesh/runtime/log.ts')).createLogger('test', { level: 'silent' }),
       });
     },
     { code: 'socket-taken', message: /another agent answers/ },
   );
   t.equal(
-    (await rig.cni(addRequest('a', '10.1.0.5', 'STATUS'))).status,
+    (await rig.cni(addRequest('a', '10.1.0.5', 'DEL'))).status,
     200,
     'the first one still answers',
   );

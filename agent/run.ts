@@ -13,13 +13,26 @@ import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/
 import type { IpAddress } from '../mesh/wire/ip.ts';
 import { listenApi, refuseSecondAgent } from './api/server.ts';
 import { buildStatus, type RegistryReport, type StatusSources } from './api/status.ts';
+import type { CniInstallation } from './cni/installation.ts';
+import { createAttachmentKeeper } from './datapath/attachment-keeper.ts';
 import type { Datapath } from './datapath/desired.ts';
+import { createSocketEnd } from './datapath/socket-end.ts';
+import { createClusterPods, withClusterPods } from './endpoints/cluster-pods.ts';
+import { createDiscovery } from './endpoints/discovery.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import type { Interfaces } from './endpoints/interfaces.ts';
 import { createEndpointManager } from './endpoints/manager.ts';
+import { openOpenedPods } from './endpoints/opened-pods.ts';
 import { openEndpointStore } from './endpoints/store.ts';
+import type { DecidedServices } from './merge/service-rules.ts';
 import { listenAgentMetrics } from './metrics/metrics-server.ts';
 import { createReadiness } from './metrics/readiness.ts';
+import { createAgentNames } from './monitor/agent-names.ts';
+import {
+  createMonitor,
+  DEFAULT_MONITOR_SETTINGS,
+  type MonitorSettings,
+} from './monitor/monitor.ts';
 import type { NodeSession } from './registry/session.ts';
 import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
@@ -43,10 +56,14 @@ export interface AgentOptions {
   readonly stateDir: string;
   readonly socketPath: string;
   readonly policyDefaultLocalCluster: boolean;
+  /** Finds out which Services are translated here. Default: all of them, by their cluster addresses. */
+  readonly decideServices?: (() => Promise<DecidedServices>) | undefined;
   readonly version: string;
   /** Opened after the checks that harm nothing, and disposed of last. */
   readonly openDatapath: () => Promise<Datapath>;
   readonly interfaces: Interfaces;
+  /** Keeps our plugin in the node's CNI configuration. Default: that is somebody else's business. */
+  readonly cni?: CniInstallation | undefined;
   /** Makes a connection of an etcd client file. Throws an Error that says what is wrong with the file. */
   readonly readConnection: (path: string) => Promise<PeerConnection>;
   /** The stream to the own cluster's registry, where there is one. */
@@ -58,6 +75,8 @@ export interface AgentOptions {
   readonly peerCidrs?: PeerCidrMode;
   /** Where metrics and readiness are served. Default: nowhere. */
   readonly metricsAddress?: HostPort | undefined;
+  /** What `clustermesh monitor` gets. Default: DEFAULT_MONITOR_SETTINGS. */
+  readonly monitor?: MonitorSettings;
   /** How memory is measured and given back. Default: it is left to itself. */
   readonly memory?: Pick<MemoryKeeperOptions, 'nativeBytes' | 'release'>;
   /** Calls to etcd, for the metrics. Default: they are not counted. */
@@ -88,25 +107,46 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   // Two agents on one datapath would undo each other's work: looked at before anything is touched.
   await refuseSecondAgent(options.socketPath);
   await using datapath = await options.openDatapath();
+  const { upkeep } = datapath;
+  const services = await options.decideServices?.();
+  if (services !== undefined) {
+    const { reason, problem } = services;
+    if (problem === undefined) logger.info({ services: reason }, 'Services to translate are known');
+    else logger.warn({ services: reason, problem }, 'Services to translate are known');
+  }
   const lag = createLagBook(clock);
   const engine = createEngine({
     datapath,
     node,
     max: own.max,
     policyDefaultLocalCluster: options.policyDefaultLocalCluster,
+    services: services?.rules,
     onFlushed: () => lag.settle(),
     clock,
     logger,
   });
+  const opened = openOpenedPods(options.socketPath);
   const endpoints = createEndpointManager({
     store,
     interfaces: options.interfaces,
+    opened,
     datapath,
     engine,
+    limits: () => readiness.detached(),
     logger,
   });
   await endpoints.restore();
   const nodes = createKnownNodes({ nodeIps, datapath, clock });
+  const pods = createClusterPods(nodeIps);
+  const discovery = createDiscovery({
+    endpoints,
+    pods,
+    opened,
+    interfaces: options.interfaces,
+    isOwnRead: () => readiness.isOwnRead(),
+    clock,
+    logger,
+  });
   const drains = openDrains(options.stateDir, logger);
   const announced = createAnnounced({ own: own.name, mode: options.peerCidrs ?? 'learn' });
   const announcedFile = openAnnouncedFile(options.stateDir, { announced, clock, logger });
@@ -114,7 +154,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     context: {
       own,
       nodeIps,
-      sink: withKnownNodes(engine, nodes),
+      sink: withClusterPods(withKnownNodes(engine, nodes), pods),
       ...options.withdrawal,
       announced,
       limits: { heldBackTtlMs: options.withdrawal.ttlMs },
@@ -157,16 +197,68 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     audited: () => audit.problems(),
     clock,
   });
+  const socketEnd =
+    datapath.orphans === undefined
+      ? undefined
+      : createSocketEnd({
+          orphans: datapath.orphans,
+          namespaces: () =>
+            endpoints.records().flatMap(({ netns }) => (netns === '' ? [] : [netns])),
+          isComplete: () => readiness.missing().length === 0,
+          clock,
+          logger,
+        });
+  const settings = options.monitor ?? DEFAULT_MONITOR_SETTINGS;
+  const clusterNames = (): ReadonlyMap<number, string> =>
+    new Map(
+      mesh
+        .status()
+        .clusters.flatMap(({ clusterId, name }) =>
+          clusterId === undefined ? [] : [[clusterId, name]],
+        ),
+    );
+  const monitor = createMonitor({
+    ...settings,
+    events: datapath.events,
+    names: createAgentNames({
+      node: nodeName,
+      max: own.max,
+      engine,
+      records: () => endpoints.records(),
+      clusters: clusterNames,
+      interfaceName: (ifindex) => datapath.events?.interfaceName(ifindex),
+      clock,
+    }),
+    clock,
+    logger,
+  });
+  const keeper = createAttachmentKeeper({
+    datapath,
+    hostInterfaces: () => endpoints.records().map(({ hostInterface }) => hostInterface),
+    missing: () => readiness.missing(),
+    clock,
+    logger,
+  });
   const sources: StatusSources = {
     node,
     version: options.version,
     startedAt: clock.now(),
     engine,
     mesh,
-    endpoints,
+    endpoints: {
+      ...endpoints,
+      problems: () => [
+        ...endpoints.problems(),
+        ...discovery.problems(),
+        ...keeper.problems(),
+        ...(options.cni?.problems() ?? []),
+      ],
+    },
     readiness,
     withdrawal,
     audit: () => audit.status(),
+    upkeep,
+    decidedServices: services,
     registry: () => registryReport(options.registry),
   };
   await using _api = await listenApi(options.socketPath, {
@@ -175,12 +267,14 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     datapath,
     endpoints,
     drain: createDrainService({ own: own.name, drains, mesh, withdrawal, clock, logger }),
+    stream: { monitor, node: nodeName, queueSize: settings.queueSize, now: () => clock.now() },
     logger,
   });
   await using _metrics = await listenAgentMetrics(options.metricsAddress, {
     ...sources,
     mesh: () => mesh.status(),
     datapath,
+    monitor,
     lag,
     kvStatistics: options.kvStatistics,
     logger,
@@ -192,6 +286,14 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     (ending) => announcedFile.run(ending),
     (ending) => withdrawal.run(ending),
     (ending) => audit.run(ending),
+    (ending) => keeper.run(ending),
+    ...(upkeep === undefined
+      ? []
+      : [(ending: AbortSignal) => upkeep.run({ clock, logger }, ending)]),
+    (ending) => monitor.run(ending),
+    (ending) => discovery.run(ending),
+    ...(socketEnd === undefined ? [] : [(ending: AbortSignal) => socketEnd.run(ending)]),
+    ...(options.cni === undefined ? [] : [options.cni.run]),
     ...(memory === undefined
       ? []
       : [(ending: AbortSignal) => keepMemory({ ...memory, clock }, ending)]),

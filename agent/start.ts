@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { getHeapStatistics } from 'node:v8';
 import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
 import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
@@ -8,10 +8,16 @@ import { createLogger } from '../mesh/runtime/log.ts';
 import type { OptionValues } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
+import { createCniInstallation } from './cni/installation.ts';
+import { pluginSettings } from './cni/plugin-settings.ts';
 import { trimMemory } from './datapath/bpf.ts';
 import { findCgroupRoot } from './datapath/cgroup-root.ts';
 import { openDatapath } from './datapath/datapath.ts';
+import { findKubeProxy } from './datapath/kube-proxy.ts';
+import { lockFolder } from './datapath/lock.ts';
+import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
+import { decideServices } from './merge/service-rules.ts';
 import type { RUN_OPTIONS } from './options.ts';
 import { createNodeSession } from './registry/session.ts';
 import { runAgent } from './run.ts';
@@ -41,6 +47,7 @@ export async function startAgent(
           logger,
         });
   const kvStatistics = createKvStatistics();
+  using _lock = lockStateDir(values.stateDir);
   await runAgent({
     own,
     nodeName: values.nodeName,
@@ -50,20 +57,67 @@ export async function startAgent(
     stateDir: values.stateDir,
     socketPath: values.socketPath,
     policyDefaultLocalCluster: values.policyDefaultLocalCluster,
+    decideServices: async () =>
+      decideServices(
+        {
+          services: values.services,
+          kubeProxyReplacement: values.kubeProxyReplacement,
+          algorithm: values.lbAlgorithm,
+        },
+        await findKubeProxy(),
+      ),
     version,
-    openDatapath: () =>
-      openDatapath({
+    openDatapath: async () => {
+      const datapath = await openDatapath({
         bpfRoot: values.bpfRoot,
         cgroupRoot: values.cgroupRoot ?? findCgroupRoot(),
         objectDir: values.objectDir ?? projectPath('dist/bpf'),
         tunnelDevice: values.tunnelDevice,
         tunnelPort: values.tunnelPort,
+        routingMode: values.routingMode,
+        underlayMtu: values.mtu,
+        overlaySourceCheck: values.overlaySourceCheck,
+        conntrackTimeouts: {
+          tcp: values.ctTimeoutTcp,
+          tcpSyn: values.ctTimeoutTcpSyn,
+          tcpFin: values.ctTimeoutTcpFin,
+          any: values.ctTimeoutAny,
+        },
+        conntrackGcIntervalMs: values.conntrackGcInterval || undefined,
+        mapSizes: {
+          mesh_ct: values.ctMax,
+          mesh_nat: values.natMax,
+          mesh_events: values.monitorBufferBytes,
+        },
         clusterId: own.id,
         maxConnectedClusters: max,
         nodeIps: values.nodeIps,
+        externalServices: values.kubeProxyReplacement,
+        devices: values.devices,
+        maglevTableSize: values.maglevTableSize,
+        eventRate: { perSecond: values.eventsPerSecond, burst: values.eventsBurst },
         signal,
-      }),
-    interfaces: createInterfaces(),
+      });
+      if (datapath.lost.length > 0) {
+        logger.warn(
+          { maps: datapath.lost },
+          'what another version kept in these maps cannot be read and is forgotten',
+        );
+      }
+      return datapath;
+    },
+    interfaces: createInterfaces({ clock: systemClock, logger }),
+    cni:
+      values.cniConfDir === undefined
+        ? undefined
+        : createCniInstallation({
+            confDir: values.cniConfDir,
+            binDir: values.cniBinDir,
+            pluginFile: projectPath('dist/bin/clustermesh-cni'),
+            settings: pluginSettings(values),
+            clock: systemClock,
+            logger,
+          }),
     readConnection: connectionReader({
       clock: systemClock,
       statistics: kvStatistics,
@@ -79,6 +133,11 @@ export async function startAgent(
     },
     peerCidrs: values.peerCidrs,
     metricsAddress: values.metricsAddress,
+    monitor: {
+      traceLevel: values.traceLevel,
+      historySize: values.monitorHistory,
+      queueSize: values.monitorQueueSize,
+    },
     memory: {
       nativeBytes: () => process.memoryUsage.rss() - getHeapStatistics().total_heap_size,
       release: trimMemory,
@@ -88,6 +147,19 @@ export async function startAgent(
     logger,
     signal,
   });
+}
+
+/** Two agents on one state directory would undo each other's work. Throws DatapathError `already-running`. */
+function lockStateDir(folder: string): Disposable {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o755 });
+  } catch (cause) {
+    throw new EndpointStoreError(
+      `cannot make ${folder}: ${cause instanceof Error ? cause.message : String(cause)}: give --state-dir a folder that the agent may write`,
+      { cause },
+    );
+  }
+  return lockFolder(folder);
 }
 
 /** Differs after each boot of the machine; empty where the kernel does not say. */

@@ -3,6 +3,7 @@ import { privately } from './private-run.ts';
 import type { Bench } from './result.ts';
 
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
+  datapath: async () => (await import('./datapath.ts')).benchDatapath,
   kubernetes: async () => privately(async () => (await import('./kubernetes.ts')).benchKubernetes),
   kv: async () => (await import('./kv.ts')).benchKv,
   kvstoremesh: async () =>
@@ -10,6 +11,8 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   list: async () => privately(async () => (await import('./list.ts')).benchList),
   restart: async () => privately(async () => (await import('./restart.ts')).benchRestart),
   service: async () => (await import('./service.ts')).benchService,
+  'services-load': async () => (await import('./services-load.ts')).benchServicesLoad,
+  services: async () => privately(async () => (await import('./services.ts')).benchServices),
   mesh: async () => privately(async () => (await import('./mesh.ts')).benchMesh),
 };
 

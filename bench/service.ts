@@ -7,6 +7,7 @@ import { createLogger } from '../mesh/runtime/log.ts';
 import { parseClusterId, parseClusterName } from '../mesh/wire/ids.ts';
 import { type IpAddress, parseIpAddress } from '../mesh/wire/ip.ts';
 import { serviceKey } from '../mesh/wire/keys.ts';
+import { PLAIN_TRAFFIC } from '../mesh/wire/local-service.ts';
 import { decodeClusterService, encodeClusterService, type PortMap } from '../mesh/wire/service.ts';
 import { type BenchContext, median, percentile, rounded } from './result.ts';
 import { parseSizes } from './sizes.ts';
@@ -131,6 +132,7 @@ function localService() {
     global: true,
     shared: true,
     affinity: 'none' as const,
+    ...PLAIN_TRAFFIC,
     backends: new Map(),
   };
 }

@@ -7,12 +7,21 @@
 #include "lib/flow.h"
 #include "lib/ipcache.h"
 #include "lib/metrics.h"
+#include "lib/nat.h"
 #include "lib/policy.h"
+#include "lib/trace.h"
 
 struct tunnel {
+	/* Of the sender. */
 	__u32 identity;
+	/* Underlay address of the node that it came from. */
 	struct mesh_address remote;
 };
+
+/* Reserved identities that nodes send for others: world (2, 9, 10), health, init, remote-node, kube-apiserver, ingress. */
+#define SENT_BY_NODES (1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10)
+/* Beyond those are the well-known ones of a cluster's own services (Cilium pkg/identity/numericidentity.go). */
+#define FIRST_WELL_KNOWN 100
 
 static __always_inline int read_tunnel(struct __sk_buff *ctx, struct tunnel *tunnel)
 {
@@ -32,31 +41,89 @@ static __always_inline int read_tunnel(struct __sk_buff *ctx, struct tunnel *tun
 	return 0;
 }
 
-/*
- * The inner source must live behind the node that the packet came from, in the cluster that the VNI names. A sender that
- * only says "some node" or "an API server" is known better by its address, as in Cilium's bpf_overlay.c.
- */
-static __always_inline int check_source(const struct flow *flow, struct tunnel *tunnel,
-					const struct mesh_config *config)
+static __always_inline bool is_node(const struct mesh_ipcache_value *entry)
 {
-	const struct mesh_ipcache_value *entry = lookup_ipcache(&flow->source);
+	return entry && (entry->identity == IDENTITY_REMOTE_NODE || entry->identity == IDENTITY_KUBE_APISERVER);
+}
 
+/* A machine of a mesh that is no node, and tunnels for itself alone. */
+static __always_inline bool is_machine(const struct mesh_ipcache_value *entry, const struct mesh_address *address)
+{
+	return entry && (entry->flags & IPCACHE_HAS_TUNNEL) && same_address(&entry->tunnel_endpoint, address);
+}
+
+/* May a node of this cluster send under this identity? Returns 0 or the reason to drop. */
+static __always_inline int check_identity(__u32 identity, __u16 cluster_id, const struct mesh_config *config)
+{
+	if (identity >= IDENTITY_FIRST_ALLOCATED)
+		return identity >> (config->cluster_shift & 31) == cluster_id ? 0 : DROP_OVERLAY_CLUSTER_MISMATCH;
+	if (identity < 32 ? SENT_BY_NODES >> identity & 1 :
+			    identity >= FIRST_WELL_KNOWN && cluster_id == config->cluster_id)
+		return 0;
+	return DROP_INVALID_IDENTITY;
+}
+
+/* An address of this node or of one of its endpoints, of which nobody outside speaks as the sender. */
+static __always_inline bool is_ours(const struct mesh_address *address, const struct mesh_ipcache_value *entry)
+{
+	if (lookup_endpoint(address))
+		return true;
+	return entry && !entry->cluster_id && entry->identity < IDENTITY_FIRST_ALLOCATED &&
+	       entry->identity != IDENTITY_WORLD;
+}
+
+/* Whether the inner source lives behind the node that sent it. A node's own addresses do, behind any of its own. */
+static __always_inline int check_place(const struct mesh_ipcache_value *entry, const struct mesh_address *node)
+{
 	if (!entry)
 		return DROP_OVERLAY_SOURCE_UNKNOWN;
-	if (!(entry->flags & IPCACHE_HAS_TUNNEL) || !same_address(&entry->tunnel_endpoint, &tunnel->remote))
-		return DROP_OVERLAY_SOURCE_MISMATCH;
-	if (tunnel->identity >= IDENTITY_FIRST_ALLOCATED &&
-	    tunnel->identity >> (config->cluster_shift & 31) != entry->cluster_id)
-		return DROP_OVERLAY_CLUSTER_MISMATCH;
-	if (tunnel->identity == IDENTITY_REMOTE_NODE || tunnel->identity == IDENTITY_KUBE_APISERVER)
-		tunnel->identity = entry->identity;
-	return 0;
+	if (entry->flags & IPCACHE_HAS_TUNNEL)
+		return same_address(&entry->tunnel_endpoint, node) ? 0 : DROP_OVERLAY_SOURCE_MISMATCH;
+	return is_node(entry) ? 0 : DROP_OVERLAY_SOURCE_MISMATCH;
+}
+
+/*
+ * Is the sender who it says? That the outer source can be believed is the underlay's business: this stops strangers and
+ * mistakes, not somebody who forges addresses there. What is not known yet of an inner source (a pod younger than its
+ * entry's way to here) is no reason to drop, but in strict mode.
+ */
+static __always_inline int check_source(const struct flow *flow, const struct tunnel *tunnel,
+					const struct mesh_ipcache_value *entry, const struct mesh_config *config)
+{
+	const struct mesh_ipcache_value *node;
+	int reason;
+
+	if (config->overlay_source_check == OVERLAY_SOURCE_OFF)
+		return 0;
+	node = lookup_ipcache(&tunnel->remote);
+	if (!is_node(node) && !is_machine(node, &tunnel->remote))
+		return DROP_OVERLAY_NODE_UNKNOWN;
+	reason = check_identity(tunnel->identity, node->cluster_id, config);
+	if (reason)
+		return reason;
+	if (is_ours(&flow->source, entry))
+		return DROP_OVERLAY_SOURCE_OURS;
+	if (entry && entry->cluster_id && entry->cluster_id != node->cluster_id)
+		return DROP_OVERLAY_SOURCE_CLUSTER;
+	return config->overlay_source_check == OVERLAY_SOURCE_STRICT ? check_place(entry, &tunnel->remote) : 0;
+}
+
+/*
+ * A sender that only says "some node" or "an API server" is known better by its address, as in Cilium's bpf_overlay.c.
+ * Nobody becomes this node's host in that way, whom policy always lets pass.
+ */
+static __always_inline __u32 sender_identity(const struct tunnel *tunnel, const struct mesh_ipcache_value *entry)
+{
+	bool is_some_node = tunnel->identity == IDENTITY_REMOTE_NODE || tunnel->identity == IDENTITY_KUBE_APISERVER;
+
+	return is_some_node && entry && entry->identity != IDENTITY_HOST ? entry->identity : tunnel->identity;
 }
 
 SEC("tc")
 int mesh_from_overlay(struct __sk_buff *ctx)
 {
 	const struct mesh_config *config = lookup_config();
+	const struct mesh_ipcache_value *entry;
 	const struct mesh_endpoint *destination;
 	struct tunnel tunnel = {};
 	struct flow flow = {};
@@ -66,22 +133,37 @@ int mesh_from_overlay(struct __sk_buff *ctx)
 		return drop(ctx, DROP_NO_CONFIG, DIRECTION_INGRESS);
 	reason = read_tunnel(ctx, &tunnel);
 	if (reason)
-		return drop(ctx, reason, DIRECTION_INGRESS);
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
 	reason = parse_flow(ctx, &flow);
 	if (reason)
-		return drop(ctx, reason, DIRECTION_INGRESS);
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
 	/* Addresses of a link, and neighbour discovery above all, mean nothing beyond it. */
 	if (flow.kind == FLOW_LINK_LOCAL)
-		return drop(ctx, DROP_UNSUPPORTED_PROTOCOL, DIRECTION_INGRESS);
-	reason = check_source(&flow, &tunnel, config);
+		return drop_flow(ctx, DROP_UNSUPPORTED_PROTOCOL, DIRECTION_INGRESS, tunnel.identity, 0, 0);
+	entry = lookup_ipcache(&flow.source);
+	reason = check_source(&flow, &tunnel, entry, config);
 	if (reason)
-		return drop(ctx, reason, DIRECTION_INGRESS);
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
+	tunnel.identity = sender_identity(&tunnel, entry);
 	destination = lookup_endpoint(&flow.destination);
-	if (!destination)
-		return drop(ctx, DROP_NO_ENDPOINT, DIRECTION_INGRESS);
+	if (!destination) {
+		/* Answers to calls from outside that this node has passed on under its own address. */
+		reason = nat_overlay_ingress(ctx, &flow);
+		if (reason == TC_ACT_REDIRECT)
+			return reason;
+		return drop_flow(ctx, reason ?: DROP_NO_ENDPOINT, DIRECTION_INGRESS, tunnel.identity, 0, 0);
+	}
+	flow.node = tunnel.remote;
 	reason = judge(ctx, &flow, destination, DIRECTION_INGRESS, tunnel.identity);
 	if (reason)
-		return drop(ctx, reason, DIRECTION_INGRESS);
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, destination->identity,
+				 destination->endpoint_id);
+	reason = nat_to_endpoint(ctx, &flow);
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, destination->identity,
+				 destination->endpoint_id);
+	trace(ctx, &flow, COUNT_FORWARDED, DIRECTION_INGRESS, tunnel.identity, destination->identity,
+	      destination->endpoint_id);
 	return deliver(ctx, destination);
 }
 

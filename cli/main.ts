@@ -4,6 +4,7 @@ import { CliError, EXIT_CODES } from './cli-error.ts';
 import { drainCommand } from './drain-command.ts';
 import { kvCommand } from './kv-command.ts';
 import { labCommand } from './lab-command.ts';
+import { monitorCommand } from './monitor-command.ts';
 import { createPipeWriter } from './pipe-writer.ts';
 import { pkiCommand } from './pki-command.ts';
 import { statusCommand } from './status-command.ts';
@@ -26,6 +27,9 @@ const program = new Command('clustermesh')
       setExitCode,
       signal: ending.signal,
     }),
+  )
+  .addCommand(
+    monitorCommand({ writer: () => createPipeWriter(process.stdout), signal: ending.signal }),
   )
   .addCommand(drainCommand('drain', print))
   .addCommand(drainCommand('undrain', print))

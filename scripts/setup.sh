@@ -13,7 +13,7 @@ debian_packages=(
 	etcd-server etcd-client       # the store of each cluster, and etcdctl as a real client in tests
 	clang llvm libbpf-dev libbpf1 # eBPF objects, and the loader
 	bpftool iproute2              # devices, addresses, routes; looking into the kernel
-	containernetworking-plugins   # ptp and host-local, before our own plugin in the chain
+	containernetworking-plugins   # ptp, bridge, host-local, portmap (with iptables), before our own plugin in the chain
 	gcc libc6-dev make            # clustermesh-cni is a static C program
 	curl iputils-ping openssl util-linux procps jq ca-certificates
 )

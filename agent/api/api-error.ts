@@ -1,6 +1,12 @@
 /** The agent's socket cannot be served or reached. */
 export class ApiError extends Error {
-  readonly code: 'socket-taken' | 'socket-failed' | 'too-large' | 'unreachable' | 'bad-answer';
+  readonly code:
+    | 'socket-taken'
+    | 'socket-failed'
+    | 'too-large'
+    | 'unreachable'
+    | 'bad-answer'
+    | 'bad-question';
   readonly retryable: boolean;
 
   constructor(code: ApiError['code'], message: string, options: { cause?: unknown } = {}) {

@@ -1,5 +1,6 @@
 import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
+import type { TraceLevel } from '../monitor/monitor.ts';
 import { ApiError } from './api-error.ts';
 import type { AgentStatus } from './status.ts';
 
@@ -14,7 +15,7 @@ export interface ApiAnswer {
 /** Asks an agent over its socket. Throws ApiError `unreachable` when none answers. */
 export function callAgent(
   socketPath: string,
-  options: { path: string; method?: 'GET' | 'POST'; body?: string },
+  options: { path: string; method?: 'GET' | 'POST' | 'PUT'; body?: string },
 ): Promise<ApiAnswer> {
   return new Promise((resolve, reject) => {
     const request = httpRequest(
@@ -33,16 +34,33 @@ export function callAgent(
     );
     request.on('timeout', () => request.destroy(new Error(`no answer within ${TIMEOUT_MS} ms`)));
     request.on('error', (cause) => {
-      reject(
-        new ApiError(
-          'unreachable',
-          `cannot reach the agent on ${socketPath}: ${cause.message}: is clustermesh-agent running on this node, and is this the right --socket-path?`,
-          { cause },
-        ),
-      );
+      reject(unreachable(socketPath, cause));
     });
     request.end(options.body);
   });
+}
+
+/** The error for an agent that does not answer, or stops to. */
+export function unreachable(socketPath: string, cause: unknown): ApiError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new ApiError(
+    'unreachable',
+    `cannot reach the agent on ${socketPath}: ${reason}: is clustermesh-agent running on this node, and is this the right --socket-path?`,
+    { cause },
+  );
+}
+
+/** Asks an agent which packets it traces, or, with a level, to change that; the level then. Throws ApiError. */
+export async function askTraceLevel(socketPath: string, level?: TraceLevel): Promise<TraceLevel> {
+  const { status, body } = await callAgent(socketPath, {
+    path: '/v1/trace-level',
+    ...(level === undefined ? {} : { method: 'PUT', body: JSON.stringify({ level }) }),
+  });
+  if (status === 200) return (JSON.parse(body) as { readonly level: TraceLevel }).level;
+  throw new ApiError(
+    'bad-answer',
+    `agent on ${socketPath} answered ${status}: ${body.trim().slice(0, 200)}`,
+  );
 }
 
 /** Status of a running agent. Throws ApiError. */

@@ -1,3 +1,4 @@
+import { datapathLine } from './render-datapath.ts';
 import { intakeProblems, verifiedText } from './render-intake.ts';
 import { clockProblems, LAG_HEADER, lagRow } from './render-lag.ts';
 import type { AgentStatus, ClusterReport } from './status.ts';
@@ -62,7 +63,8 @@ export function renderStatus(status: AgentStatus): string {
             ]),
           ),
         ]),
-    `services: ${status.services.local}, global: ${status.services.global}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry.text}`}`,
+    ...(status.datapath === undefined ? [] : [datapathLine(status.datapath)]),
+    `services: ${status.services.local}, global: ${status.services.global}, translated are ${status.services.translated}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry.text}`}`,
   ];
   const problems = problemsOf(status);
   if (problems.length > 0) {

@@ -2,18 +2,27 @@ import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { dirname } from 'node:path';
 import type { Logger } from '../../mesh/runtime/log.ts';
+import { TRACE_LEVELS } from '../../mesh/wire/maps.ts';
 import type { Datapath } from '../datapath/desired.ts';
 import { parseCniRequest } from '../endpoints/cni-request.ts';
 import { CniError } from '../endpoints/endpoint-error.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
+import type { TraceLevel } from '../monitor/monitor.ts';
+import { MonitorError } from '../monitor/monitor-error.ts';
 import type { ServeDrain } from '../withdrawal/drain-request.ts';
 import { ApiError } from './api-error.ts';
 import { isAnswering } from './client.ts';
+import { type MonitorStreamSources, serveMonitor } from './monitor-stream.ts';
 import type { AgentStatus } from './status.ts';
 
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
-/** What changes something. */
-const POSTED: readonly string[] = ['/v1/cni', '/v1/drain', '/v1/undrain'];
+/** Methods of what changes something; of all else, GET. */
+const METHODS: Readonly<Record<string, readonly string[]>> = {
+  '/v1/cni': ['POST'],
+  '/v1/drain': ['POST'],
+  '/v1/undrain': ['POST'],
+  '/v1/trace-level': ['GET', 'PUT'],
+};
 const MAP_NAMES = ['ipcache', 'endpoints', 'policy', 'services'] as const;
 
 /** What the socket answers from. */
@@ -22,9 +31,11 @@ export interface ApiSources {
   /** Why the node is not ready, a sentence each; empty when it is. */
   readonly missing: () => readonly string[];
   readonly datapath: Datapath;
-  readonly endpoints: EndpointManager;
+  readonly endpoints: Pick<EndpointManager, 'serve'>;
   /** Takes peers out of use and back; absent: not offered. */
   readonly drain?: ServeDrain;
+  /** Events of this node; absent: not offered. */
+  readonly stream?: MonitorStreamSources;
 }
 
 /** An answer: status, JSON value or finished text. */
@@ -95,10 +106,25 @@ async function respond(
 ): Promise<void> {
   let answer: Answer;
   try {
+    const { stream } = options;
+    if (stream !== undefined && isMonitor(request)) {
+      await serveMonitor(request, response, stream);
+      return;
+    }
     answer = await handle(request, options);
   } catch (error) {
-    options.logger.error({ err: error, url: request.url }, 'request failed');
-    answer = json(500, { error: error instanceof Error ? error.message : String(error) });
+    if (response.headersSent) {
+      options.logger.error({ err: error, url: request.url }, 'an answer was cut off');
+      response.destroy();
+      return;
+    }
+    const message = error instanceof Error ? error.message : String(error);
+    if (error instanceof MonitorError) {
+      answer = json(400, { error: message });
+    } else {
+      options.logger.error({ err: error, url: request.url }, 'request failed');
+      answer = json(500, { error: message });
+    }
   }
   const type = answer.body === '' ? 'text/plain' : 'application/json';
   response.writeHead(answer.status, {
@@ -108,14 +134,19 @@ async function respond(
   response.end(answer.body);
 }
 
+function isMonitor({ method, url }: IncomingMessage): boolean {
+  return method === 'GET' && new URL(url ?? '/', 'http://agent').pathname === '/v1/monitor';
+}
+
 async function handle(
   request: IncomingMessage,
   sources: ApiSources & { readonly logger: Logger },
 ): Promise<Answer> {
   const { pathname } = new URL(request.url ?? '/', 'http://agent');
-  const wanted = POSTED.includes(pathname) ? 'POST' : 'GET';
-  if (request.method !== wanted) {
-    return json(405, { error: `cannot ${request.method} ${pathname}: expected ${wanted}` });
+  const { method = '' } = request;
+  const wanted = METHODS[pathname] ?? ['GET'];
+  if (!wanted.includes(method)) {
+    return json(405, { error: `cannot ${method} ${pathname}: expected ${wanted.join(' or ')}` });
   }
   switch (pathname) {
     case '/v1/status':
@@ -132,11 +163,34 @@ async function handle(
       const answer = sources.drain?.(action, await readBody(request));
       return json(answer?.status ?? 404, answer?.body ?? { error: `nothing at ${pathname}` });
     }
+    case '/v1/trace-level':
+      return serveTraceLevel(request, sources.stream);
     default:
       return pathname.startsWith('/v1/maps/')
         ? dumpMap(pathname.slice('/v1/maps/'.length), sources.datapath)
         : json(404, { error: `nothing at ${pathname}` });
   }
+}
+
+async function serveTraceLevel(
+  request: IncomingMessage,
+  stream: MonitorStreamSources | undefined,
+): Promise<Answer> {
+  if (stream === undefined) return json(404, { error: 'nothing at /v1/trace-level' });
+  const { monitor } = stream;
+  if (request.method === 'PUT') monitor.setTraceLevel(parseTraceLevel(await readBody(request)));
+  return json(200, { level: monitor.traceLevel });
+}
+
+/** Throws MonitorError `bad-filter`. */
+function parseTraceLevel(body: string): TraceLevel {
+  const text = /^\s*\{\s*"level"\s*:\s*"([a-z]*)"\s*\}\s*$/.exec(body)?.[1];
+  const level = TRACE_LEVELS.find((known) => known === text);
+  if (level !== undefined) return level;
+  throw new MonitorError(
+    'bad-filter',
+    `cannot set the trace level: expected {"level": "..."} with one of ${TRACE_LEVELS.join(', ')}`,
+  );
 }
 
 function readiness(missing: readonly string[]): Answer {

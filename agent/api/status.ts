@@ -1,7 +1,9 @@
 import type { Mesh } from '../../mesh/remote/mesh.ts';
 import type { PeerStatus } from '../../mesh/remote/peer.ts';
+import type { DatapathUpkeep, UpkeepReport } from '../datapath/desired.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import type { NodeContext } from '../merge/addresses.ts';
+import type { DecidedServices } from '../merge/service-rules.ts';
 import { conflictsByCluster } from '../metrics/agent-metrics.ts';
 import type { Readiness } from '../metrics/readiness.ts';
 import { policyName, selectsEndpoint } from '../policy/compile.ts';
@@ -69,9 +71,14 @@ export interface AgentStatus {
   readonly audit: AuditStatus;
   readonly endpoints: readonly EndpointReport[];
   readonly policies: readonly PolicyReport[];
-  readonly services: EngineStatus['services'];
+  readonly services: EngineStatus['services'] & {
+    /** Which ones this node translates, and why. */
+    readonly translated: string;
+  };
   readonly identities: number;
   readonly conflicts: readonly string[];
+  /** How packets travel, and how full the maps of flows are; undefined where nothing travels. */
+  readonly datapath: UpkeepReport | undefined;
   /** State of the stream to the own cluster's registry; undefined where there is none. */
   readonly registry: RegistryReport | undefined;
 }
@@ -87,6 +94,9 @@ export interface StatusSources {
   readonly readiness: Readiness;
   readonly audit: () => AuditStatus;
   readonly withdrawal: Pick<Withdrawal, 'notes'>;
+  readonly upkeep?: Pick<DatapathUpkeep, 'report'> | undefined;
+  /** Default: all Services. */
+  readonly decidedServices?: DecidedServices | undefined;
   /** Asked anew each time. */
   readonly registry: () => RegistryReport | undefined;
 }
@@ -100,6 +110,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
   const clusterText = (id: number): string => nameOfId.get(id) ?? `cluster id ${id}`;
   const refused = conflictsByCluster(engine);
   const missing = sources.readiness.missing();
+  const datapath = sources.upkeep?.report();
   return {
     cluster: { name: node.clusterName, id: node.clusterId },
     node: node.nodeName,
@@ -111,12 +122,21 @@ export function buildStatus(sources: StatusSources): AgentStatus {
       ...cluster,
       addressesRefused: refused.get(cluster.clusterId ?? -1) ?? 0,
     })),
-    notes: [...mesh.notes, ...sources.withdrawal.notes(), ...sources.endpoints.problems()],
+    notes: [
+      ...mesh.notes,
+      ...sources.withdrawal.notes(),
+      ...sources.endpoints.problems(),
+      ...(datapath?.problems ?? []),
+      ...(sources.decidedServices?.problem === undefined ? [] : [sources.decidedServices.problem]),
+    ],
     tables: engine.tables,
     audit: sources.audit(),
     endpoints: endpointReports(engine, sources.endpoints),
     policies: policyReports(engine),
-    services: engine.services,
+    services: {
+      ...engine.services,
+      translated: sources.decidedServices?.reason ?? 'all',
+    },
     identities: engine.identities,
     conflicts: [
       ...engine.addressConflicts
@@ -127,6 +147,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
         ),
       ...engine.serviceConflicts,
     ],
+    datapath,
     registry: sources.registry(),
   };
 }

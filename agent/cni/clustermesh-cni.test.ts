@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { test } from 'tap';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
+import { addRequest, openNodeRig } from '../testing/node-rig.ts';
 
 const PLUGIN = projectPath('dist/bin/clustermesh-cni');
 const RESULT = { cniVersion: '1.0.0', ips: [{ address: '10.1.1.2/24' }] };
@@ -48,10 +49,16 @@ interface Agent extends AsyncDisposable {
   readonly requests: string[];
 }
 
-/** Answers every connection with the same bytes, once a whole request has come; `undefined` hangs up. */
-async function openAgent(answer: string | undefined): Promise<Agent> {
+/**
+ * Answers every connection with the same bytes, once a whole request has come; `undefined` hangs up. The first `deaf`
+ * ones are hung up on, too.
+ */
+async function openAgent(
+  answer: string | undefined,
+  options: { readonly socketPath?: string; readonly deaf?: number } = {},
+): Promise<Agent> {
   const dir = await openTempDir('cni');
-  const socketPath = dir.file('agent.sock');
+  const { socketPath = dir.file('agent.sock'), deaf = 0 } = options;
   const requests: string[] = [];
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
@@ -63,7 +70,7 @@ async function openAgent(answer: string | undefined): Promise<Agent> {
       const length = Number(/content-length: (\d+)/i.exec(head)?.[1]);
       if (Buffer.byteLength(body) < length) return;
       requests.push(received);
-      if (answer === undefined) socket.destroy();
+      if (answer === undefined || requests.length <= deaf) socket.destroy();
       else socket.end(answer);
     });
   });
@@ -94,8 +101,8 @@ test('clustermesh-cni tells its versions without an agent', { skip }, async (t) 
   }
 });
 
-test('clustermesh-cni passes the request and prints the answer', { skip }, async (t) => {
-  await using agent = await openAgent(httpAnswer(200, JSON.stringify(RESULT)));
+test('clustermesh-cni passes the request and prints the result before it', { skip }, async (t) => {
+  await using agent = await openAgent(httpAnswer(200, ''));
   const config = { ...CONFIG, socketPath: agent.socketPath };
   const { code, stdout } = await runPlugin({}, JSON.stringify(config));
   t.equal(code, 0);
@@ -127,9 +134,19 @@ test("clustermesh-cni prints the agent's own error with exit code 1", { skip }, 
   t.same(failureOf(await runPlugin({}, config)), error);
 });
 
+test('clustermesh-cni passes the result before it through to the byte, in every version', {
+  skip,
+}, async (t) => {
+  await using agent = await openAgent(httpAnswer(200, '{"cniVersion":"1.1.0","ips":[]}'));
+  for (const version of ['0.3.1', '0.4.0', '1.0.0', '1.1.0']) {
+    const result = `{ "cniVersion":"${version}" , "ips":[{"address":"10.1.1.2/24"}],\n\t"10":1,"2":12345678901234567890.5e3, "x":"\\u00e9\\/é", "dns":{}, "dns":{"search":[]} }`;
+    const input = `{"cniVersion":"${version}","name":"n","type":"clustermesh-cni","socketPath":"${agent.socketPath}","prevResult":${result}}`;
+    t.same(await runPlugin({}, input), { code: 0, stdout: `${result}\n` }, version);
+  }
+});
+
 for (const [what, answer] of Object.entries({
   'text instead of JSON': httpAnswer(200, 'fine'),
-  'no result': httpAnswer(200, ''),
   'an error page': httpAnswer(500, '<html>'),
   'another protocol': 'SSH-2.0-OpenSSH_9.2\r\n\r\n',
 })) {
@@ -141,7 +158,8 @@ for (const [what, answer] of Object.entries({
 }
 
 test('clustermesh-cni without an agent', { skip }, async (t) => {
-  const input = JSON.stringify({ ...CONFIG, socketPath: '/nowhere/agent.sock' });
+  const config = { ...CONFIG, socketPath: '/nowhere/agent.sock', agentDownTimeout: '50ms' };
+  const input = JSON.stringify(config);
   for (const [command, expected] of [
     ['ADD', 11],
     ['CHECK', 11],
@@ -154,15 +172,105 @@ test('clustermesh-cni without an agent', { skip }, async (t) => {
   for (const command of ['DEL', 'GC']) {
     t.same(await runPlugin({ CNI_COMMAND: command }, input), { code: 0, stdout: '' }, command);
   }
+  const open = JSON.stringify({ ...config, agentDown: 'open' });
+  t.same(
+    await runPlugin({ CNI_COMMAND: 'STATUS' }, open),
+    { code: 0, stdout: '' },
+    'with open, pods can be started',
+  );
+});
+
+test('clustermesh-cni waits for an agent that is being started, and no longer than it is told', {
+  skip,
+}, async (t) => {
+  await using dir = await openTempDir('cni-wait');
+  const socketPath = dir.file('agent.sock');
+  const config = { ...CONFIG, socketPath, agentDownTimeout: '300ms' };
+  const begin = performance.now();
+  t.equal(failureOf(await runPlugin({}, JSON.stringify(config))).code, 11);
+  t.ok(performance.now() - begin >= 300, 'it has waited');
+  const waiting = runPlugin({}, JSON.stringify({ ...config, agentDownTimeout: '1m' }));
+  // Neither one that hangs up, as in the middle of its end, is the agent.
+  await using agent = await openAgent(httpAnswer(200, ''), { socketPath, deaf: 2 });
+  const { code, stdout } = await waiting;
+  t.equal(code, 0);
+  t.same(JSON.parse(stdout), RESULT);
+  t.equal(agent.requests.length, 3);
+});
+
+test('clustermesh-cni opens a pod without an agent, and leaves word of it', { skip }, async (t) => {
+  await using dir = await openTempDir('cni-open');
+  const config = {
+    ...CONFIG,
+    socketPath: dir.file('run', 'agent.sock'),
+    agentDown: 'open',
+  };
+  const input = JSON.stringify(config);
+  const folder = dir.file('run', 'agent.sock.opened');
+  for (let round = 0; round < 2; round += 1) {
+    const { code, stdout } = await runPlugin({}, input);
+    t.equal(code, 0);
+    t.same(JSON.parse(stdout), RESULT, 'the pod goes without the mesh');
+    t.same(readdirSync(folder), ['c0ffee:eth0'], 'and no draft is left');
+  }
+  t.same(JSON.parse(readFileSync(`${folder}/c0ffee:eth0`, 'utf8')), {
+    command: 'ADD',
+    containerId: 'c0ffee',
+    netns: '/run/netns/x',
+    ifName: 'eth0',
+    args: ENVIRONMENT.CNI_ARGS,
+    path: '/usr/lib/cni',
+    config,
+  });
+  t.same(await runPlugin({ CNI_COMMAND: 'DEL' }, input), { code: 0, stdout: '' });
+  t.same(readdirSync(folder), [], 'a pod that has gone is not left word of');
+  const unwritable = JSON.stringify({ ...config, socketPath: '/proc/none/agent.sock' });
+  t.equal((await runPlugin({}, unwritable)).code, 0, 'open is open, also when no word can be left');
+});
+
+test('clustermesh-cni asks an agent that began to listen while the word was written', {
+  skip,
+}, async (t) => {
+  await using agent = await openAgent(httpAnswer(200, ''), { deaf: 1 });
+  const config = { ...CONFIG, socketPath: agent.socketPath, agentDown: 'open' };
+  t.equal((await runPlugin({}, JSON.stringify(config))).code, 0);
+  t.equal(agent.requests.length, 2);
+  t.same(readdirSync(`${agent.socketPath}.opened`), []);
 });
 
 test('clustermesh-cni when the agent dies in the middle', { skip }, async (t) => {
   await using agent = await openAgent(undefined);
-  const config = { ...CONFIG, socketPath: agent.socketPath };
+  const config = { ...CONFIG, socketPath: agent.socketPath, agentDownTimeout: '150ms' };
   t.equal(failureOf(await runPlugin({}, JSON.stringify(config))).code, 11);
-  const open = await runPlugin({}, JSON.stringify({ ...config, whenAgentDown: 'open' }));
-  t.equal(open.code, 0);
+  t.ok(agent.requests.length >= 2, 'it has tried again');
+  const open = await runPlugin({}, JSON.stringify({ ...config, agentDown: 'open' }));
   t.same(JSON.parse(open.stdout), RESULT, 'the pod goes without the mesh');
+});
+
+test('a hundred pods at a time all get their endpoint, each its own', { skip }, async (t) => {
+  const rig = await openNodeRig(t);
+  await rig.start();
+  const numbers = Array.from({ length: 100 }, (_, index) => index + 1);
+  for (const number of numbers) {
+    rig.veths.set(`/run/netns/p${number}`, {
+      hostInterface: `veth${number}`,
+      ifindex: 1000 + number,
+      mac: '02:00:00:00:00:01',
+    });
+  }
+  const results = await Promise.all(
+    numbers.map((number) => {
+      const request = addRequest(`p${number}`, `10.1.0.${number}`);
+      const config = { ...(request.config as object), socketPath: rig.socketPath };
+      const env = { CNI_CONTAINERID: `p${number}`, CNI_NETNS: `/run/netns/p${number}` };
+      return runPlugin(env, JSON.stringify(config));
+    }),
+  );
+  t.same([...new Set(results.map(({ code }) => code))], [0]);
+  const rows = rig.datapath.endpoints.rows();
+  t.equal(rows.length, 100);
+  t.equal(new Set(rows.map(({ endpointId }) => endpointId)).size, 100);
+  t.ok(rows.every(({ ifindex, addresses }) => addresses[0] === `10.1.0.${ifindex - 1000}`));
 });
 
 test('clustermesh-cni refuses what it cannot use', { skip }, async (t) => {
@@ -187,7 +295,13 @@ test('clustermesh-cni refuses what it cannot use', { skip }, async (t) => {
     ['no result before it', {}, { ...CONFIG, prevResult: undefined }, 7],
     ['a relative socket', {}, { ...CONFIG, socketPath: 'agent.sock' }, 7],
     ['a long socket path', {}, { ...CONFIG, socketPath: `/${'x'.repeat(107)}` }, 7],
-    ['an unknown policy', {}, { ...CONFIG, whenAgentDown: 'ignore' }, 7],
+    ['an unknown policy', {}, { ...CONFIG, agentDown: 'ignore' }, 7],
+    ['a policy that is no text', {}, { ...CONFIG, agentDown: true }, 7],
+    ['a time without a unit', {}, { ...CONFIG, agentDownTimeout: '30' }, 7],
+    ['a time that is no text', {}, { ...CONFIG, agentDownTimeout: 30 }, 7],
+    ['a negative time', {}, { ...CONFIG, agentDownTimeout: '-1s' }, 7],
+    ['a time that is too long', {}, { ...CONFIG, agentDownTimeout: '11m' }, 7],
+    ['a time that is far too long', {}, { ...CONFIG, agentDownTimeout: '99999999999999' }, 7],
     ['a list', {}, [], 6],
   ];
   for (const [what, env, config, code] of cases) {

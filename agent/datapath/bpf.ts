@@ -1,10 +1,22 @@
 /**
- * libbpf 1.x by koffi: the only file that calls C. Functions take and return plain values and throw DatapathError
- * `kernel` with the kernel's error name. All calls are synchronous and short; batches bound the long ones.
+ * eBPF objects, maps, links and programs. Functions take and return plain values and throw DatapathError `kernel` with
+ * the kernel's error name. All calls are synchronous and short; batches bound the long ones.
  */
+import { closeSync, readFileSync, readlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import koffi from 'koffi';
 import { DatapathError } from './datapath-error.ts';
+import {
+  check,
+  EMPTY_PROGRAM_INFO,
+  errnoName,
+  library,
+  PROGRAM_INFO_SIZE,
+  TEST_RUN_OPTS_SIZE,
+} from './libbpf.ts';
+
+/** Bytes of an eBPF instruction. */
+const INSTRUCTION_SIZE = 8;
 
 /** A `struct bpf_object`, between openObject and closeObject. */
 export interface BpfObject {
@@ -31,12 +43,6 @@ export interface LinkInfo {
   readonly attachType: number;
 }
 
-/** How far a batch came: `done` entries, then `errno` if it stopped early. */
-export interface BatchResult {
-  readonly done: number;
-  readonly errno: string | undefined;
-}
-
 /** Values of `enum bpf_attach_type`. libbpf 1.1 has no names for tcx. */
 export const ATTACH_TYPES = {
   cgroupInet4Connect: 10,
@@ -47,123 +53,36 @@ export const ATTACH_TYPES = {
   cgroupUdp6Recvmsg: 20,
   cgroupInet4Getpeername: 29,
   cgroupInet6Getpeername: 30,
+  cgroupInetSockRelease: 34,
   tcxIngress: 46,
   tcxEgress: 47,
+} as const;
+
+/** Values of `enum bpf_prog_type`. */
+export const PROGRAM_TYPES = { tc: 3, cgroupSockAddr: 18 } as const;
+
+/** Values of `enum bpf_map_type`. */
+export const MAP_TYPES = {
+  hash: 1,
+  array: 2,
+  perCpuArray: 6,
+  lruHash: 9,
+  prefixTrie: 11,
+  ringBuffer: 27,
 } as const;
 
 /** Values of `enum bpf_link_type`. */
 export const LINK_TYPES = { cgroup: 3, tcx: 11 } as const;
 
+/** More than any program of ours uses; the kernel allows 64. */
+const MOST_MAPS_OF_PROGRAM = 64;
+
+/** IF_NAMESIZE: a name with its end. */
+const INTERFACE_NAME_SIZE = 16;
+
 /** Bytes kept of what the verifier said. */
 const VERIFIER_LOG_SIZE = 1 << 20;
 const VERIFIER_LOG_LINES = 12;
-
-/** The kernel refuses the call when the struct is not whole. */
-const TEST_RUN_OPTS_SIZE = 80;
-const TEST_RUN_OPTS = {
-  sz: 'size_t',
-  data_in: 'const void *',
-  data_out: 'void *',
-  data_size_in: 'uint32_t',
-  data_size_out: 'uint32_t',
-  ctx_in: 'const void *',
-  ctx_out: 'void *',
-  ctx_size_in: 'uint32_t',
-  ctx_size_out: 'uint32_t',
-  retval: 'uint32_t',
-  repeat: 'int',
-  duration: 'uint32_t',
-  flags: 'uint32_t',
-  cpu: 'uint32_t',
-  batch_size: 'uint32_t',
-} as const;
-
-const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, value]) => [value, name]));
-
-type Library = ReturnType<typeof bindLibrary>;
-let loaded: Library | undefined;
-
-function library(): Library {
-  loaded ??= bindLibrary();
-  return loaded;
-}
-
-function bindLibrary() {
-  let bpf: ReturnType<typeof koffi.load>;
-  try {
-    bpf = koffi.load('libbpf.so.1');
-  } catch (cause) {
-    throw new DatapathError(
-      'preflight',
-      'cannot load libbpf.so.1: install libbpf 1.0 or newer (Debian: apt-get install libbpf1)',
-      { cause },
-    );
-  }
-  const libc = koffi.load('libc.so.6');
-  koffi.struct('bpf_test_run_opts', TEST_RUN_OPTS);
-  const bound = {
-    objectOpen: bpf.func('void *bpf_object__open_file(const char *path, const void *opts)'),
-    objectLoad: bpf.func('int bpf_object__load(void *object)'),
-    objectClose: bpf.func('void bpf_object__close(void *object)'),
-    nextMap: bpf.func('void *bpf_object__next_map(const void *object, const void *map)'),
-    mapName: bpf.func('const char *bpf_map__name(const void *map)'),
-    mapType: bpf.func('int bpf_map__type(const void *map)'),
-    mapKeySize: bpf.func('uint32_t bpf_map__key_size(const void *map)'),
-    mapValueSize: bpf.func('uint32_t bpf_map__value_size(const void *map)'),
-    mapMaxEntries: bpf.func('uint32_t bpf_map__max_entries(const void *map)'),
-    mapFlags: bpf.func('uint32_t bpf_map__map_flags(const void *map)'),
-    setMapMaxEntries: bpf.func('int bpf_map__set_max_entries(void *map, uint32_t entries)'),
-    setPinPath: bpf.func('int bpf_map__set_pin_path(void *map, const char *path)'),
-    nextProgram: bpf.func('void *bpf_object__next_program(const void *object, void *program)'),
-    findProgram: bpf.func(
-      'void *bpf_object__find_program_by_name(const void *object, const char *name)',
-    ),
-    programName: bpf.func('const char *bpf_program__name(const void *program)'),
-    programFd: bpf.func('int bpf_program__fd(const void *program)'),
-    setLogBuffer: bpf.func(
-      'int bpf_program__set_log_buf(void *program, void *buffer, size_t size)',
-    ),
-    objGet: bpf.func('int bpf_obj_get(const char *path)'),
-    objPin: bpf.func('int bpf_obj_pin(int fd, const char *path)'),
-    objInfo: bpf.func('int bpf_obj_get_info_by_fd(int fd, void *info, void *size)'),
-    linkCreate: bpf.func(
-      'int bpf_link_create(int program, int target, int type, const void *opts)',
-    ),
-    linkUpdate: bpf.func('int bpf_link_update(int link, int program, const void *opts)'),
-    linkDetach: bpf.func('int bpf_link_detach(int link)'),
-    lookup: bpf.func('int bpf_map_lookup_elem(int fd, const void *key, void *value)'),
-    update: bpf.func(
-      'int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)',
-    ),
-    remove: bpf.func('int bpf_map_delete_elem(int fd, const void *key)'),
-    updateBatch: bpf.func(
-      'int bpf_map_update_batch(int fd, const void *keys, const void *values, void *count, const void *opts)',
-    ),
-    deleteBatch: bpf.func(
-      'int bpf_map_delete_batch(int fd, const void *keys, void *count, const void *opts)',
-    ),
-    lookupBatch: bpf.func(
-      'int bpf_map_lookup_batch(int fd, void *from, void *next, void *keys, void *values, void *count, const void *opts)',
-    ),
-    testRun: bpf.func('int bpf_prog_test_run_opts(int fd, _Inout_ bpf_test_run_opts *opts)'),
-    possibleCpus: bpf.func('int libbpf_num_possible_cpus()'),
-    ifNameToIndex: libc.func('unsigned int if_nametoindex(const char *name)'),
-    trim: optional(() => libc.func('int malloc_trim(size_t keep)')),
-    ifIndexToName: libc.func('void *if_indextoname(unsigned int index, void *name)'),
-  };
-  // libbpf would print to standard error; what it has to say comes back in our errors instead.
-  bpf.func('void *libbpf_set_print(void *callback)')(null);
-  return bound;
-}
-
-/** A function that not every C library has. */
-function optional<T>(bind: () => T): T | undefined {
-  try {
-    return bind();
-  } catch {
-    return undefined;
-  }
-}
 
 /** Gives memory that the C library keeps for later back to the kernel, where the library can (glibc). */
 export function trimMemory(): void {
@@ -191,6 +110,8 @@ export interface DeclaredMap extends Omit<MapInfo, 'id'> {
   /** The kernel's map of this path is used if there is one, else one is made and pinned there. */
   setPinPath(path: string): void;
   setMaxEntries(entries: number): void;
+  /** Contents of a data section (`.rodata`), of the size of the map's value; before the object is loaded. */
+  setInitialValue(value: Uint8Array): void;
 }
 
 /** Maps that an object declares. */
@@ -213,6 +134,8 @@ export function declaredMaps(object: BpfObject): DeclaredMap[] {
       flags: bpf.mapFlags(pointer),
       setPinPath: (path) => check(bpf.setPinPath(pointer, path), `set pin path of map ${name}`),
       setMaxEntries: (entries) => check(bpf.setMapMaxEntries(pointer, entries), `size map ${name}`),
+      setInitialValue: (value) =>
+        check(bpf.setInitialValue(pointer, value, value.length), `set contents of map ${name}`),
     });
   }
   return maps;
@@ -294,6 +217,67 @@ export function linkInfo(fd: number): LinkInfo {
   };
 }
 
+/** Id of the program behind a pin: a program's own, or that of the program which a link holds. */
+export function pinnedProgramId(fd: number): number {
+  return isProgram(fd) ? objectInfo(fd).readUInt32LE(4) : linkInfo(fd).programId;
+}
+
+/** Whether a descriptor is a program, and not a link or a map. */
+export function isProgram(fd: number): boolean {
+  return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:bpf-prog';
+}
+
+/** Ids of the maps that a loaded program uses. Throws `kernel` when no program has that id any more. */
+export function mapsOfProgram(programId: number): number[] {
+  const bpf = library();
+  const fd = check(bpf.programById(programId), `open program ${programId}`);
+  try {
+    const ids = new Uint32Array(MOST_MAPS_OF_PROGRAM);
+    const info = { ...EMPTY_PROGRAM_INFO, nr_map_ids: ids.length, map_ids: ids };
+    const size = new Uint32Array([PROGRAM_INFO_SIZE]);
+    check(bpf.programInfo(fd, info, size), 'read program info');
+    return [...ids.subarray(0, Math.min(info.nr_map_ids, ids.length))];
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** How much a loaded program is: its instructions, and those that the verifier went through for it. */
+export function programSize(fd: number): { instructions: number; verified: number } {
+  const verified = /^verified_insns:\s+(\d+)/m.exec(
+    readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'),
+  );
+  return {
+    instructions: objectInfo(fd).readUInt32LE(20) / INSTRUCTION_SIZE,
+    verified: Number(verified?.[1] ?? Number.NaN),
+  };
+}
+
+/** How often a loaded program ran and how long, while the kernel counted (sysctl kernel.bpf_stats_enabled). */
+export function programStatistics(programId: number): { runs: number; nanoseconds: number } {
+  const fd = check(library().programById(programId), `open program ${programId}`);
+  try {
+    const text = readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8');
+    const field = (name: string): number =>
+      Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? Number.NaN);
+    return { runs: field('run_cnt'), nanoseconds: field('run_time_ns') };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Makes a hash map of its own, which no object declares. The caller closes the descriptor. */
+export function createHashMap(
+  name: string,
+  sizes: { readonly key: number; readonly value: number; readonly maxEntries: number },
+): number {
+  const { key, value, maxEntries } = sizes;
+  return check(
+    library().mapCreate(MAP_TYPES.hash, name, key, value, maxEntries, null),
+    `make map ${name}`,
+  );
+}
+
 function objectInfo(fd: number): Buffer {
   const info = Buffer.alloc(256);
   const size = Buffer.alloc(4);
@@ -339,50 +323,18 @@ export function deleteElement(fd: number, key: Uint8Array): boolean {
   return true;
 }
 
-/** Writes `count` entries in order; stops at the first that fails. */
-export function updateBatch(
-  fd: number,
-  keys: Uint8Array,
-  values: Uint8Array,
-  count: number,
-): BatchResult {
-  const counter = new Uint32Array([count]);
-  return batchResult(library().updateBatch(fd, keys, values, counter, null), counter, count);
-}
-
-/** Deletes `count` entries in order; stops at the first that fails, a missing one (ENOENT) included. */
-export function deleteBatch(fd: number, keys: Uint8Array, count: number): BatchResult {
-  const counter = new Uint32Array([count]);
-  return batchResult(library().deleteBatch(fd, keys, counter, null), counter, count);
-}
-
 /**
- * Reads up to `count` entries from position `from` (undefined: the beginning) and leaves the next position in `next`.
- * The last batch ends with ENOENT and a valid count; ENOSPC means that `count` was too small for one hash bucket.
+ * Reads one entry of a hash into `value` and deletes it in one step; false when there is none. Before Linux 5.14 in two:
+ * what is written between them is lost.
  */
-export function lookupBatch(
-  fd: number,
-  position: { from: Uint8Array | undefined; next: Uint8Array },
-  entries: { keys: Uint8Array; values: Uint8Array; count: number },
-): BatchResult {
-  const counter = new Uint32Array([entries.count]);
-  const result: number = library().lookupBatch(
-    fd,
-    position.from ?? null,
-    position.next,
-    entries.keys,
-    entries.values,
-    counter,
-    null,
-  );
-  return { done: counter[0] ?? 0, errno: result < 0 ? errnoName(-result) : undefined };
-}
-
-function batchResult(result: number, counter: Uint32Array, count: number): BatchResult {
-  if (result >= 0) return { done: count, errno: undefined };
-  const errno = errnoName(-result);
-  // Nothing can be said of the count after EFAULT; calling it nothing makes the caller see the error.
-  return { done: errno === 'EFAULT' ? 0 : (counter[0] ?? 0), errno };
+export function takeElement(fd: number, key: Uint8Array, value: Uint8Array): boolean {
+  const result: number = library().lookupAndDelete(fd, key, value);
+  if (result === -constants.errno.ENOENT) return false;
+  if (result < 0 && errnoName(-result) === 'ENOTSUPP') {
+    return lookupElement(fd, key, value) && deleteElement(fd, key);
+  }
+  check(result, 'take out map entry');
+  return true;
 }
 
 /** How many values each entry of a per-CPU map has. */
@@ -396,6 +348,13 @@ export function interfaceIndex(name: string): number | undefined {
   return index === 0 ? undefined : index;
 }
 
+/** Name of an interface of the process's network namespace, undefined when it does not exist. */
+export function interfaceName(index: number): string | undefined {
+  const name = Buffer.alloc(INTERFACE_NAME_SIZE);
+  if (library().ifIndexToName(index, name) === null) return undefined;
+  return name.toString('utf8', 0, name.indexOf(0));
+}
+
 /** Outcome of a program that ran on a packet without a network. */
 export interface TestRunResult {
   readonly verdict: number;
@@ -406,13 +365,14 @@ export interface TestRunResult {
 export function testRun(
   program: number,
   packet: Uint8Array,
-  options: { ifindex?: number; ingressIfindex?: number; repeat?: number } = {},
+  options: { ifindex?: number; ingressIfindex?: number; gsoSize?: number; repeat?: number } = {},
 ): TestRunResult {
   const output = Buffer.alloc(packet.length + 256);
-  // struct __sk_buff of linux/bpf.h: ingress_ifindex at 36, ifindex at 40.
+  // struct __sk_buff of linux/bpf.h: ingress_ifindex at 36, ifindex at 40, gso_size at 176.
   const context = Buffer.alloc(192);
   context.writeUInt32LE(options.ingressIfindex ?? 0, 36);
   context.writeUInt32LE(options.ifindex ?? 1, 40);
+  context.writeUInt32LE(options.gsoSize ?? 0, 176);
   const opts = {
     sz: TEST_RUN_OPTS_SIZE,
     data_in: packet,
@@ -433,15 +393,4 @@ export function testRun(
   check(library().testRun(program, opts), 'run program on a test packet');
   // The kernel's number is unsigned, verdicts are not.
   return { verdict: opts.retval | 0, packet: output.subarray(0, opts.data_size_out) };
-}
-
-function check(result: number, action: string): number {
-  if (result >= 0) return result;
-  const errno = errnoName(-result);
-  const retryable = errno === 'EAGAIN' || errno === 'EBUSY' || errno === 'ENOMEM';
-  throw new DatapathError('kernel', `cannot ${action}: ${errno}`, { errno, retryable });
-}
-
-function errnoName(value: number): string {
-  return ERRNO_NAMES.get(value) ?? `error ${value}`;
 }

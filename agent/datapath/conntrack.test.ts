@@ -1,6 +1,7 @@
 import { test } from 'tap';
+import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { CT_KEY, CT_VALUE } from '../../mesh/wire/maps.ts';
-import { updateElement } from './bpf.ts';
+import { deleteElement, updateElement } from './bpf.ts';
 import { readMap } from './map.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
 import { ipPacket, type PacketSpec } from './testing/packet.ts';
@@ -72,9 +73,11 @@ test('conntrack: an entry ends', { skip }, async (t) => {
   allow(run, 'egress');
   run.fromEndpoint(outbound('S'));
   run.toEndpoint(inbound('SA'), 9);
+  t.ok((lifetimes(run)[0] ?? 99) <= 61, 'an answer alone does not make it a connection');
+  run.fromEndpoint(outbound('A'));
   const established = lifetimes(run);
   t.same(established.length, 1);
-  t.ok((established[0] ?? 0) > 3600, 'an answered connection may be idle for hours');
+  t.ok((established[0] ?? 0) > 3600, 'an established one may be idle for hours');
   run.fromEndpoint(outbound('FA'));
   t.ok((lifetimes(run)[0] ?? 0) > 3600, 'closed by one side, too');
   run.toEndpoint(inbound('FA'), 9);
@@ -83,6 +86,82 @@ test('conntrack: an entry ends', { skip }, async (t) => {
   t.equal(run.toEndpoint(inbound('A'), 9).kind, 'drop', 'and then it is over');
   run.fromEndpoint(outbound('S'));
   t.equal(run.toEndpoint(inbound('SA'), 9).kind, 'stack', 'the same ports can be used again');
+});
+
+test('conntrack: states of a TCP connection', { skip }, async (t) => {
+  await using run = await openProgramRun();
+  const addresses = ['10.1.0.2', 'fd01::2'].map(parseIpAddress);
+  const enforced = { addresses, ingressEnforced: true };
+  run.tables.endpoints.apply({ upserts: [testEndpoint(1, POD, enforced)], deletes: [] });
+  const left = (): number => lifetimes(run)[0] ?? Number.NaN;
+  for (const [pod, other] of [
+    [POD, OTHER],
+    ['fd01::2', '2001:db8::1'],
+  ] as const) {
+    forgetAll(run);
+    const send = (flags: string): string =>
+      run.fromEndpoint({ ...outbound(flags), from: pod, to: other }).kind;
+    const receive = (flags: string): string =>
+      run.toEndpoint({ ...inbound(flags), from: other, to: pod }, 9).kind;
+
+    send('S');
+    t.ok(left() <= 60, 'nobody has answered yet');
+    receive('SA');
+    t.ok(left() <= 60, 'nor has the answer been acknowledged');
+    send('A');
+    t.ok(left() > 7000, 'established');
+    t.equal(receive('S'), 'drop', 'a call the other way is no answer');
+    receive('R');
+    t.ok(left() <= 10, 'reset by the other side');
+    t.equal(receive('S'), 'drop', 'nor is it one to what is over');
+
+    send('S');
+    t.ok(left() > 10 && left() <= 60, 'a SYN begins anew where a connection is closed');
+    receive('SA');
+    send('A');
+    t.ok(left() > 7000);
+    receive('FA');
+    t.ok(left() > 7000, 'the other side has closed, this one may still send');
+    send('A');
+    send('FA');
+    t.ok(left() <= 10, 'both have closed');
+    receive('A');
+    t.ok(left() <= 10, 'the last acknowledgement opens nothing');
+
+    send('S');
+    send('R');
+    t.ok(left() <= 10, 'reset by this side');
+  }
+});
+
+test('conntrack: both sides may open at once', { skip }, async (t) => {
+  await using run = await openEnforcedRun();
+  allow(run, 'egress');
+  run.fromEndpoint(outbound('S'));
+  t.equal(run.toEndpoint(inbound('S'), 9).kind, 'stack', 'RFC 9293, 3.5');
+  t.equal(run.toEndpoint(inbound('SA'), 9).kind, 'stack');
+});
+
+test('conntrack: timeouts can be chosen', { skip }, async (t) => {
+  const conntrackTimeouts = { tcp: 1000, tcpSyn: 20, tcpFin: 5, any: 90 };
+  await using run = await openProgramRun({ conntrackTimeouts });
+  run.tables.endpoints.apply({ upserts: [testEndpoint(1, POD)], deletes: [] });
+  const between = (low: number, high: number): boolean =>
+    lifetimes(run).every((seconds) => seconds > low && seconds <= high);
+
+  run.fromEndpoint(outbound('S'));
+  t.ok(between(10, 20), 'handshake');
+  run.toEndpoint(inbound('SA'), 9);
+  run.fromEndpoint(outbound('A'));
+  t.ok(between(990, 1000), 'established');
+  run.fromEndpoint(outbound('R'));
+  t.ok(between(0, 5), 'closed');
+  forgetAll(run);
+  run.fromEndpoint({ ...outbound(''), protocol: 'udp' });
+  t.ok(between(80, 90), 'a question over UDP');
+  run.toEndpoint({ ...inbound(''), protocol: 'udp' }, 9);
+  run.fromEndpoint({ ...outbound(''), protocol: 'udp' });
+  t.ok(between(80, 90), 'and a stream: as in Cilium, one timeout for both');
 });
 
 test('conntrack: ICMP errors about a tracked flow pass', { skip }, async (t) => {
@@ -133,6 +212,15 @@ function lifetimes(run: ProgramRun): number[] {
     }
   });
   return seconds;
+}
+
+function forgetAll(run: ProgramRun): void {
+  const { fd } = run.objects.maps.get('mesh_ct');
+  readMap(fd, CT, (keys, _, count) => {
+    for (let index = 0; index < count; index += 1) {
+      deleteElement(fd, new Uint8Array(keys.buffer, index * CT_KEY.size, CT_KEY.size));
+    }
+  });
 }
 
 function expireAll(run: ProgramRun): void {

@@ -1,7 +1,16 @@
-import { COUNTER, DIRECTIONS, REASON_LIMIT, REASONS } from '../../mesh/wire/maps.ts';
+import {
+  COUNTER,
+  DIRECTIONS,
+  FIRST_DROP_REASON,
+  REASON_LIMIT,
+  REASONS,
+} from '../../mesh/wire/maps.ts';
 import { lookupElement, possibleCpus } from './bpf.ts';
 import type { DatapathCounter } from './desired.ts';
 import type { OpenMap } from './object.ts';
+
+/** Numbers below this may stand for what went on; then there is a gap up to FIRST_DROP_REASON. */
+const COUNT_LIMIT = 16;
 
 /** Reads the metrics map, summed over CPUs. Reasons that never happened are left out. */
 export function readCounters(metrics: OpenMap): DatapathCounter[] {
@@ -10,6 +19,7 @@ export function readCounters(metrics: OpenMap): DatapathCounter[] {
   const key = Buffer.alloc(4);
   const counters: DatapathCounter[] = [];
   for (let reason = 0; reason < REASON_LIMIT; reason += 1) {
+    if (reason === COUNT_LIMIT) reason = FIRST_DROP_REASON;
     DIRECTIONS.forEach((direction, index) => {
       key.writeUInt32LE(reason * DIRECTIONS.length + index);
       if (!lookupElement(metrics.fd, key, value)) return;

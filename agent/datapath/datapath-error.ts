@@ -1,6 +1,7 @@
 /** What a caller can do about it. `bad-row`, `map-full` and `kernel` concern one row or call; the others stop the start. */
 export type DatapathErrorCode =
   | 'preflight'
+  | 'already-running'
   | 'bad-option'
   | 'bad-row'
   | 'map-full'

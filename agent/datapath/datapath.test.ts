@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { test } from 'tap';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { openTestCgroup } from './testing/cgroup.ts';
 import type { DatapathAnswer } from './testing/datapath-process.ts';
 import {
   addPodLink,
@@ -21,6 +22,8 @@ const skip = kernelSkipReason();
 function knowledgeOf(other: TestNode) {
   const clusterId = other.number;
   return [
+    testPrefix(`192.0.2.${clusterId}/32`, 6, { clusterId }),
+    testPrefix(`fd00::${clusterId}/128`, 6, { clusterId }),
     testPrefix(`${other.podIp}/32`, other.identity, {
       tunnelEndpoint: `192.0.2.${clusterId}`,
       clusterId,
@@ -133,7 +136,7 @@ test('openDatapath(): the datapath outlives its process', { skip }, async (t) =>
     await using agent = await openDatapathProcess(two);
     if ('error' in agent.opened) throw new Error(agent.opened.error);
     t.equal(agent.opened.endpoints.length, 1, 'it finds what the one before has left');
-    t.equal(agent.opened.ipcache.length, 2);
+    t.equal(agent.opened.ipcache.length, 4);
     await agent.request({ attach: [HOST_INTERFACE] });
     restarts += 1;
   }
@@ -223,7 +226,8 @@ test('openDatapath(): what is wrong is said, and nothing harmed', { skip }, asyn
   execFileSync('ip', [...inNode, ...flannel]);
   t.match(await open({}), {
     code: 'port-taken',
-    error: /UDP port 8472 for isthmus_vxlan: VXLAN device flannel\.1 has it; set --tunnel-port/,
+    error:
+      /UDP port 8472 for isthmus_vxlan: VXLAN device flannel\.1(?: of Flannel)? has it; set --tunnel-port/,
   });
   const other = await open({ tunnelPort: 8473 });
   t.notOk('error' in other, 'another port is fine beside it');
@@ -234,18 +238,53 @@ test('openDatapath(): what is wrong is said, and nothing harmed', { skip }, asyn
   await using agent = await openDatapathProcess(two);
   t.match(
     agent.opened,
-    { code: 'port-taken', error: /another program has it \(ss -lunp/ },
+    { code: 'port-taken', error: /cannot use UDP port 8472 for isthmus_vxlan: .* has it/ },
     taken.what,
   );
   t.notMatch((await runIn(two.namespace, ['ip', 'link', 'show'])).output, 'isthmus_vxlan');
-  await using onOther = await openDatapathProcess(two, { tunnelPort: 8473 });
-  t.notOk('error' in onOther.opened);
+  {
+    await using onOther = await openDatapathProcess(two, { tunnelPort: 8473 });
+    t.notOk('error' in onOther.opened);
+  }
   await using back = await openDatapathProcess(two);
   t.match(back.opened, { code: 'port-taken' }, 'a wrong new port');
   const show = ['ip', '-details', 'link', 'show', 'dev', 'isthmus_vxlan'];
   const { output } = await runIn(two.namespace, show);
   t.match(output, / dstport 8473 /, 'leaves the device with its port');
   t.match(output, /[<,]UP[,>]/, 'and up');
+});
+
+test('openDatapath(): a process at a time; one that died at its first start is no obstacle', {
+  skip,
+}, async (t) => {
+  await using lab = await openTestNodes();
+  const [one] = lab.nodes;
+  for (const killAt of ['made', 'ready', 'overlay']) {
+    await t.rejects(openDatapathProcess(one, { killAt }), { message: /ended/ });
+  }
+  await using first = await openDatapathProcess(one);
+  t.notOk('error' in first.opened);
+  await using second = await openDatapathProcess(one);
+  t.match(second.opened, {
+    code: 'already-running',
+    error: new RegExp(
+      `another agent runs here: process ${first.pid} holds .*isthmus: stop it first`,
+    ),
+  });
+  t.match(await first.request({ attach: [HOST_INTERFACE] }), { detached: [] }, 'the first goes on');
+  await first.kill();
+
+  // Its cgroup was made anew, under the same name or another one.
+  await using cgroup = openTestCgroup();
+  await using third = await openDatapathProcess(one, { cgroupRoot: cgroup.path });
+  t.match(third.opened, { detached: [] });
+  const attached = execFileSync('bpftool', ['cgroup', 'show', cgroup.path], { encoding: 'utf8' });
+  t.match(attached, /mesh_connect4/, 'the sockets of the new one are translated');
+  t.same(
+    execFileSync('bpftool', ['cgroup', 'show', one.cgroup.path], { encoding: 'utf8' }).trim(),
+    '',
+    'those of the old one are not',
+  );
 });
 
 /** A program that has the UDP port in a node. */

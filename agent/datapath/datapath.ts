@@ -1,38 +1,66 @@
 /** The kernel side of a node: device, maps, programs and tables put together. */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { clusterLocalIdentityBits } from '../../mesh/wire/ids.ts';
-import { CONFIG, LAYOUT_VERSION } from '../../mesh/wire/maps.ts';
-import { updateElement } from './bpf.ts';
+import { writeConfig } from './config.ts';
 import { readCounters } from './counters.ts';
 import type { Datapath, DatapathOptions } from './desired.ts';
-import { ensureTunnelDevice, removeTunnelDevice } from './devices.ts';
+import { ensureTunnelDevice, findNodeDevices, removeTunnelDevice } from './devices.ts';
+import { createDatapathEvents } from './events.ts';
+import { probeSwitches } from './features.ts';
 import {
   attachEndpoint,
+  attachMissing,
+  attachNodeDevices,
   attachOverlay,
   attachSockets,
   detachAll,
   detachEndpoint,
   findDetached,
+  replaceEndpoints,
 } from './hooks.ts';
-import { type LoadedObjects, loadObjects, MAP_NAMES, type MapSizes } from './object.ts';
+import type { KernelSwitches } from './kernel-switches.ts';
+import { lockFolder } from './lock.ts';
+import { type Migration, type MigrationStep, openMigration } from './migration.ts';
+import { MAP_NAMES, type MapSizes } from './object.ts';
 import { openEndpointsTable } from './ops/endpoints.ts';
 import { openIpcacheTable } from './ops/ipcache.ts';
 import { openPolicyTable } from './ops/policy.ts';
 import { openServicesTable } from './ops/services.ts';
 import { checkPreflight, OBJECT_FILES } from './preflight.ts';
+import { createSocketOrphans } from './socket-orphans.ts';
+import { createUpkeep } from './upkeep.ts';
 
 /** DatapathOptions and what has a default. */
 export interface OpenDatapathOptions extends DatapathOptions {
-  /** Most entries of maps that are made now; maps that exist keep their size. Defaults are in `docs/datapath.md`. */
+  /** Most entries of maps. Defaults are in `docs/datapath.md`. Maps of another size are copied to new ones. */
   readonly mapSizes?: MapSizes | undefined;
+  /** What the kernel is said to have, in place of what it has; for tests. */
+  readonly kernel?: KernelSwitches | undefined;
+  /** Called when a step of an upgrade is done; for tests. */
+  readonly onStep?: ((step: MigrationStep | HookStep) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
+
+/** Hooks of an upgrade that have their new programs. */
+export type HookStep = 'overlay' | 'sockets' | 'endpoints';
 
 /** Datapath, and what is known once it is open. */
 export interface OpenedDatapath extends Datapath {
   /** What fits through the tunnel: the MTU that endpoints should have at most. */
   readonly tunnelMtu: number;
+  /** Maps that began empty because this build cannot read what an earlier one left in them. */
+  readonly lost: readonly string[];
+}
+
+/** What the parts of an open datapath share. */
+interface OpenParts {
+  readonly options: OpenDatapathOptions;
+  readonly links: string;
+  readonly migration: Migration;
+  readonly lock: Disposable;
+  tunnelMtu: number;
+  /** Where clients outside come in. */
+  nodeDevices: readonly string[];
 }
 
 /**
@@ -41,80 +69,156 @@ export interface OpenedDatapath extends Datapath {
  */
 export async function openDatapath(options: OpenDatapathOptions): Promise<OpenedDatapath> {
   checkPreflight(options);
-  const root = join(options.bpfRoot, 'isthmus');
+  const root = rootOf(options.bpfRoot);
   const links = join(root, 'links');
   mkdirSync(links, { recursive: true, mode: 0o700 });
-  const objects = loadObjects(
-    OBJECT_FILES.map((name) => join(options.objectDir, name)),
-    { pinFolder: join(root, 'maps'), mapSizes: options.mapSizes },
-  );
+  const lock = lockFolder(root);
+  let migration: Migration | undefined;
   try {
-    const device = await ensureTunnelDevice(options);
-    writeConfig(objects, device.ifindex, options);
-    attachOverlay(objects, device.name, links);
-    attachSockets(objects, options.cgroupRoot, links);
-    return buildDatapath(objects, { ...options, root, links, tunnelMtu: device.mtu });
+    migration = openMigration(
+      OBJECT_FILES.map((name) => join(options.objectDir, name)),
+      {
+        root,
+        links,
+        mapSizes: options.mapSizes,
+        kernel: options.kernel ?? probeSwitches(),
+        conntrackTimeouts: options.conntrackTimeouts,
+        onStep: options.onStep,
+      },
+    );
+    const parts: OpenParts = { options, links, migration, lock, tunnelMtu: 0, nodeDevices: [] };
+    const device = await ensureDevice(parts);
+    if (migration.refill.length === 0) replacePrograms(parts);
+    else attachMissing(migration.objects, links, { ...hooksOf(parts), device, hostInterfaces: [] });
+    return buildDatapath(parts);
   } catch (error) {
-    objects[Symbol.dispose]();
+    migration?.[Symbol.dispose]();
+    lock[Symbol.dispose]();
     throw error;
   }
 }
 
-function buildDatapath(
-  objects: LoadedObjects,
-  options: OpenDatapathOptions & { root: string; links: string; tunnelMtu: number },
-): OpenedDatapath {
+/** Makes the tunnel device if it is not there, and tells the programs about it. Returns its name. */
+async function ensureDevice(parts: OpenParts): Promise<string> {
+  const { options, migration } = parts;
+  const device = await ensureTunnelDevice(options);
+  parts.tunnelMtu = device.mtu;
+  parts.nodeDevices = options.externalServices === true ? await findNodeDevices(options) : [];
+  writeConfig(migration.objects.maps.get('mesh_config'), {
+    ...options,
+    tunnelIfindex: device.ifindex,
+    tunnelMtu: device.mtu,
+  });
+  return device.name;
+}
+
+/** Gives every hook this build's program, and then the maps their place. */
+function replacePrograms({ options, links, migration, nodeDevices }: OpenParts): void {
+  const { objects } = migration;
+  attachOverlay(objects, options.tunnelDevice, links);
+  options.onStep?.('overlay');
+  attachSockets(objects, options.cgroupRoot, links);
+  options.onStep?.('sockets');
+  attachNodeDevices(objects, nodeDevices, links);
+  // Those of an adopted datapath get theirs when the agent has looked at them.
+  if (migration.kind === 'migrated') replaceEndpoints(objects, links);
+  options.onStep?.('endpoints');
+  migration.finish();
+}
+
+function hooksOf({ options, nodeDevices }: OpenParts) {
+  return { device: options.tunnelDevice, cgroup: options.cgroupRoot, nodeDevices };
+}
+
+function buildDatapath(parts: OpenParts): OpenedDatapath {
+  const { options, links, migration, lock } = parts;
+  const { objects } = migration;
   const { maps } = objects;
+  const services = openServicesTable(maps, options);
+  const tables = { ipcache: openIpcacheTable(maps), endpoints: openEndpointsTable(maps) };
+  let pending = migration.refill;
+  const dispose = (): void => {
+    migration[Symbol.dispose]();
+    lock[Symbol.dispose]();
+  };
   return {
-    tunnelMtu: options.tunnelMtu,
-    ipcache: openIpcacheTable(maps),
-    endpoints: openEndpointsTable(maps),
+    tunnelMtu: parts.tunnelMtu,
+    lost: migration.lost,
+    ...tables,
+    upkeep: createUpkeep({
+      maps,
+      tables,
+      routingMode: options.routingMode ?? 'tunnel',
+      tunnelMtu: parts.tunnelMtu,
+      gcIntervalMs: options.conntrackGcIntervalMs,
+    }),
     policy: openPolicyTable(maps),
-    services: openServicesTable(maps),
-    attachEndpoint: (hostInterface) => attachEndpoint(objects, hostInterface, options.links),
-    detachEndpoint: (hostInterface) => detachEndpoint(hostInterface, options.links),
+    services,
+    orphans: createSocketOrphans(maps.get('mesh_translations'), services),
+    attachEndpoint: (hostInterface) => {
+      const hooks = { ...hooksOf(parts), hostInterfaces: [hostInterface] };
+      if (pending.length === 0) attachEndpoint(objects, hostInterface, links);
+      else attachMissing(objects, links, hooks);
+    },
+    detachEndpoint: (hostInterface) => detachEndpoint(hostInterface, links),
     counters: () => readCounters(maps.get('mesh_metrics')),
+    events: createDatapathEvents(maps, options.eventRate),
+    // The ring of events has bytes, not entries.
     capacities: () =>
-      MAP_NAMES.map((name) => ({ map: name, maxEntries: maps.get(name).maxEntries })),
-    detached: (hostInterfaces) =>
-      findDetached(options.links, {
-        device: options.tunnelDevice,
-        cgroup: options.cgroupRoot,
-        hostInterfaces,
-      }),
+      MAP_NAMES.filter((name) => name !== 'mesh_events').map((name) => ({
+        map: name,
+        maxEntries: maps.get(name).maxEntries,
+      })),
+    detached: (hostInterfaces) => findDetached(links, { ...hooksOf(parts), hostInterfaces }),
+    async heal(hostInterfaces) {
+      const wanted = { ...hooksOf(parts), hostInterfaces };
+      if (findDetached(links, wanted).length === 0) return [];
+      await ensureDevice(parts);
+      return attachMissing(objects, links, wanted);
+    },
+    upgrade: {
+      pending: () => pending,
+      finish() {
+        if (pending.length === 0) return;
+        replacePrograms(parts);
+        pending = [];
+      },
+    },
     async uninstall() {
-      objects[Symbol.dispose]();
-      await uninstallDatapath(options);
+      migration[Symbol.dispose]();
+      await removeDatapath(options);
+      lock[Symbol.dispose]();
     },
     async [Symbol.asyncDispose]() {
-      objects[Symbol.dispose]();
+      dispose();
     },
   };
 }
 
-/** Removes what a node's datapath left, whether or not a process still has it open. */
+function rootOf(bpfRoot: string): string {
+  return join(bpfRoot, 'isthmus');
+}
+
+/**
+ * Removes what a node's datapath left. `onLocked` is called when it is sure that no agent has it open. Throws
+ * `already-running` otherwise.
+ */
 export async function uninstallDatapath(
   options: Pick<OpenDatapathOptions, 'bpfRoot' | 'tunnelDevice' | 'signal'>,
+  onLocked: () => void = () => undefined,
 ): Promise<void> {
-  const root = join(options.bpfRoot, 'isthmus');
+  const root = rootOf(options.bpfRoot);
+  using _lock = existsSync(root) ? lockFolder(root) : undefined;
+  onLocked();
+  await removeDatapath(options);
+}
+
+async function removeDatapath(
+  options: Pick<OpenDatapathOptions, 'bpfRoot' | 'tunnelDevice' | 'signal'>,
+): Promise<void> {
+  const root = rootOf(options.bpfRoot);
   const links = join(root, 'links');
   if (existsSync(links)) detachAll(links);
   rmSync(root, { recursive: true, force: true });
   await removeTunnelDevice(options.tunnelDevice, options.signal);
-}
-
-function writeConfig(
-  objects: LoadedObjects,
-  tunnelIfindex: number,
-  options: Pick<DatapathOptions, 'clusterId' | 'maxConnectedClusters'>,
-): void {
-  const value = Buffer.alloc(CONFIG.size);
-  value.writeUInt32LE(LAYOUT_VERSION, CONFIG.fields.layoutVersion);
-  value.writeUInt32LE(tunnelIfindex, CONFIG.fields.tunnelIfindex);
-  value.writeUInt16LE(options.clusterId, CONFIG.fields.clusterId);
-  value.writeUInt8(
-    clusterLocalIdentityBits(options.maxConnectedClusters),
-    CONFIG.fields.clusterShift,
-  );
-  updateElement(objects.maps.get('mesh_config').fd, Buffer.alloc(4), value);
 }

@@ -31,4 +31,19 @@ test('promise 16: what is not attached any more is noticed', { skip }, async (t)
   ]);
   execFileSync('ip', ['-n', one.namespace, 'link', 'delete', 'dev', 'isthmus_vxlan']);
   t.match((await detached([]))[0], /nothing is attached to the tunnel device isthmus_vxlan/);
+
+  // What was taken away comes back without a restart, the device included.
+  const healed = await agent.request({ heal: [HOST_INTERFACE], look: [HOST_INTERFACE] });
+  t.match(healed, {
+    healed: [
+      /tunnel device isthmus_vxlan again/,
+      /attached mesh_connect4 to .* again/,
+      /endpoint on .* again/,
+    ],
+    detached: [],
+  });
+  t.match(await agent.request({ heal: [HOST_INTERFACE] }), { healed: [] }, 'once');
+  const pin = join(links, 'overlay-from');
+  execFileSync('bpftool', ['link', 'detach', 'pinned', pin]);
+  t.match(await agent.request({ heal: [HOST_INTERFACE] }), { healed: [/tunnel device/] });
 });

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { type IpAddress, ipFamily, parseIpAddress } from '../../mesh/wire/ip.ts';
 import { interfaceIndex } from './bpf.ts';
 import { DatapathError } from './datapath-error.ts';
+import { findPortHolder, holderText } from './port-holder.ts';
 
 const run = promisify(execFile);
 
@@ -18,6 +19,7 @@ const COMMAND_TIMEOUT_MS = 10_000;
 
 const linkSchema = z.looseObject({
   ifname: z.string(),
+  link_type: z.string().optional(),
   mtu: z.number(),
   flags: z.array(z.string()).default([]),
   linkinfo: z
@@ -45,11 +47,20 @@ export interface TunnelDevice {
   readonly mtu: number;
 }
 
+/** Whose VXLAN devices are known by their names. */
+const DEVICE_OWNERS = [
+  [/^flannel[.-]/, 'Flannel'],
+  [/^cilium_vxlan$/, 'Cilium'],
+  [/^vxlan(-v6)?\.calico$/, 'Calico'],
+] as const;
+
 /** What ensureTunnelDevice needs to know; part of DatapathOptions. */
 export interface TunnelDeviceOptions {
   readonly tunnelDevice: string;
   readonly tunnelPort: number;
   readonly nodeIps: readonly IpAddress[];
+  /** MTU of the network between nodes. Default: that of the interfaces with the node's addresses. */
+  readonly underlayMtu?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -60,9 +71,11 @@ export interface TunnelDeviceOptions {
 export async function ensureTunnelDevice(options: TunnelDeviceOptions): Promise<TunnelDevice> {
   const { tunnelDevice: name, tunnelPort: port, signal } = options;
   const links = await listLinks(signal);
-  const mtu = tunnelMtu(links, options.nodeIps);
+  const mtu = tunnelMtu(links, options);
   const existing = links.find((link) => link.ifname === name);
   refuseOtherTunnel(links, options);
+  // One of our own name that has the port is taken over, or gives way.
+  if (existing?.linkinfo?.info_data?.port !== port) refusePortHolder(name, port);
   if (existing === undefined) {
     await addDevice(name, port, signal);
   } else if (!isOurs(existing, port)) {
@@ -147,12 +160,64 @@ function refuseOtherTunnel(links: readonly Link[], options: TunnelDeviceOptions)
   if (other === undefined) return;
   throw new DatapathError(
     'port-taken',
-    `cannot use UDP port ${tunnelPort} for ${tunnelDevice}: VXLAN device ${other.ifname} has it; set --tunnel-port to another one, the same in all clusters, or remove that device`,
+    `cannot use UDP port ${tunnelPort} for ${tunnelDevice}: VXLAN device ${other.ifname}${ownerText(other.ifname)} has it; set --tunnel-port to another one, the same in all clusters, or remove that device`,
   );
 }
 
+function ownerText(device: string): string {
+  const owner = DEVICE_OWNERS.find(([name]) => name.test(device))?.[1];
+  return owner === undefined ? '' : ` of ${owner}`;
+}
+
+/** A program on our port, or a device that is listed elsewhere: the kernel would only say that the address is in use. */
+function refusePortHolder(name: string, port: number): void {
+  const holder = findPortHolder(port);
+  if (holder === undefined) return;
+  throw new DatapathError(
+    'port-taken',
+    `cannot use UDP port ${port} for ${name}: ${holderText(holder)} has it; stop it, or set --tunnel-port to another one, the same in all clusters`,
+  );
+}
+
+/**
+ * Interfaces by which clients outside reach the node: those named, else those with its addresses. Throws `bad-option`
+ * for one that does not exist or has no Ethernet header, and when there is none.
+ */
+export async function findNodeDevices(options: {
+  readonly nodeIps: readonly IpAddress[];
+  readonly devices?: readonly string[] | undefined;
+  readonly signal?: AbortSignal | undefined;
+}): Promise<readonly string[]> {
+  const { nodeIps, devices = [], signal } = options;
+  const links = await listLinks(signal);
+  const holders = links.filter((link) => nodeIps.some((address) => hasAddress(link, address)));
+  const names = devices.length > 0 ? devices : holders.map(({ ifname }) => ifname);
+  const found = new Set<string>();
+  for (const name of names) {
+    const link = links.find(({ ifname }) => ifname === name);
+    if (link?.link_type !== 'ether') {
+      const problem =
+        link === undefined ? 'it does not exist' : `it is of type ${link.link_type}, not Ethernet`;
+      throw new DatapathError(
+        'bad-option',
+        `cannot serve clients outside by interface ${name}: ${problem}; name those by which they come in with --devices`,
+      );
+    }
+    found.add(name);
+  }
+  return [...found];
+}
+
+/** MTU of each interface, by its name. Throws `device-failed`. */
+export async function interfaceMtus(signal?: AbortSignal): Promise<ReadonlyMap<string, number>> {
+  return new Map((await listLinks(signal)).map(({ ifname, mtu }) => [ifname, mtu]));
+}
+
 /** The smallest MTU of the interfaces with the node's addresses, less the encapsulation. Throws `bad-option`. */
-function tunnelMtu(links: readonly Link[], nodeIps: readonly IpAddress[]): number {
+function tunnelMtu(
+  links: readonly Link[],
+  { nodeIps, underlayMtu }: Pick<TunnelDeviceOptions, 'nodeIps' | 'underlayMtu'>,
+): number {
   const mtus = nodeIps.map((address) => {
     const link = links.find((candidate) => hasAddress(candidate, address));
     if (link === undefined) {
@@ -161,7 +226,7 @@ function tunnelMtu(links: readonly Link[], nodeIps: readonly IpAddress[]): numbe
         `cannot use node address ${address}: no interface of this node has it (ip address shows which do); correct --node-ip`,
       );
     }
-    return link.mtu - VXLAN_OVERHEAD[ipFamily(address)];
+    return (underlayMtu ?? link.mtu) - VXLAN_OVERHEAD[ipFamily(address)];
   });
   if (mtus.length === 0) {
     throw new DatapathError(

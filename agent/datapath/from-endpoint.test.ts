@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
+import { CONFIG } from '../../mesh/wire/maps.ts';
 import { updateElement } from './bpf.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
 import { frame, type PacketSpec } from './testing/packet.ts';
@@ -190,7 +191,7 @@ test('mesh_from_endpoint: before the agent has written its configuration', { ski
     upserts: [testPrefix('10.2.0.0/24', REMOTE_IDENTITY, { tunnelEndpoint: '192.0.2.2' })],
     deletes: [],
   });
-  updateElement(run.objects.maps.get('mesh_config').fd, Buffer.alloc(4), Buffer.alloc(12));
+  updateElement(run.objects.maps.get('mesh_config').fd, Buffer.alloc(4), Buffer.alloc(CONFIG.size));
   t.strictSame(run.fromEndpoint({ from: '10.1.0.2', to: '10.2.0.7', protocol: 'tcp' }), {
     kind: 'drop',
     reasons: ['no-config egress'],

@@ -5,6 +5,7 @@ import {
   attachToCgroup,
   attachToInterface,
   detachPinned,
+  interfaceOfPinName,
   isAttachedToCgroup,
   isAttachedToInterface,
   pinNameOfInterface,
@@ -21,11 +22,19 @@ const SOCKET_HOOKS = [
   { program: 'mesh_recvmsg6', attachType: ATTACH_TYPES.cgroupUdp6Recvmsg },
   { program: 'mesh_getpeername4', attachType: ATTACH_TYPES.cgroupInet4Getpeername },
   { program: 'mesh_getpeername6', attachType: ATTACH_TYPES.cgroupInet6Getpeername },
+  { program: 'mesh_sock_release', attachType: ATTACH_TYPES.cgroupInetSockRelease },
 ] as const;
+
+type SocketHook = (typeof SOCKET_HOOKS)[number];
 
 const ENDPOINT_HOOKS = [
   { program: 'mesh_from_endpoint', suffix: 'from', attachType: ATTACH_TYPES.tcxIngress },
   { program: 'mesh_to_endpoint', suffix: 'to', attachType: ATTACH_TYPES.tcxEgress },
+] as const;
+
+const NODE_HOOKS = [
+  { program: 'mesh_from_host', suffix: 'from', attachType: ATTACH_TYPES.tcxIngress },
+  { program: 'mesh_to_host', suffix: 'to', attachType: ATTACH_TYPES.tcxEgress },
 ] as const;
 
 /** Attaches the overlay program to the tunnel device, or replaces it. */
@@ -34,17 +43,51 @@ export function attachOverlay(objects: LoadedObjects, device: string, linkFolder
     programFd: objects.program('mesh_from_overlay'),
     attachType: ATTACH_TYPES.tcxIngress,
     pinPath: overlayPin(linkFolder),
+    hasTcx: objects.kernel.tcx,
   });
 }
 
 /** Attaches the socket programs to a cgroup v2 folder, or replaces them. */
 export function attachSockets(objects: LoadedObjects, cgroup: string, linkFolder: string): void {
-  for (const { program, attachType } of SOCKET_HOOKS) {
-    attachToCgroup(cgroup, {
-      programFd: objects.program(program),
-      attachType,
-      pinPath: socketPin(linkFolder, program),
-    });
+  for (const hook of SOCKET_HOOKS) attachSocket(objects, hook, { cgroup, linkFolder });
+}
+
+function attachSocket(
+  objects: LoadedObjects,
+  { program, attachType }: SocketHook,
+  { cgroup, linkFolder }: { readonly cgroup: string; readonly linkFolder: string },
+): void {
+  attachToCgroup(cgroup, {
+    programFd: objects.program(program),
+    attachType,
+    pinPath: socketPin(linkFolder, program),
+  });
+}
+
+/**
+ * Attaches the programs for calls from outside to these devices of the node, or replaces them, and detaches them from all
+ * others.
+ */
+export function attachNodeDevices(
+  objects: LoadedObjects,
+  devices: readonly string[],
+  linkFolder: string,
+): void {
+  for (const device of devices) {
+    for (const { program, suffix, attachType } of NODE_HOOKS) {
+      attachToInterface(device, {
+        programFd: objects.program(program),
+        attachType,
+        pinPath: nodePin(linkFolder, device, suffix),
+        hasTcx: objects.kernel.tcx,
+      });
+    }
+  }
+  const wanted = new Set(
+    devices.flatMap((device) => NODE_HOOKS.map(({ suffix }) => nodePinName(device, suffix))),
+  );
+  for (const name of readdirSync(linkFolder)) {
+    if (name.startsWith(NODE_PIN) && !wanted.has(name)) detachPinned(join(linkFolder, name));
   }
 }
 
@@ -59,7 +102,24 @@ export function attachEndpoint(
       programFd: objects.program(program),
       attachType,
       pinPath: endpointPin(linkFolder, hostInterface, suffix),
+      hasTcx: objects.kernel.tcx,
     });
+  }
+}
+
+/** Replaces the programs of every endpoint whose links are pinned, as long as its interface is the one they were made for. */
+export function replaceEndpoints(objects: LoadedObjects, linkFolder: string): void {
+  const interfaces = new Set(
+    readdirSync(linkFolder)
+      .map((name) => /^endpoint-(.+)-(?:from|to)$/.exec(name)?.[1])
+      .filter((part) => part !== undefined)
+      .map(interfaceOfPinName),
+  );
+  for (const name of interfaces) {
+    const isAttached = ENDPOINT_HOOKS.some((hook) =>
+      isEndpointHookAttached(name, hook, linkFolder),
+    );
+    if (isAttached) attachEndpoint(objects, name, linkFolder);
   }
 }
 
@@ -75,41 +135,109 @@ export function detachAll(linkFolder: string): void {
   for (const name of readdirSync(linkFolder)) detachPinned(join(linkFolder, name));
 }
 
-/** What of all that is not in place, a sentence each. */
-export function findDetached(
+/** Where programs should be. */
+export interface WantedHooks {
+  readonly device: string;
+  readonly cgroup: string;
+  /** The node's own, where clients outside come in; none: services are not for them. */
+  readonly nodeDevices: readonly string[];
+  /** Those of endpoints; one that is gone is not looked at. */
+  readonly hostInterfaces: readonly string[];
+}
+
+/** Attaches what is not attached, and leaves alone what is. Returns what was done, a sentence each. */
+export function attachMissing(
+  objects: LoadedObjects,
   linkFolder: string,
-  wanted: {
-    readonly device: string;
-    readonly cgroup: string;
-    readonly hostInterfaces: readonly string[];
-  },
+  wanted: WantedHooks,
 ): string[] {
-  const { device, cgroup, hostInterfaces } = wanted;
+  const { device, cgroup, nodeDevices, hostInterfaces } = wanted;
+  const done: string[] = [];
+  if (!isOverlayAttached(device, linkFolder)) {
+    attachOverlay(objects, device, linkFolder);
+    done.push(`attached to the tunnel device ${device} again`);
+  }
+  const sockets = missingSockets(cgroup, linkFolder);
+  for (const hook of sockets) attachSocket(objects, hook, { cgroup, linkFolder });
+  if (sockets.length > 0) {
+    done.push(`attached ${sockets.map(({ program }) => program).join(', ')} to ${cgroup} again`);
+  }
+  const missing = missingNodeDevices(nodeDevices, linkFolder);
+  if (missing.length > 0) {
+    attachNodeDevices(objects, nodeDevices, linkFolder);
+    done.push(`attached to ${missing.join(', ')} for calls from outside again`);
+  }
+  for (const name of missingEndpoints(hostInterfaces, linkFolder)) {
+    attachEndpoint(objects, name, linkFolder);
+    done.push(`attached to the endpoint on ${name} again`);
+  }
+  return done;
+}
+
+/** What of all that is not in place, a sentence each. */
+export function findDetached(linkFolder: string, wanted: WantedHooks): string[] {
+  const { device, cgroup, nodeDevices, hostInterfaces } = wanted;
   const problems: string[] = [];
-  if (!isAttachedToInterface(device, overlayPin(linkFolder))) {
+  if (!isOverlayAttached(device, linkFolder)) {
     problems.push(
       `nothing is attached to the tunnel device ${device}: packets of other nodes are lost; restart the agent`,
     );
   }
-  const sockets = SOCKET_HOOKS.filter(
-    ({ program }) => !isAttachedToCgroup(cgroup, socketPin(linkFolder, program)),
-  );
+  const sockets = missingSockets(cgroup, linkFolder);
   if (sockets.length > 0) {
     const names = sockets.map(({ program }) => program).join(', ');
     problems.push(
       `${names} not attached to ${cgroup}: services are not translated; restart the agent`,
     );
   }
-  for (const name of hostInterfaces) {
-    if (interfaceIndex(name) === undefined) continue;
-    const isWhole = ENDPOINT_HOOKS.every(({ suffix }) =>
-      isAttachedToInterface(name, endpointPin(linkFolder, name, suffix)),
+  for (const name of missingNodeDevices(nodeDevices, linkFolder)) {
+    problems.push(
+      `${name} is not attached: services are not reached from outside by it; restart the agent`,
     );
-    if (!isWhole) {
-      problems.push(`the endpoint on ${name} is not attached: restart the agent`);
-    }
+  }
+  for (const name of missingEndpoints(hostInterfaces, linkFolder)) {
+    problems.push(`the endpoint on ${name} is not attached: restart the agent`);
   }
   return problems;
+}
+
+function isOverlayAttached(device: string, linkFolder: string): boolean {
+  return isAttachedToInterface(device, overlayPin(linkFolder), ATTACH_TYPES.tcxIngress);
+}
+
+function missingSockets(cgroup: string, linkFolder: string): SocketHook[] {
+  return SOCKET_HOOKS.filter(
+    ({ program }) => !isAttachedToCgroup(cgroup, socketPin(linkFolder, program)),
+  );
+}
+
+function missingNodeDevices(devices: readonly string[], linkFolder: string): string[] {
+  return devices.filter(
+    (device) =>
+      !NODE_HOOKS.every(({ suffix, attachType }) =>
+        isAttachedToInterface(device, nodePin(linkFolder, device, suffix), attachType),
+      ),
+  );
+}
+
+function missingEndpoints(hostInterfaces: readonly string[], linkFolder: string): string[] {
+  return hostInterfaces.filter(
+    (name) =>
+      interfaceIndex(name) !== undefined &&
+      !ENDPOINT_HOOKS.every((hook) => isEndpointHookAttached(name, hook, linkFolder)),
+  );
+}
+
+function isEndpointHookAttached(
+  hostInterface: string,
+  { suffix, attachType }: (typeof ENDPOINT_HOOKS)[number],
+  linkFolder: string,
+): boolean {
+  return isAttachedToInterface(
+    hostInterface,
+    endpointPin(linkFolder, hostInterface, suffix),
+    attachType,
+  );
 }
 
 function overlayPin(linkFolder: string): string {
@@ -118,6 +246,16 @@ function overlayPin(linkFolder: string): string {
 
 function socketPin(linkFolder: string, program: string): string {
   return join(linkFolder, `socket-${program.replace('mesh_', '')}`);
+}
+
+const NODE_PIN = 'node-';
+
+function nodePinName(device: string, suffix: string): string {
+  return `${NODE_PIN}${pinNameOfInterface(device)}-${suffix}`;
+}
+
+function nodePin(linkFolder: string, device: string, suffix: string): string {
+  return join(linkFolder, nodePinName(device, suffix));
 }
 
 function endpointPin(linkFolder: string, hostInterface: string, suffix: string): string {

@@ -26,6 +26,9 @@ const skip = existsSync(OBJECT_DIR)
   ? false
   : `needs the eBPF objects in ${OBJECT_DIR}: npm run build`;
 
+/** Records of the ring are in no map, so the objects' type information lacks them: the compiler has checked them in wire.h. */
+const RING_RECORDS = ['mesh_event', 'mesh_service_event'] as const;
+
 function readTypes(): BtfType[] {
   return OBJECT_FILES.flatMap((name) => {
     const text = execFileSync('bpftool', ['-j', 'btf', 'dump', 'file', join(OBJECT_DIR, name)], {
@@ -46,6 +49,7 @@ test('maps.ts: structs are those of the compiled programs', { skip }, (t) => {
   const { size: addressSize } = compiled.get('mesh_address') ?? { size: 0 };
   t.equal(addressSize, maps.ADDRESS_SIZE);
   compiled.delete('mesh_address');
+  for (const name of RING_RECORDS) compiled.set(name, assertedLayout(name));
   const twins = Object.entries(maps.STRUCT_LAYOUTS).map(([name, { size, fields }]) => {
     const snake = Object.entries(fields).map(([field, offset]) => [toSnake(field), offset]);
     return [name, { size, fields: Object.fromEntries(snake) }] as const;
@@ -93,12 +97,46 @@ test('maps.ts: constants are those of wire.h', (t) => {
     POLICY_STATIC_BITS: maps.POLICY_STATIC_BITS,
     POLICY_FULL_BITS: maps.POLICY_FULL_BITS,
     POLICY_DENY: maps.POLICY_DENY,
+    SERVICE_SCOPE_INTERNAL: maps.SERVICE_SCOPES.indexOf('internal'),
+    SERVICE_SCOPE_EXTERNAL: maps.SERVICE_SCOPES.indexOf('external'),
+    SERVICE_EXTERNAL: maps.SERVICE_EXTERNAL,
+    SERVICE_MAGLEV: maps.SERVICE_MAGLEV,
+    SERVICE_WRITING: maps.SERVICE_WRITING,
+    MEMBER_ACTIVE: maps.MEMBER_ACTIVE,
+    MEMBER_DRAINING: maps.MEMBER_DRAINING,
+    MAGLEV_BLOCK: maps.MAGLEV_BLOCK_ENTRIES,
+    OVERLAY_SOURCE_OFF: maps.OVERLAY_SOURCE_CHECKS.indexOf('off'),
+    OVERLAY_SOURCE_CLUSTER: maps.OVERLAY_SOURCE_CHECKS.indexOf('cluster'),
+    OVERLAY_SOURCE_STRICT: maps.OVERLAY_SOURCE_CHECKS.indexOf('strict'),
+    CONFIG_EXTERNAL_SERVICES: maps.CONFIG_EXTERNAL_SERVICES,
+    CONFIG_NATIVE_ROUTING: maps.CONFIG_NATIVE_ROUTING,
+    CT_REPLIED: maps.CT_REPLIED,
+    CT_ESTABLISHED: maps.CT_ESTABLISHED,
+    CT_VIA_OVERLAY: maps.CT_VIA_OVERLAY,
+    CT_TRANSLATED: maps.CT_TRANSLATED,
+    EVENT_KINDS: maps.EVENT_KINDS.length,
+    EVENT_PACKET_SIZE: maps.EVENT.size - maps.EVENT.fields.packet,
+    ...Object.fromEntries([
+      ...maps.EVENT_KINDS.map((name, index) => [`EVENT_${name.toUpperCase()}`, index + 1]),
+      ...maps.TRACE_LEVELS.map((name, index) => [`TRACE_${name.toUpperCase()}`, index]),
+      ...maps.FLOW_STATES.map((name, index) => [`FLOW_STATE_${name.toUpperCase()}`, index]),
+    ]),
   };
   for (const [name, value] of Object.entries(constants)) {
     t.match(header, new RegExp(`^#define ${name} ${value}$`, 'm'), name);
   }
   t.end();
 });
+
+function assertedLayout(name: string): { size: number; fields: Record<string, number> } {
+  const header = readHeader();
+  const size = new RegExp(`^ASSERT_SIZE\\(struct ${name}, (\\d+)\\);$`, 'm').exec(header)?.[1];
+  const offsets = header.matchAll(
+    new RegExp(`^ASSERT_OFFSET\\(struct ${name}, (\\w+), (\\d+)\\);$`, 'gm'),
+  );
+  const fields = [...offsets].map(([, field = '', offset]) => [field, Number(offset)] as const);
+  return { size: Number(size), fields: Object.fromEntries(fields) };
+}
 
 function readHeader(): string {
   return readFileSync(projectPath('bpf/lib/wire.h'), 'utf8');

@@ -1,5 +1,6 @@
 /** Rows over a kernel map: a codec turns rows into bytes, batches of them go to the kernel. */
-import { deleteBatch, lookupBatch, lookupElement, updateBatch } from './bpf.ts';
+import { type BatchMap, deleteBatch, lookupBatch, updateBatch } from './batch.ts';
+import { lookupElement } from './bpf.ts';
 import { DatapathError } from './datapath-error.ts';
 
 /** How rows of one map are written and read. Writers get zeroed memory and may throw DatapathError `bad-row`. */
@@ -37,6 +38,7 @@ export function createRowMap<Row extends Key, Key>(
   codec: RowCodec<Row, Key>,
 ): RowMap<Row, Key> {
   const { name, fd } = map;
+  const bytes: BatchMap = { fd, keySize: codec.keySize, valueSize: codec.valueSize };
 
   function failure(error: { errno: string | undefined }, action: string, key: Key): DatapathError {
     const what = `cannot ${action} ${codec.describe(key)} in map ${name}`;
@@ -87,10 +89,12 @@ export function createRowMap<Row extends Key, Key>(
     });
     for (let start = 0; start < written.length; ) {
       const result = updateBatch(
-        fd,
-        keys.subarray(start * codec.keySize),
-        values.subarray(start * codec.valueSize),
-        written.length - start,
+        bytes,
+        {
+          keys: keys.subarray(start * codec.keySize),
+          values: values.subarray(start * codec.valueSize),
+        },
+        { count: written.length - start },
       );
       start += result.done;
       const failed = written[start];
@@ -108,7 +112,8 @@ export function createRowMap<Row extends Key, Key>(
       codec.writeKey(view, index * codec.keySize, key);
     });
     for (let start = 0; start < written.length; ) {
-      const result = deleteBatch(fd, keys.subarray(start * codec.keySize), written.length - start);
+      const left = written.length - start;
+      const result = deleteBatch(bytes, keys.subarray(start * codec.keySize), left);
       start += result.done;
       const failed = written[start];
       if (result.errno === undefined || failed === undefined) break;
@@ -120,7 +125,7 @@ export function createRowMap<Row extends Key, Key>(
   }
 
   function* readParts(batch: number): Generator<Row[]> {
-    for (const { keys, values, count } of readMapParts(fd, { name, ...codec, batch })) {
+    for (const { keys, values, count } of readMapParts({ name, ...bytes }, batch)) {
       const rows: Row[] = [];
       for (let index = 0; index < count; index += 1) {
         rows.push(codec.readRow(keys, index * codec.keySize, values, index * codec.valueSize));
@@ -175,28 +180,21 @@ export function readMap(
   map: { readonly name: string; readonly keySize: number; readonly valueSize: number },
   visit: (keys: DataView, values: DataView, count: number) => void,
 ): void {
-  for (const { keys, values, count } of readMapParts(fd, { ...map, batch: BATCH })) {
-    visit(keys, values, count);
-  }
+  for (const { keys, values, count } of readMapParts({ ...map, fd })) visit(keys, values, count);
 }
 
 /** Reads a map a part at a time. While others write, an entry may be seen twice, or not at all. */
-function* readMapParts(
-  fd: number,
-  map: {
-    readonly name: string;
-    readonly keySize: number;
-    readonly valueSize: number;
-    readonly batch: number;
-  },
+export function* readMapParts(
+  map: BatchMap & { readonly name: string },
+  batch = BATCH,
 ): Generator<{ keys: DataView; values: DataView; count: number }> {
-  let count = map.batch;
+  let count = batch;
   let from: Uint8Array | undefined;
   for (;;) {
     const keys = new Uint8Array(count * map.keySize);
     const values = new Uint8Array(count * map.valueSize);
     const next = new Uint8Array(Math.max(map.keySize, MINIMUM_CURSOR));
-    const result = lookupBatch(fd, { from, next }, { keys, values, count });
+    const result = lookupBatch(map, { from, next }, { keys, values, count });
     if (result.errno === 'ENOSPC') {
       count *= 2;
       continue;

@@ -3,6 +3,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'tap';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
+import { CONFIG } from '../../mesh/wire/maps.ts';
 import { mapInfo, updateElement } from './bpf.ts';
 import { loadObjects } from './object.ts';
 import { kernelSkipReason, OBJECT_DIR, openTestBpffs } from './testing/bpffs.ts';
@@ -51,13 +52,13 @@ test('loadObjects() refuses pinned maps of another layout version', { skip }, as
   await using bpffs = await openTestBpffs('objects');
   const pinFolder = join(bpffs.path, 'maps');
   const objects = loadObjects([OVERLAY], { pinFolder, mapSizes: SIZES });
-  const config = Buffer.alloc(12);
+  const config = Buffer.alloc(CONFIG.size);
   config.writeUInt32LE(99);
   updateElement(objects.maps.get('mesh_config').fd, Buffer.alloc(4), config);
   objects[Symbol.dispose]();
   t.throws(() => loadObjects([OVERLAY], { pinFolder, mapSizes: SIZES }), {
     code: 'incompatible-map',
-    message: /mesh_config: layout version 99, expected 1/,
+    message: /mesh_config: layout version 99, expected 2/,
   });
 });
 

@@ -14,7 +14,10 @@ import {
   openPinned,
   programFd,
 } from './bpf.ts';
+import { setConntrackTimeouts } from './conntrack-timeouts.ts';
 import { DatapathError } from './datapath-error.ts';
+import { CONNTRACK_TIMEOUTS, type ConntrackTimeouts } from './desired.ts';
+import { ALL_SWITCHES, type KernelSwitches, setKernelSwitches } from './kernel-switches.ts';
 
 /** Names of the maps, which are also the names of their pins. */
 export const MAP_NAMES = [
@@ -24,17 +27,26 @@ export const MAP_NAMES = [
   'mesh_policy',
   'mesh_services',
   'mesh_backends',
+  'mesh_affinity',
+  'mesh_affinity_members',
+  'mesh_maglev',
   'mesh_translations',
   'mesh_choices',
   'mesh_ct',
+  'mesh_icmp_limits',
+  'mesh_nat',
   'mesh_fragments',
+  'mesh_scratch',
   'mesh_metrics',
   'mesh_config',
+  'mesh_events',
+  'mesh_event_control',
+  'mesh_event_buckets',
 ] as const;
 
 export type MapName = (typeof MAP_NAMES)[number];
 
-/** Most entries of a map, where the default does not fit. Takes effect when the map is first made. */
+/** Most entries of a map, where the default does not fit. */
 export type MapSizes = Partial<Record<MapName, number>>;
 
 /** A map of the loaded objects. The descriptor belongs to OpenMaps. */
@@ -55,13 +67,21 @@ export interface LoadedObjects extends Disposable {
   /** Descriptor of a program, which belongs to this. */
   program(name: string): number;
   readonly maps: OpenMaps;
+  /** What the kernel has, as the programs were told. */
+  readonly kernel: KernelSwitches;
 }
 
 /** Loads objects; maps are taken from `pinFolder` or made and pinned there. Throws `load-failed`, `incompatible-map`. */
 export function loadObjects(
   paths: readonly string[],
-  options: { pinFolder: string; mapSizes?: MapSizes | undefined },
+  options: {
+    pinFolder: string;
+    mapSizes?: MapSizes | undefined;
+    kernel?: KernelSwitches | undefined;
+    conntrackTimeouts?: ConntrackTimeouts | undefined;
+  },
 ): LoadedObjects {
+  const { kernel = ALL_SWITCHES } = options;
   mkdirSync(options.pinFolder, { recursive: true, mode: 0o700 });
   checkLayoutVersion(join(options.pinFolder, 'mesh_config'));
   const objects: BpfObject[] = [];
@@ -75,7 +95,9 @@ export function loadObjects(
     for (const path of paths) {
       const object = openObject(path);
       objects.push(object);
-      const declared = declaredMaps(object).filter(({ name }) => !name.startsWith('.'));
+      setKernelSwitches(object, kernel);
+      setConntrackTimeouts(object, options.conntrackTimeouts ?? CONNTRACK_TIMEOUTS);
+      const declared = declaredMaps(object).filter(({ name }) => !name.includes('.'));
       for (const map of declared) prepareMap(map, options);
       loadObject(object);
       for (const { name } of declared) {
@@ -87,6 +109,7 @@ export function loadObjects(
     throw error;
   }
   return {
+    kernel,
     program(name) {
       for (const object of objects) {
         const fd = programFd(object, name);
@@ -125,10 +148,7 @@ function prepareMap(
   map.setPinPath(path);
 }
 
-/**
- * Size of the pinned map, undefined when there is none. A size that was changed by option is no reason to throw away
- * what the map holds: the old one stays until the datapath is uninstalled. Another layout is refused.
- */
+/** Size of the pinned map, undefined when there is none. Maps of another size or layout are `migration.ts`'s business. */
 function existingSize(path: string, wanted: DeclaredMap): number | undefined {
   if (!existsSync(path)) return undefined;
   const fd = openPinned(path);

@@ -4,11 +4,13 @@ import { release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { DatapathError } from './datapath-error.ts';
 import type { DatapathOptions } from './desired.ts';
+import { type Feature, probeFeatures } from './features.ts';
 
 /** Compiled eBPF objects that the datapath loads. */
 export const OBJECT_FILES = [
   'mesh_endpoint.bpf.o',
   'mesh_overlay.bpf.o',
+  'mesh_host.bpf.o',
   'mesh_socket.bpf.o',
 ] as const;
 
@@ -18,7 +20,8 @@ export interface Surroundings {
   readonly kernelRelease: string;
   /** Value of net.core.bpf_jit_enable, undefined where it cannot be seen (other network namespaces). */
   readonly jitEnabled: string | undefined;
-  readonly hasBtf: boolean;
+  /** What the kernel has of what the datapath asks for. */
+  features(): readonly Feature[];
   /** statfs magic of a folder, undefined when it does not exist. */
   fileSystemOf(folder: string): number | undefined;
   isFile(path: string): boolean;
@@ -26,8 +29,8 @@ export interface Surroundings {
 
 const BPF_FS_MAGIC = 0xcafe4a11;
 const CGROUP2_MAGIC = 0x63677270;
-/** tcx links came with 6.6. */
-const MINIMUM_KERNEL = { major: 6, minor: 6 } as const;
+/** The oldest kernel that has all that is needed. */
+const MINIMUM_KERNEL = '5.10';
 
 /** One line for each thing that is missing, with the command that helps; empty when all is well. */
 export function preflightProblems(
@@ -62,24 +65,20 @@ function thisMachine(): Surroundings {
     userId: process.geteuid?.() ?? -1,
     kernelRelease: release(),
     jitEnabled: existsSync(jit) ? readFileSync(jit, 'utf8').trim() : undefined,
-    hasBtf: existsSync('/sys/kernel/btf/vmlinux'),
+    features: probeFeatures,
     fileSystemOf: (folder) => (existsSync(folder) ? statfsSync(folder).type : undefined),
     isFile: (path) => existsSync(path),
   };
 }
 
 function kernelProblem(surroundings: Surroundings): (string | undefined)[] {
-  const { kernelRelease, jitEnabled, hasBtf } = surroundings;
-  const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
-  const { major: leastMajor, minor: leastMinor } = MINIMUM_KERNEL;
-  const isOld = major < leastMajor || (major === leastMajor && minor < leastMinor);
+  const { kernelRelease, jitEnabled } = surroundings;
+  const missing = surroundings.features().filter(({ isNeeded, isFound }) => isNeeded && !isFound);
+  const names = missing.map(({ name, since }) => `${name} (Linux ${since})`).join(', ');
   return [
-    isOld
-      ? `kernel ${kernelRelease} is too old: Linux ${leastMajor}.${leastMinor} or newer is needed for tcx links`
+    missing.length > 0
+      ? `kernel ${kernelRelease} lacks what the datapath needs: ${names}; use Linux ${MINIMUM_KERNEL} or newer with BPF, cgroup BPF and BTF configured ("clustermesh-agent features" shows all)`
       : undefined,
-    hasBtf
-      ? undefined
-      : 'the kernel has no type information (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF',
     jitEnabled === '0'
       ? 'the eBPF compiler of the kernel is off: run "sysctl -w net.core.bpf_jit_enable=1"'
       : undefined,

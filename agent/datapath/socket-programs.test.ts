@@ -63,7 +63,18 @@ function frontend(
   protocol: 'TCP' | 'UDP',
   backends: readonly Backend[],
 ): FrontendEntry {
-  return { address, port: 80, protocol, backends, service: 'test/service' };
+  return {
+    address,
+    port: 80,
+    protocol,
+    scope: 'internal',
+    isExternal: false,
+    backends,
+    draining: [],
+    affinitySeconds: 0,
+    algorithm: 'random',
+    service: 'test/service',
+  };
 }
 
 async function openSocketRun() {

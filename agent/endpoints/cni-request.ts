@@ -18,7 +18,7 @@ export interface CniRequest {
 export interface CniConfig {
   readonly cniVersion: string;
   readonly name: string;
-  /** Untouched: it is the answer of a plugin that adds nothing to it. */
+  /** What the plugins before say; the answer of one that changes nothing of it. */
   readonly prevResult: Readonly<Record<string, unknown>> | undefined;
   /** Attachments that still exist, for GC; undefined when the runtime did not say. */
   readonly validAttachments:
@@ -123,6 +123,14 @@ export function addressesOf(config: CniConfig, ifName: string): IpAddress[] {
     );
   }
   return [...addresses].sort();
+}
+
+/** Names of the interfaces that earlier plugins made on the node's side. */
+export function hostInterfacesOf({ prevResult }: CniConfig): string[] {
+  return listOf(prevResult ?? {}, 'interfaces')
+    .map((entry) => objectOf(entry, 'prevResult.interfaces'))
+    .filter((entry) => textOf(entry, 'sandbox') === '')
+    .map((entry) => textOf(entry, 'name'));
 }
 
 /** `A=1;B=2` as a map. */

@@ -1,8 +1,9 @@
 /**
  * Codes of the CNI specification that a runtime acts on (`CNI spec`, section 5, Error): 4 bad environment, 6 undecodable
- * content, 7 bad configuration, 11 try again later, 50 the plugin cannot serve, 100 and up are ours.
+ * content, 7 bad configuration, 11 try again later, 100 and up are ours. Of STATUS: 51 pods may lack connectivity; that the
+ * agent does not answer at all, 50, is for the plugin to say.
  */
-export type CniCode = 4 | 6 | 7 | 11 | 50 | 100 | 101;
+export type CniCode = 4 | 6 | 7 | 11 | 51 | 100 | 101;
 
 /** A CNI request that was not served. */
 export class CniError extends Error {

@@ -11,16 +11,10 @@ const ids = (rig: NodeRig): number[] =>
     .map(({ endpointId }) => endpointId)
     .sort();
 
-test('ADD answers with what the plugin before did, and the endpoint is in the kernel and on disk', async (t) => {
+test('ADD makes an endpoint in the kernel and on disk, and leaves the result to the plugin', async (t) => {
   const rig = await openNodeRig(t);
   await rig.start();
-  const { status, body } = await rig.addPod('a', '10.1.0.5');
-  t.equal(status, 200);
-  t.match(JSON.parse(body), {
-    cniVersion: '1.0.0',
-    ips: [{ address: '10.1.0.5/24' }],
-    interfaces: [{ name: 'vetha' }, { name: 'eth0' }],
-  });
+  t.same(await rig.addPod('a', '10.1.0.5'), { status: 200, body: '' });
   t.match(rig.datapath.endpoints.get('1'), {
     addresses: ['10.1.0.5'],
     ifindex: 101,
@@ -198,4 +192,72 @@ test('pinned maps of an agent whose endpoints are all gone are emptied', async (
   const rig = await openNodeRig(t, { datapath });
   await rig.start();
   await until('the row is gone', () => datapath.policy.rows().length === 0);
+});
+
+test('STATUS tells what cuts pods off, and nothing else', async (t) => {
+  const rig = await openNodeRig(t);
+  await rig.start();
+  const status = () => rig.cni(addRequest('', '10.1.0.5', 'STATUS'));
+  t.equal((await rig.status()).ready, false);
+  t.same(await status(), { status: 200, body: '' }, 'the apiserver may be a pod to be started');
+  rig.datapath.detachedParts = ['nothing is attached to the tunnel device'];
+  await until('it is seen', async () => (await status()).status !== 200);
+  t.match(JSON.parse((await status()).body), {
+    code: 51,
+    msg: 'pods of this node may be cut off',
+    details: 'nothing is attached to the tunnel device',
+  });
+});
+
+test('a pod with several interfaces has an endpoint for each, and each its own addresses', async (t) => {
+  const rig = await openNodeRig(t);
+  await rig.start();
+  const request = (ifName: string, ips: readonly string[], command = 'ADD') => {
+    const base = addRequest('a', '10.1.0.5', command);
+    const config = base.config as Record<string, unknown>;
+    return {
+      ...base,
+      ifName,
+      config: {
+        ...config,
+        prevResult: {
+          interfaces: [{ name: 'host' }, { name: ifName, sandbox: '/run/netns/a' }],
+          ips: ips.map((address) => ({ interface: 1, address })),
+        },
+      },
+    };
+  };
+  const veth = (ifindex: number) => ({
+    hostInterface: `veth${ifindex}`,
+    ifindex,
+    mac: '02:00:00:00:00:01',
+  });
+  rig.veths.set('/run/netns/a', veth(101));
+  t.equal(
+    (await rig.cni(request('eth0', ['10.1.0.5/24', 'fd00::5/64', '10.1.0.9/24']))).status,
+    200,
+  );
+  rig.veths.set('/run/netns/a', veth(102));
+  t.equal((await rig.cni(request('net1', ['10.9.0.5/24', 'fd09::5/64']))).status, 200);
+  t.same(
+    rig.datapath.endpoints.rows().map((row) => [row.endpointId, row.ifindex, row.addresses]),
+    [
+      [1, 101, ['10.1.0.5', '10.1.0.9', 'fd00::5']],
+      [2, 102, ['10.9.0.5', 'fd09::5']],
+    ],
+  );
+  t.equal((await rig.cni(request('net1', [], 'DEL'))).status, 200);
+  t.same(ids(rig), [1], 'DEL of one leaves the other');
+});
+
+test('an interface that goes without DEL takes its endpoint with it', async (t) => {
+  const rig = await openNodeRig(t);
+  await rig.start();
+  await rig.addPod('a', '10.1.0.5');
+  await rig.addPod('b', '10.1.0.6');
+  rig.veths.delete('/run/netns/a');
+  rig.changeLinks();
+  await until('its endpoint is gone', () => ids(rig).join() === '2');
+  t.same(readdirSync(rig.dir.file('state', 'endpoints')), ['2.json']);
+  t.notOk(rig.datapath.attached.has('vetha'));
 });

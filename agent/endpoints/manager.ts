@@ -1,20 +1,29 @@
 import type { Logger } from '../../mesh/runtime/log.ts';
+import type { IpAddress } from '../../mesh/wire/ip.ts';
 import type { Datapath } from '../datapath/desired.ts';
 import type { Engine } from '../state/engine.ts';
-import { addressesOf, type CniRequest } from './cni-request.ts';
+import { addressesOf, type CniRequest, hostInterfacesOf } from './cni-request.ts';
 import { CniError } from './endpoint-error.ts';
-import type { Interfaces } from './interfaces.ts';
+import { createEndpointSet } from './endpoint-set.ts';
+import type { Interfaces, VethPair } from './interfaces.ts';
+import { type DiscoveredPod, podText } from './match-pods.ts';
+import { type OpenedPods, openedName } from './opened-pods.ts';
 import type { EndpointRecord } from './record.ts';
 import type { EndpointStore } from './store.ts';
 
-const LAST_ENDPOINT_ID = 65_535;
-
-/** The pods of this node: what the container runtime says through CNI, kept over restarts. */
+/** The pods of this node: what the container runtime says through CNI, and what is found without it; kept over restarts. */
 export interface EndpointManager {
   /** Takes up what a previous process kept, dropping endpoints whose interface is gone. */
   restore(): Promise<void>;
-  /** Serves a request and returns what the plugin is to print. Throws CniError. Requests are served one at a time. */
+  /**
+   * Serves a request and returns what is to be answered: nothing, since the plugin itself prints the result that it was
+   * given. Throws CniError. Requests are served one at a time, in the order in which they came.
+   */
   serve(request: CniRequest): Promise<string>;
+  /** Makes endpoints of pods that the runtime did not tell of. Returns why one could not be made, a sentence each. */
+  adopt(found: readonly DiscoveredPod[]): Promise<readonly string[]>;
+  /** Drops endpoints whose interface is gone: their pod went without a word. */
+  dropGone(): Promise<void>;
   records(): readonly EndpointRecord[];
   /** Files of the state directory that could not be read, with why. */
   problems(): readonly string[];
@@ -23,125 +32,85 @@ export interface EndpointManager {
 /** Makes a manager that knows no endpoint yet. */
 export function createEndpointManager(options: {
   readonly store: EndpointStore;
-  readonly interfaces: Interfaces;
+  readonly interfaces: Pick<Interfaces, 'findVeth' | 'indexes'>;
+  readonly opened: OpenedPods;
   readonly datapath: Datapath;
   readonly engine: Engine;
+  /**
+   * What keeps pods of this node from being reached, a sentence each: what STATUS tells the runtime, which then takes the
+   * node out of service. That the own cluster has not been read yet is no reason: its apiserver may be a pod that is still
+   * to be started.
+   */
+  readonly limits: () => readonly string[];
   readonly logger: Logger;
 }): EndpointManager {
-  const { store, interfaces, datapath, engine, logger } = options;
-  const records = new Map<number, EndpointRecord>();
-  let unreadable: ReadonlyMap<number, string> = new Map();
-  let lastId = 0;
+  const { interfaces, opened, datapath } = options;
+  const endpoints = createEndpointSet(options);
   let queue: Promise<unknown> = Promise.resolve();
 
-  /** Ids go round, so that a number that was just freed is not soon somebody else's. */
-  const nextId = (): number => {
-    for (let tries = 0; tries < LAST_ENDPOINT_ID; tries += 1) {
-      lastId = lastId >= LAST_ENDPOINT_ID ? 1 : lastId + 1;
-      if (!records.has(lastId) && !unreadable.has(lastId)) return lastId;
-    }
-    throw new CniError(11, `this node has ${records.size} endpoints, more are not possible`);
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const done = queue.then(work);
+    queue = done.catch(() => undefined);
+    return done;
   };
 
-  const find = (containerId: string, ifName: string): EndpointRecord | undefined =>
-    [...records.values()].find(
-      (record) => record.containerId === containerId && record.ifName === ifName,
-    );
-
-  const exists = async (record: EndpointRecord): Promise<boolean> =>
-    (await interfaces.indexes()).get(record.hostInterface) === record.ifindex;
-
-  const drop = (record: EndpointRecord, why: string): void => {
-    records.delete(record.endpointId);
-    engine.removeEndpoint(record.endpointId);
-    datapath.detachEndpoint(record.hostInterface);
-    store.remove(record.endpointId);
-    logger.info(
-      { endpoint: record.endpointId, container: record.containerId, why },
-      'endpoint removed',
-    );
+  const findDiscovered = (veth: VethPair): EndpointRecord | undefined => {
+    const record = endpoints.findByVeth(veth);
+    return record?.origin === 'discovered' ? record : undefined;
   };
 
-  /** Two endpoints cannot have one address; one whose interface is gone is a DEL that we never got. */
-  const claimAddresses = async (
-    request: CniRequest,
-    record: Omit<EndpointRecord, 'endpointId'>,
-  ): Promise<void> => {
-    for (const other of [...records.values()]) {
-      if (other.containerId === request.containerId && other.ifName === request.ifName) continue;
-      const shared = other.addresses.find((address) => record.addresses.includes(address));
-      if (shared === undefined && other.hostInterface !== record.hostInterface) continue;
-      if (shared !== undefined && (await exists(other))) {
-        throw new CniError(
-          100,
-          `address ${shared} belongs to endpoint ${other.endpointId} (container ${other.containerId}) already: two containers cannot share it`,
-        );
-      }
-      drop(other, "its interface or address is another container's now");
-    }
-  };
-
-  const add = async (request: CniRequest): Promise<string> => {
-    const { config, containerId, ifName, netns, args } = request;
-    const addresses = addressesOf(config, ifName);
-    const veth = await interfaces.findVeth(netns, ifName).catch((cause: unknown) => {
+  const vethOf = ({ netns, ifName }: CniRequest): Promise<VethPair> =>
+    interfaces.findVeth(netns, ifName).catch((cause: unknown) => {
       throw new CniError(7, cause instanceof Error ? cause.message : String(cause), { cause });
     });
-    const made = {
-      containerId,
-      ifName,
-      netns,
-      network: config.name,
-      addresses,
-      ...veth,
-      podNamespace: args.get('K8S_POD_NAMESPACE') ?? '',
-      podName: args.get('K8S_POD_NAME') ?? '',
-    };
-    await claimAddresses(request, made);
-    const before = find(containerId, ifName);
-    const record: EndpointRecord = { endpointId: before?.endpointId ?? nextId(), ...made };
-    // On disk first: a crash in between leaves an endpoint that the next start finds, not a row that nobody owns.
-    store.save(record);
-    records.set(record.endpointId, record);
-    try {
-      engine.addEndpoint(record);
-      datapath.attachEndpoint(record.hostInterface);
-    } catch (cause) {
-      drop(record, 'it could not be made');
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new CniError(101, `cannot make endpoint ${record.endpointId} of ${ifName}: ${reason}`, {
-        cause,
-      });
-    }
-    logger.info(
+
+  const add = async (
+    request: CniRequest,
+    { addresses, veth }: { readonly addresses: readonly IpAddress[]; readonly veth: VethPair },
+  ): Promise<void> => {
+    const { config, containerId, ifName, netns, args } = request;
+    const { hostInterface, ifindex, mac } = veth;
+    const found = findDiscovered(veth);
+    await endpoints.put(
       {
-        endpoint: record.endpointId,
-        container: containerId,
+        containerId,
+        ifName,
+        netns,
+        network: config.name,
         addresses,
-        hostInterface: veth.hostInterface,
+        hostInterface,
+        ifindex,
+        mac,
+        podNamespace: args.get('K8S_POD_NAMESPACE') ?? found?.podNamespace ?? '',
+        podName: args.get('K8S_POD_NAME') ?? found?.podName ?? '',
+        origin: 'runtime',
       },
-      'endpoint added',
+      endpoints.find(containerId, ifName) ?? found,
     );
-    return JSON.stringify({ cniVersion: config.cniVersion, ...config.prevResult });
+    opened.forget(openedName(containerId, ifName));
   };
 
-  const check = async (request: CniRequest): Promise<string> => {
+  const check = async (request: CniRequest): Promise<void> => {
     const { config, containerId, ifName } = request;
-    const record = find(containerId, ifName);
+    const record = endpoints.find(containerId, ifName);
+    const addresses = addressesOf(config, ifName);
     if (record === undefined) {
+      const veth = await vethOf(request).catch(() => undefined);
+      // It was found before the runtime spoke of it.
+      if (veth !== undefined && findDiscovered(veth) !== undefined)
+        return add(request, { addresses, veth });
       throw new CniError(
         100,
         `container ${containerId} has no endpoint for ${ifName}: add it again`,
       );
     }
-    const addresses = addressesOf(config, ifName);
     if (addresses.join() !== [...record.addresses].sort().join()) {
       throw new CniError(
         100,
         `endpoint ${record.endpointId} has addresses ${record.addresses.join(', ')}, the runtime says ${addresses.join(', ')}`,
       );
     }
-    if (!(await exists(record))) {
+    if (!(await endpoints.exists(record))) {
       throw new CniError(
         100,
         `interface ${record.hostInterface} of endpoint ${record.endpointId} is gone`,
@@ -151,10 +120,9 @@ export function createEndpointManager(options: {
     if (!datapath.endpoints.rows().some((row) => datapath.endpoints.keyOf(row) === key)) {
       throw new CniError(100, `endpoint ${record.endpointId} is not in the kernel's map`);
     }
-    return '';
   };
 
-  const collect = (request: CniRequest): string => {
+  const collect = (request: CniRequest): void => {
     const { validAttachments, name } = request.config;
     if (validAttachments === undefined) {
       throw new CniError(
@@ -163,83 +131,95 @@ export function createEndpointManager(options: {
       );
     }
     const valid = new Set(
-      validAttachments.map(({ containerId, ifName }) => `${containerId} ${ifName}`),
+      validAttachments.map(({ containerId, ifName }) => openedName(containerId, ifName)),
     );
-    for (const record of [...records.values()]) {
-      if (record.network !== name || valid.has(`${record.containerId} ${record.ifName}`)) continue;
-      drop(record, 'the runtime no longer lists it');
+    for (const record of endpoints.records()) {
+      // What was found belongs to no network that the runtime could mean.
+      if (record.origin !== 'runtime' || record.network !== name) continue;
+      if (valid.has(openedName(record.containerId, record.ifName))) continue;
+      endpoints.drop(record, 'the runtime no longer lists it');
     }
-    return '';
-  };
-
-  const remove = ({ containerId, ifName }: CniRequest): string => {
-    const record = find(containerId, ifName);
-    if (record !== undefined) drop(record, 'the runtime removed it');
-    return '';
-  };
-
-  /** Puts this version's programs in place of the previous one's; where that fails, those go on working. */
-  const reattach = (record: EndpointRecord): void => {
-    const { endpointId, hostInterface } = record;
-    try {
-      datapath.attachEndpoint(hostInterface);
-    } catch (error) {
-      logger.error(
-        { endpoint: endpointId, hostInterface, err: error },
-        'programs of an endpoint cannot be attached',
-      );
+    for (const { name: file, request: left } of opened.list()) {
+      if (left?.config.name === name && !valid.has(file)) opened.forget(file);
     }
   };
 
-  const serve = async (request: CniRequest): Promise<string> => {
+  /** The endpoint that was found and that a DEL means: by the interface itself, else by its name on this side. */
+  const findDiscoveredOf = async (request: CniRequest): Promise<EndpointRecord | undefined> => {
+    const found = endpoints.records().filter(({ origin }) => origin === 'discovered');
+    if (found.length === 0) return undefined;
+    const veth = request.netns === '' ? undefined : await vethOf(request).catch(() => undefined);
+    if (veth !== undefined) return findDiscovered(veth);
+    const names = hostInterfacesOf(request.config);
+    return found.find(({ hostInterface }) => names.includes(hostInterface));
+  };
+
+  const remove = async (request: CniRequest): Promise<void> => {
+    const { containerId, ifName } = request;
+    opened.forget(openedName(containerId, ifName));
+    const record = endpoints.find(containerId, ifName) ?? (await findDiscoveredOf(request));
+    if (record !== undefined) endpoints.drop(record, 'the runtime removed it');
+  };
+
+  const status = (): void => {
+    const limits = options.limits();
+    if (limits.length === 0) return;
+    throw new CniError(51, 'pods of this node may be cut off', { details: limits.join('; ') });
+  };
+
+  const adoptOne = async (pod: DiscoveredPod): Promise<void> => {
+    const before = endpoints.findByVeth(pod);
+    // What the runtime said of an interface holds.
+    if (before?.origin === 'runtime') return;
+    if (before !== undefined && before.addresses.join() === pod.addresses.join()) return;
+    await endpoints.put({ ...pod, containerId: '', network: '', origin: 'discovered' }, before);
+  };
+
+  const serve = (request: CniRequest): Promise<void> => {
     switch (request.command) {
-      case 'ADD':
-        return add(request);
+      case 'ADD': {
+        const addresses = addressesOf(request.config, request.ifName);
+        // Looked for while others are served: it takes most of the time.
+        const looking = vethOf(request);
+        looking.catch(() => undefined);
+        return inTurn(async () => add(request, { addresses, veth: await looking }));
+      }
       case 'CHECK':
-        return check(request);
+        return inTurn(() => check(request));
       case 'DEL':
-        return remove(request);
+        return inTurn(() => remove(request));
       case 'GC':
-        return collect(request);
+        return inTurn(async () => collect(request));
       case 'STATUS':
-        return '';
+        return inTurn(async () => status());
       default:
         return request.command satisfies never;
     }
   };
 
   return {
-    async restore() {
-      const loaded = store.load();
-      unreadable = loaded.unreadable;
-      for (const [endpointId, problem] of unreadable) {
-        logger.error(
-          { endpoint: endpointId, problem },
-          'endpoint cannot be restored, its rows stay as they are',
-        );
-      }
-      const gone: EndpointRecord[] = [];
-      const indexes = await interfaces.indexes();
-      for (const record of loaded.records) {
-        if (indexes.get(record.hostInterface) === record.ifindex)
-          records.set(record.endpointId, record);
-        else gone.push(record);
-        lastId = Math.max(lastId, record.endpointId);
-      }
-      engine.restoreEndpoints([...records.values()], new Set(unreadable.keys()));
-      for (const record of gone) drop(record, 'its interface went while the agent was down');
-      for (const record of records.values()) reattach(record);
-      logger.info(
-        { endpoints: records.size, gone: gone.length, unreadable: unreadable.size },
-        'endpoints restored',
-      );
+    restore: endpoints.restore,
+    async serve(request) {
+      await serve(request);
+      return '';
     },
-    serve(request) {
-      const served = queue.then(() => serve(request));
-      queue = served.catch(() => undefined);
-      return served;
-    },
-    records: () => [...records.values()],
-    problems: () => [...unreadable.values()],
+    adopt: (found) =>
+      inTurn(async () => {
+        const problems: string[] = [];
+        for (const pod of found) {
+          try {
+            await adoptOne(pod);
+          } catch (error) {
+            const reason = error instanceof Error ? error.message : String(error);
+            problems.push(
+              `pod ${podText(pod)} on ${pod.hostInterface} is not in the mesh: ${reason}`,
+            );
+          }
+        }
+        return problems;
+      }),
+    dropGone: () => inTurn(endpoints.dropGone),
+    records: endpoints.records,
+    problems: endpoints.problems,
   };
 }

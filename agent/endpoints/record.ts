@@ -19,6 +19,11 @@ export interface EndpointRecord {
   /** Of the pod, as the runtime said; empty when it did not. */
   readonly podNamespace: string;
   readonly podName: string;
+  /**
+   * Who told of it: the container runtime by CNI ADD, or nobody, and it was found by its addresses; then `containerId` and
+   * `network` are empty until the runtime speaks of it. Absent in files of earlier versions, which knew the runtime only.
+   */
+  readonly origin: 'runtime' | 'discovered';
 }
 
 const SCHEMA = 1;
@@ -84,5 +89,6 @@ export function decodeRecord(content: string, file: string): EndpointRecord {
     mac: text('mac'),
     podNamespace: text('podNamespace'),
     podName: text('podName'),
+    origin: object.origin === 'discovered' ? 'discovered' : 'runtime',
   };
 }

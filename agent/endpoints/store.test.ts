@@ -17,6 +17,7 @@ const record: EndpointRecord = {
   mac: '02:00:00:00:00:01',
   podNamespace: 'demo',
   podName: 'web-0',
+  origin: 'runtime',
 };
 
 test('what is saved is loaded, what is removed is not', async (t) => {
@@ -87,4 +88,9 @@ test('every prefix of a record is refused, and each field that is wrong is named
       message: new RegExp(`f: field ${field}`),
     });
   }
+});
+
+test('a record of a version that knew no origin is one of the runtime', async (t) => {
+  const { origin: _, ...old } = record;
+  t.same(decodeRecord(JSON.stringify({ schema: 1, ...old }), 'f'), record);
 });

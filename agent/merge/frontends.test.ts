@@ -1,10 +1,11 @@
 import { test } from 'tap';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { type IpAddress, parseIpAddress } from '../../mesh/wire/ip.ts';
-import type { LocalService } from '../../mesh/wire/local-service.ts';
+import { type LocalService, PLAIN_TRAFFIC } from '../../mesh/wire/local-service.ts';
 import type { ClusterService, PortMap, Protocol } from '../../mesh/wire/service.ts';
 import type { Backend, FrontendEntry } from '../datapath/desired.ts';
 import { frontendsOf, sameFrontend } from './frontends.ts';
+import { DEFAULT_SERVICE_RULES } from './service-rules.ts';
 
 type Ports = Record<string, readonly [Protocol, number]>;
 
@@ -27,6 +28,7 @@ function local(changes: Partial<LocalService> = {}): LocalService {
     global: true,
     shared: true,
     affinity: 'none',
+    ...PLAIN_TRAFFIC,
     backends: backends({ '10.1.0.5': { http: ['TCP', 8080] } }),
     ...changes,
   };
@@ -62,9 +64,10 @@ function texts(
   remotes: readonly ClusterService[] = [],
   remembered: readonly Backend[] = [],
 ): string[] {
-  return frontendsOf(service, { ownClusterId: 1, remotes, remembered: () => remembered }).map(
-    (row) =>
-      `${row.address}:${row.port}/${row.protocol} ${row.backends.map(({ address, port, clusterId }) => `${address}:${port}@${clusterId}`).join(' ')}`.trim(),
+  const node = { clusterId: 1, nodeName: 'n1', nodeIps: [], zone: '' };
+  const rules = DEFAULT_SERVICE_RULES;
+  return frontendsOf(service, { node, rules, remotes, remembered: () => remembered }).map((row) =>
+    `${row.address}:${row.port}/${row.protocol} ${row.backends.map(({ address, port, clusterId }) => `${address}:${port}@${clusterId}`).join(' ')}`.trim(),
   );
 }
 
@@ -174,10 +177,21 @@ test('sameFrontend() does not look at the order of backends', async (t) => {
     address: parseIpAddress('10.96.0.1'),
     port: 80,
     protocol: 'TCP',
+    scope: 'internal',
+    isExternal: false,
     service: '',
     backends: ips.map(backend),
+    draining: [],
+    affinitySeconds: 0,
+    algorithm: 'random',
   });
   t.ok(sameFrontend(row('10.0.0.1', '10.0.0.2'), row('10.0.0.2', '10.0.0.1')));
   t.notOk(sameFrontend(row('10.0.0.1'), row('10.0.0.2')));
   t.notOk(sameFrontend(row('10.0.0.1'), row('10.0.0.1', '10.0.0.2')));
+  const one = row('10.0.0.1');
+  t.ok(sameFrontend(one, { ...one, service: 'of somebody' }), 'the kernel knows no names');
+  t.notOk(sameFrontend(one, { ...one, isExternal: true }));
+  t.notOk(sameFrontend(one, { ...one, affinitySeconds: 1 }));
+  t.notOk(sameFrontend(one, { ...one, algorithm: 'maglev' }));
+  t.notOk(sameFrontend(one, { ...one, draining: [backend('10.0.0.2')] }));
 });

@@ -79,6 +79,9 @@ test('what an agent knows is scraped, with the names of Cilium where it has them
     ['isthmus_identities', {}, 3],
     ['isthmus_datapath_packets_total', { reason: 'policy-denied', direction: 'ingress' }, 3],
     ['isthmus_datapath_bytes_total', { reason: 'policy-denied', direction: 'ingress' }, 180],
+    ['cilium_drop_count_total', { reason: 'Policy denied', direction: 'INGRESS' }, 3],
+    ['cilium_forward_count_total', { direction: 'EGRESS' }, 0],
+    ['isthmus_monitor_listeners', {}, 0],
     ['isthmus_map_max_entries', { map: 'mesh_ipcache4' }, 1000],
     ['isthmus_scrape_errors_total', {}, 0],
   ];
@@ -233,6 +236,14 @@ test('addresses that a cluster does not get are counted under its name, or its i
       }),
     },
     datapath: { counters: () => [], capacities: () => [] },
+    monitor: {
+      statistics: () => ({
+        listeners: 0,
+        read: { drop: 0, trace: 0, service: 0 },
+        undecodable: 0,
+        lost: [],
+      }),
+    },
     readiness: { missing: () => ['something'] },
     audit: () => ({ at: undefined, durationMs: undefined, tables: [] }),
     registry: () => ({ text: 'refused', healthy: false }),

@@ -2,15 +2,18 @@
 import type { Metrics } from '../../mesh/runtime/metrics.ts';
 import type { RegistryReport } from '../api/status.ts';
 import type { Datapath } from '../datapath/desired.ts';
+import type { Monitor } from '../monitor/monitor.ts';
 import type { AuditStatus } from '../state/audit.ts';
 import type { Engine, EngineStatus } from '../state/engine.ts';
 import type { Readiness } from './readiness.ts';
+import { addMonitorMetrics, addTrafficMetrics } from './traffic-metrics.ts';
 
 /** What the metrics are made of. */
 export interface AgentMetricsSources {
   readonly engine: Pick<Engine, 'status'>;
   readonly datapath: Pick<Datapath, 'counters' | 'capacities'>;
-  readonly readiness: Readiness;
+  readonly readiness: Pick<Readiness, 'missing'>;
+  readonly monitor: Pick<Monitor, 'statistics'>;
   readonly audit: () => AuditStatus;
   readonly registry: () => RegistryReport | undefined;
   /** Names of the clusters by their ids, as far as they are known now. */
@@ -32,7 +35,9 @@ export function addAgentMetrics(metrics: Metrics, sources: AgentMetricsSources):
   });
   addStateMetrics(metrics, sources);
   addAuditMetrics(metrics, sources.audit);
-  addDatapathMetrics(metrics, sources.datapath);
+  addTrafficMetrics(metrics, sources.datapath);
+  addMonitorMetrics(metrics, () => sources.monitor.statistics());
+  addCapacityMetrics(metrics, sources.datapath);
 }
 
 function addStateMetrics(metrics: Metrics, sources: AgentMetricsSources): void {
@@ -116,26 +121,12 @@ function addAuditMetrics(metrics: Metrics, audit: AgentMetricsSources['audit']):
   });
 }
 
-function addDatapathMetrics(metrics: Metrics, datapath: AgentMetricsSources['datapath']): void {
-  const labels = ['reason', 'direction'] as const;
-  const packets = metrics.counter('isthmus_datapath_packets_total', {
-    help: 'Packets that the eBPF programs judged, by what became of them',
-    labels,
-  });
-  const bytes = metrics.counter('isthmus_datapath_bytes_total', {
-    help: 'Bytes of those packets',
-    labels,
-  });
+function addCapacityMetrics(metrics: Metrics, datapath: AgentMetricsSources['datapath']): void {
   const capacity = metrics.gauge('isthmus_map_max_entries', {
     help: 'Most entries that an eBPF map can hold',
     labels: ['map'],
   });
   metrics.onCollect(() => {
-    for (const counter of datapath.counters()) {
-      const { reason, direction } = counter;
-      packets.set(Number(counter.packets), { reason, direction });
-      bytes.set(Number(counter.bytes), { reason, direction });
-    }
     for (const { map, maxEntries } of datapath.capacities()) capacity.set(maxEntries, { map });
   });
 }

@@ -8,10 +8,14 @@ import { listenHealthServer } from '../../mesh/runtime/health-server.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { createMetrics } from '../../mesh/runtime/metrics.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
+import { addConntrackMetrics } from '../datapath/conntrack-metrics.ts';
+import type { Datapath } from '../datapath/desired.ts';
 import { type AgentMetricsSources, addAgentMetrics } from './agent-metrics.ts';
 
 /** What the endpoint answers from. */
-export interface AgentEndpointSources extends Omit<AgentMetricsSources, 'clusterNames'> {
+export interface AgentEndpointSources
+  extends Omit<AgentMetricsSources, 'clusterNames' | 'datapath'> {
+  readonly datapath: AgentMetricsSources['datapath'] & Pick<Datapath, 'upkeep'>;
   readonly mesh: () => MeshStatus;
   readonly lag: LagBook;
   /** Undefined: calls to etcd are not counted. */
@@ -48,6 +52,7 @@ export async function listenAgentMetrics(
         ),
       ),
   });
+  if (sources.datapath.upkeep !== undefined) addConntrackMetrics(metrics, sources.datapath.upkeep);
   const server = await listenHealthServer(address, {
     flag: '--metrics-address',
     sources: { missing: () => readiness.missing(), metrics },

@@ -28,6 +28,10 @@ export interface ReadinessSources {
 export interface Readiness {
   /** Why the node is not ready, a sentence each with what to do; empty when it is. */
   missing(): readonly string[];
+  /** What of the datapath is not attached, a sentence each: pods may be cut off. */
+  detached(): readonly string[];
+  /** Whether everything has been read of the own cluster. */
+  isOwnRead(): boolean;
 }
 
 /** Begins to wait: the time of the call is the start that peers are waited for from. */
@@ -44,7 +48,11 @@ export function createReadiness(sources: ReadinessSources): Readiness {
     return attached.problems;
   };
 
+  const unread = (): string[] => missingOfOwn(sources.mesh().clusters.find(({ own }) => own));
+
   return {
+    detached,
+    isOwnRead: () => unread().length === 0,
     missing() {
       const { clusters } = sources.mesh();
       const isStarting = clock.monotonic() - startedAt < PEER_PATIENCE_MS;

@@ -2,12 +2,14 @@ import type { ClusterChange, ClusterRef, ClusterSink } from '../../mesh/remote/c
 import { createBell } from '../../mesh/runtime/bell.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
+import type { Labels } from '../../mesh/wire/identity.ts';
 import type { ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
-import type { Datapath, EndpointEntry, PolicyEntry } from '../datapath/desired.ts';
+import type { Datapath, EndpointEntry, FrontendKey, PolicyEntry } from '../datapath/desired.ts';
 import type { AddressConflict } from '../merge/address-book.ts';
 import { createAddressRows } from '../merge/address-rows.ts';
 import { type NodeContext, sameIpcacheEntry } from '../merge/addresses.ts';
 import { sameFrontend } from '../merge/frontends.ts';
+import { DEFAULT_SERVICE_RULES, type ServiceRules } from '../merge/service-rules.ts';
 import { createSharedTexts } from '../merge/shared-texts.ts';
 import { policyName } from '../policy/compile.ts';
 import { parsePolicy } from '../policy/parse.ts';
@@ -25,6 +27,9 @@ import { createServiceState, type Withdrawal } from './service-state.ts';
 
 /** How long changes are gathered before they are written, in milliseconds. */
 const COALESCE_MS = 1;
+
+/** Kubernetes' label of a node's zone. */
+const ZONE_LABEL = 'topology.kubernetes.io/zone';
 
 /** What an agent knows and wants, for people. */
 export interface EngineStatus {
@@ -59,6 +64,10 @@ export interface Engine extends ClusterSink {
   /** Writes changes as they come, until `signal` aborts. Leaves the kernel as it is. */
   run(signal: AbortSignal): Promise<void>;
   status(): EngineStatus;
+  /** Labels of an identity of any cluster; undefined: nobody has said them. */
+  labelsOf(identity: number): Labels | undefined;
+  /** `namespace/name` of the service whose frontend sockets of this node call there. */
+  serviceOf(frontend: Omit<FrontendKey, 'scope'>): string | undefined;
   /** The tables, to be compared with the kernel. */
   readonly audited: readonly AuditedTable[];
 }
@@ -70,6 +79,8 @@ export function createEngine(options: {
   readonly max: MaxConnectedClusters;
   /** A selector of peers without a cluster label means the own cluster. */
   readonly policyDefaultLocalCluster: boolean;
+  /** Which Services are translated, and how. Default: DEFAULT_SERVICE_RULES. */
+  readonly services?: ServiceRules | undefined;
   /** Called when everything that was applied has been handed to the kernel. Default: nobody is told. */
   readonly onFlushed?: () => void;
   readonly clock: Clock;
@@ -89,8 +100,9 @@ export function createEngine(options: {
   const servicesRec = createReconciler(datapath.services, { sameRow: sameFrontend });
   const reconcilers = [policyRec, endpointsRec, ipcacheRec, servicesRec];
   const ipcache = createIpcacheState(node, { reconciler: ipcacheRec, hosts });
-  const services = createServiceState(ownId, {
+  const services = createServiceState(node, {
     reconciler: servicesRec,
+    rules: options.services ?? DEFAULT_SERVICE_RULES,
     isOutstanding: (clusterId) => completeness.isOutstanding(clusterId, ['services']),
   });
   const policies = createPolicyState({
@@ -155,6 +167,9 @@ export function createEngine(options: {
     switch (change.kind) {
       case 'node':
         ipcache.setNode(cluster, change.name, change.value);
+        if (cluster.own && change.name === node.nodeName) {
+          services.setZone(change.value?.labels?.[ZONE_LABEL] ?? '');
+        }
         return;
       case 'ip':
         ipcache.setIp(cluster, change.prefix, change.value);
@@ -256,6 +271,11 @@ export function createEngine(options: {
         bell.clear();
         flush();
       }
+    },
+    labelsOf: (identity) => policies.labelsOf(identity),
+    serviceOf(frontend) {
+      const key = datapath.services.keyOf({ ...frontend, scope: 'internal' });
+      return servicesRec.table.get(key)?.service || undefined;
     },
     status: () => ({
       tables: reconcilers.map((reconciler) => reconciler.status()),

@@ -4,6 +4,7 @@ import type {
   DatapathTable,
   EndpointEntry,
   FrontendEntry,
+  FrontendKey,
   IpcacheEntry,
   PolicyEntry,
 } from '../datapath/desired.ts';
@@ -27,10 +28,7 @@ export interface MemoryDatapath extends Datapath {
   readonly ipcache: MemoryTable<IpcacheEntry, Pick<IpcacheEntry, 'prefix'>>;
   readonly endpoints: MemoryTable<EndpointEntry, Pick<EndpointEntry, 'endpointId' | 'addresses'>>;
   readonly policy: MemoryTable<PolicyEntry, Omit<PolicyEntry, 'verdict'>>;
-  readonly services: MemoryTable<
-    FrontendEntry,
-    Pick<FrontendEntry, 'address' | 'port' | 'protocol'>
-  >;
+  readonly services: MemoryTable<FrontendEntry, FrontendKey>;
   /** Every write and attachment so far, oldest first. */
   readonly log: MemoryLogEntry[];
   readonly attached: ReadonlySet<string>;
@@ -69,7 +67,7 @@ export function createMemoryDatapath(): MemoryDatapath {
     ),
     services: createMemoryTable(
       'services',
-      (row) => `${row.protocol}/${row.address}/${row.port}`,
+      (row) => `${row.protocol}/${row.address}/${row.port}/${row.scope}`,
       log,
     ),
     attachEndpoint(hostInterface) {

@@ -62,6 +62,8 @@ export interface PolicyState {
   couldWant(row: PolicyEntry, isOutstanding: (clusterId: number) => boolean): boolean;
   endpoints(): EndpointState[];
   policies(): readonly ParsedPolicy[];
+  /** Labels of an identity of any cluster; undefined: nobody has said them. */
+  labelsOf(identity: number): Labels | undefined;
   readonly identityCount: number;
 }
 
@@ -229,6 +231,7 @@ export function createPolicyState(options: {
         held,
       })),
     policies: () => [...policies.values()],
+    labelsOf: (identity) => cache.labelsOf(identity),
     get identityCount() {
       return cache.identityCount;
     },

@@ -2,10 +2,11 @@ import { test } from 'tap';
 import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
-import type { LocalService } from '../../mesh/wire/local-service.ts';
+import { type LocalService, PLAIN_TRAFFIC } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
 import type { FrontendEntry } from '../datapath/desired.ts';
 import { sameFrontend } from '../merge/frontends.ts';
+import { DEFAULT_SERVICE_RULES, type ServiceRules } from '../merge/service-rules.ts';
 import { createMemoryDatapath, type MemoryDatapath } from './memory-datapath.ts';
 import { createReconciler } from './reconciler.ts';
 import { createServiceState } from './service-state.ts';
@@ -26,6 +27,7 @@ function local(name: string, clusterIp: string, backend?: string): LocalService 
     global: true,
     shared: true,
     affinity: 'none',
+    ...PLAIN_TRAFFIC,
     backends: new Map(
       backend === undefined
         ? []
@@ -33,6 +35,19 @@ function local(name: string, clusterIp: string, backend?: string): LocalService 
     ),
   };
 }
+
+/** What a row has besides its address, port and backends. */
+const PLAIN = {
+  scope: 'internal',
+  isExternal: false,
+  draining: [],
+  affinitySeconds: 0,
+  algorithm: 'random',
+  service: '',
+} as const;
+
+/** Without kube-proxy. */
+const REPLACEMENT: ServiceRules = { ...DEFAULT_SERVICE_RULES, kubeProxyReplacement: true };
 
 function remote(clusterId: number, backend: string): ClusterService {
   return {
@@ -53,9 +68,16 @@ function remote(clusterId: number, backend: string): ClusterService {
   };
 }
 
-function open(datapath: MemoryDatapath, isOutstanding: (id: number) => boolean = () => false) {
+function open(
+  datapath: MemoryDatapath,
+  isOutstanding: (id: number) => boolean = () => false,
+  rules: ServiceRules = DEFAULT_SERVICE_RULES,
+) {
   const reconciler = createReconciler(datapath.services, { sameRow: sameFrontend });
-  const state = createServiceState(1, { reconciler, isOutstanding });
+  const state = createServiceState(
+    { clusterId: 1, nodeName: 'n1', nodeIps: [parseIpAddress('192.0.2.1')] },
+    { reconciler, rules, isOutstanding },
+  );
   const settle = (): string[] => {
     state.refresh();
     reconciler.flush(0);
@@ -113,7 +135,7 @@ test('after a restart backends of a cluster that has not spoken stay, and cost n
     address: parseIpAddress('10.96.0.1'),
     port: 80,
     protocol: 'TCP',
-    service: '',
+    ...PLAIN,
     backends: [
       { address: parseIpAddress('10.2.0.5'), port: 80, protocol: 'TCP', clusterId: 2 },
       { address: parseIpAddress('10.1.0.5'), port: 80, protocol: 'TCP', clusterId: 1 },
@@ -185,7 +207,7 @@ test('backends remembered of a cluster that is withdrawn before it speaks are wi
     address,
     port: 80,
     protocol: 'TCP',
-    service: '',
+    ...PLAIN,
     backends: [backend],
   };
   datapath.services.apply({ upserts: [row], deletes: [] });
@@ -196,4 +218,141 @@ test('backends remembered of a cluster that is withdrawn before it speaks are wi
   t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
   state.setLocal('demo/web', local('web', '10.96.0.1'));
   t.same(settle(), ['10.96.0.1 demo/web 10.2.0.5'], 'they are the last ones');
+});
+
+test('of two ports of one Service that meet in one node port, the first has it', async (t) => {
+  const datapath = createMemoryDatapath();
+  const { state, settle } = open(datapath, undefined, REPLACEMENT);
+  const service = local('web', '10.96.0.1', '10.1.0.5');
+  state.setLocal('demo/web', {
+    ...service,
+    type: 'NodePort',
+    ports: [
+      { name: 'http', protocol: 'TCP', port: 80, nodePort: 30080 },
+      { name: 'other', protocol: 'TCP', port: 81, nodePort: 30080 },
+    ],
+  });
+  t.same(settle(), [
+    '10.96.0.1 demo/web',
+    '10.96.0.1 demo/web 10.1.0.5',
+    '192.0.2.1 demo/web 10.1.0.5',
+  ]);
+});
+
+test('a Service that is no longer of NodePort leaves the node port to the one that wanted it, too', async (t) => {
+  const datapath = createMemoryDatapath();
+  const { state, settle } = open(datapath, undefined, REPLACEMENT);
+  const ports = [{ name: 'http', protocol: 'TCP', port: 80, nodePort: 30080 }] as const;
+  const first = { ...local('a', '10.96.0.1', '10.1.0.5'), type: 'NodePort', ports } as const;
+  const second = { ...local('b', '10.96.0.2', '10.1.0.6'), type: 'NodePort', ports } as const;
+  state.setLocal('demo/a', first);
+  state.setLocal('demo/b', { ...second, externalTrafficPolicy: 'Local' });
+  t.ok(settle().includes('192.0.2.1 demo/a 10.1.0.5'));
+  t.same(state.conflicts(), ['TCP 192.0.2.1 port 30080 is held by demo/a, not by demo/b']);
+  state.setLocal('demo/a', { ...first, type: 'ClusterIP' });
+  t.same(
+    settle().filter((row) => row.startsWith('192.0.2.1')),
+    ['192.0.2.1 demo/b', '192.0.2.1 demo/b 10.1.0.6'],
+    'the row for clients from outside has none of this node, the other one all',
+  );
+  t.same(state.conflicts(), []);
+});
+
+test('beside kube-proxy a Service that stops being global loses its rows', async (t) => {
+  const datapath = createMemoryDatapath();
+  const rules: ServiceRules = { ...DEFAULT_SERVICE_RULES, services: 'global' };
+  const { state, settle } = open(datapath, undefined, rules);
+  const service = local('web', '10.96.0.1', '10.1.0.5');
+  state.setLocal('demo/web', service);
+  state.setLocal('demo/plain', { ...local('plain', '10.96.0.2', '10.1.0.6'), global: false });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+  state.setLocal('demo/web', { ...service, global: false });
+  t.same(settle(), []);
+  state.setLocal('demo/web', service);
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+});
+
+test("the node's zone is followed, and costs a write only where it changes who serves", async (t) => {
+  const datapath = createMemoryDatapath();
+  const { state, settle } = open(datapath);
+  const near = parseIpAddress('10.1.0.5');
+  const far = parseIpAddress('10.1.0.6');
+  const http = new Map([['http', { protocol: 'TCP', port: 80 } as const]]);
+  const place = (zone: string) => ({ node: '', zone, forZones: [zone], forNodes: [] });
+  state.setLocal('demo/plain', local('plain', '10.96.0.2', '10.1.0.7'));
+  state.setLocal('demo/web', {
+    ...local('web', '10.96.0.1'),
+    backends: new Map([
+      [near, http],
+      [far, http],
+    ]),
+    places: new Map([
+      [near, place('za')],
+      [far, place('zb')],
+    ]),
+  });
+  const plain = '10.96.0.2 demo/plain 10.1.0.7';
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.1.0.6', plain]);
+  let written = datapath.log.length;
+  state.setZone('za');
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5', plain]);
+  t.equal(datapath.log.length, written + 1);
+  written = datapath.log.length;
+  state.setZone('za');
+  state.setZone('zc');
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5 10.1.0.6', plain], 'no backend is for this zone');
+  t.equal(datapath.log.length, written + 1);
+});
+
+test('a backend that begins to end leaves the choice, stays known, and is all there is when alone', async (t) => {
+  const datapath = createMemoryDatapath();
+  const { state, settle } = open(datapath);
+  const service = local('web', '10.96.0.1', '10.1.0.5');
+  const other = parseIpAddress('10.1.0.6');
+  const http = new Map([['http', { protocol: 'TCP', port: 80 } as const]]);
+  const draining = (): string[] =>
+    datapath.services.rows().flatMap((row) => row.draining.map(({ address }) => address));
+  state.setLocal('demo/web', { ...service, draining: new Map([[other, http]]) });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.5']);
+  t.same(draining(), ['10.1.0.6']);
+  state.setLocal('demo/web', {
+    ...service,
+    backends: new Map(),
+    draining: new Map([[other, http]]),
+  });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.6']);
+  t.same(draining(), []);
+  state.setRemote(ref('beta', 2), 'demo/web', remote(2, '10.2.0.5'));
+  t.same(settle(), ['10.96.0.1 demo/web 10.2.0.5'], 'one of another cluster stays');
+  t.same(draining(), ['10.1.0.6']);
+  state.setWithdrawn(2, 'last', { always: false });
+  t.same(settle(), ['10.96.0.1 demo/web 10.2.0.5'], 'a silent cluster may well be there');
+  state.setWithdrawn(2, 'gone', { always: false });
+  t.same(settle(), ['10.96.0.1 demo/web 10.1.0.6'], 'a dead one is worse than one about to end');
+});
+
+test('after a restart, a row that is new gets what is remembered of the others', async (t) => {
+  const datapath = createMemoryDatapath();
+  const service = { ...local('web', '10.96.0.1', '10.1.0.5'), type: 'NodePort' } as const;
+  const ports = [{ name: 'http', protocol: 'TCP', port: 80, nodePort: 30080 }] as const;
+  datapath.services.apply({
+    upserts: [
+      {
+        ...PLAIN,
+        address: parseIpAddress('10.96.0.1'),
+        port: 80,
+        protocol: 'TCP',
+        backends: [
+          { address: parseIpAddress('10.2.0.5'), port: 80, protocol: 'TCP', clusterId: 2 },
+        ],
+      },
+    ],
+    deletes: [],
+  });
+  const { state, settle } = open(datapath, (id) => id === 2, REPLACEMENT);
+  state.setLocal('demo/web', { ...service, ports });
+  t.same(settle(), [
+    '10.96.0.1 demo/web 10.1.0.5 10.2.0.5',
+    '192.0.2.1 demo/web 10.1.0.5 10.2.0.5',
+  ]);
 });

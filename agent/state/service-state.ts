@@ -1,11 +1,12 @@
 import type { ClusterRef } from '../../mesh/remote/cluster-sink.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
-import type { Backend, FrontendEntry } from '../datapath/desired.ts';
-import { type BackendRank, type CollectedBackends, frontendsOf } from '../merge/frontends.ts';
+import type { Backend, FrontendEntry, FrontendKey } from '../datapath/desired.ts';
+import type { BackendRank } from '../merge/backend-choice.ts';
+import type { CollectedBackends } from '../merge/collected-backends.ts';
+import { frontendsOf } from '../merge/frontends.ts';
+import type { ServiceNode, ServiceRules } from '../merge/service-rules.ts';
 import type { Reconciler } from './reconciler.ts';
-
-type FrontendKey = Pick<FrontendEntry, 'address' | 'port' | 'protocol'>;
 
 /** How far the backends of a peer are withdrawn: not at all, used last, or believed dead. */
 export type Withdrawal = 'none' | 'last' | 'gone';
@@ -20,6 +21,8 @@ export interface ServiceState {
    * The own cluster's are never withdrawn.
    */
   setWithdrawn(clusterId: number, level: Withdrawal, options: { readonly always: boolean }): void;
+  /** Zone of this node, by which near backends are known; empty: nobody says. */
+  setZone(zone: string): void;
   /** A cluster has said everything, or never will: what was remembered of it is to be looked at again. */
   forgetRemembered(): void;
   refresh(): void;
@@ -33,14 +36,17 @@ export interface ServiceState {
  * clusters have spoken, so that a restart takes no backend away.
  */
 export function createServiceState(
-  ownClusterId: number,
+  self: Omit<ServiceNode, 'zone'>,
   options: {
     readonly reconciler: Reconciler<FrontendEntry, FrontendKey>;
+    readonly rules: ServiceRules;
     readonly isOutstanding: (clusterId: number) => boolean;
   },
 ): ServiceState {
-  const { reconciler, isOutstanding } = options;
+  const { reconciler, rules, isOutstanding } = options;
+  const { clusterId: ownClusterId } = self;
   const { table } = reconciler;
+  let node: ServiceNode = { ...self, zone: '' };
   const locals = new Map<string, LocalService>();
   const remotes = new Map<string, Map<number, ClusterService>>();
   const dirty = new Set<string>();
@@ -66,7 +72,8 @@ export function createServiceState(
     const now: CollectedBackends = new Map();
     collected.set(name, now);
     const frontends = frontendsOf(service, {
-      ownClusterId,
+      node,
+      rules,
       collected: { before, now },
       remotes: [...(remotes.get(name)?.values() ?? [])],
       rankOf: ranks.size === 0 ? undefined : (clusterId) => ranks.get(clusterId) ?? 'active',
@@ -75,7 +82,13 @@ export function createServiceState(
           isOutstanding(clusterId),
         ),
     });
-    return new Map(frontends.map((row) => [frontendKey(row), row]));
+    const found = new Map<string, FrontendEntry>();
+    for (const row of frontends) {
+      const key = frontendKey(row);
+      // Two ports of a Service may meet in one node port or address: the first has it, as among Services.
+      if (!found.has(key)) found.set(key, row);
+    }
+    return found;
   };
 
   const settle = (key: string, freed: FrontendKey): void => {
@@ -130,6 +143,11 @@ export function createServiceState(
       // What is remembered of a cluster stands in frontends, too.
       if (remembered.size > 0) for (const name of rows.keys()) dirty.add(name);
     },
+    setZone(zone) {
+      if (zone === node.zone) return;
+      node = { ...node, zone };
+      for (const name of locals.keys()) dirty.add(name);
+    },
     forgetRemembered() {
       if (remembered.size === 0) return;
       for (const name of rows.keys()) dirty.add(name);
@@ -169,6 +187,7 @@ function rankOf(level: Withdrawal, always: boolean): BackendRank {
   }
 }
 
-function frontendKey({ address, port, protocol }: FrontendKey): string {
-  return `${protocol} ${address} port ${port}`;
+function frontendKey({ address, port, protocol, scope }: FrontendKey): string {
+  const text = `${protocol} ${address} port ${port}`;
+  return scope === 'internal' ? text : `${text} from outside`;
 }

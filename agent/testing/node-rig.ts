@@ -7,6 +7,7 @@ import {
   publishCluster,
 } from '../../mesh/remote/testing/published-cluster.ts';
 import { until } from '../../mesh/remote/testing/until.ts';
+import { createBell } from '../../mesh/runtime/bell.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
 import { openTempDir, type TempDir } from '../../mesh/testing/temp-dir.ts';
@@ -15,7 +16,7 @@ import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { callAgent, fetchStatus } from '../api/client.ts';
 import type { AgentStatus } from '../api/status.ts';
 import type { Datapath } from '../datapath/desired.ts';
-import type { Interfaces, VethPair } from '../endpoints/interfaces.ts';
+import type { ContainerInterface, Interfaces, VethPair } from '../endpoints/interfaces.ts';
 import { type AgentOptions, runAgent } from '../run.ts';
 import { createMemoryDatapath, type MemoryDatapath } from '../state/memory-datapath.ts';
 
@@ -26,7 +27,11 @@ export interface NodeRig<Kernel extends Datapath = MemoryDatapath> {
   readonly alpha: PublishedCluster;
   /** Veths that exist, by the container's network namespace; a test adds and removes them. */
   readonly veths: Map<string, VethPair>;
+  /** Containers' interfaces that can be found without the runtime; a test adds and removes them, their veths, too. */
+  readonly containers: ContainerInterface[];
   readonly socketPath: string;
+  /** Has the kernel say that links changed. */
+  changeLinks(): void;
   /** Starts an agent; ends the one before. */
   start(): Promise<void>;
   stop(): Promise<void>;
@@ -49,6 +54,8 @@ export interface NodeRig<Kernel extends Datapath = MemoryDatapath> {
 /** What a test may set about the agent. */
 export interface NodeRigOptions {
   readonly registry?: AgentOptions['registry'];
+  /** Default: every Service is translated by its cluster addresses. */
+  readonly decideServices?: AgentOptions['decideServices'];
   /** Default: silence is noticed after an hour, and no node answers a probe. */
   readonly withdrawal?: Partial<AgentOptions['withdrawal']>;
   /** Default: metrics are served nowhere. */
@@ -95,7 +102,18 @@ export async function openNodeRig(
       open: connect,
     };
   };
+  const links = createBell();
+  const containers: ContainerInterface[] = [];
   const interfaces: Interfaces = {
+    containers: async (known) => containers.filter(({ ifindex }) => !known.has(ifindex)),
+    async *changes(signal) {
+      signal.addEventListener('abort', links.ring, { once: true });
+      while (!signal.aborted) {
+        links.clear();
+        yield 'changed';
+        await links.wait(2 ** 31 - 1, systemClock);
+      }
+    },
     findVeth: async (netns, ifName) => {
       const pair = veths.get(netns);
       if (pair === undefined)
@@ -121,6 +139,8 @@ export async function openNodeRig(
     datapath,
     alpha,
     veths,
+    containers,
+    changeLinks: links.ring,
     socketPath,
     stop,
     async start() {
@@ -140,6 +160,7 @@ export async function openNodeRig(
         interfaces,
         readConnection,
         registry: options.registry,
+        decideServices: options.decideServices,
         metricsAddress: options.metricsAddress,
         ...(options.auditIntervalMs === undefined
           ? {}

@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 #include <stdbool.h>
 
+#include "kernel.h"
 #include "wire.h"
 
 /* Of linux/pkt_cls.h. UNSPEC lets further programs of the hook, then the stack, have the packet. */

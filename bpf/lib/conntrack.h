@@ -10,14 +10,27 @@
 #include "flow.h"
 
 #define SECOND_NS 1000000000ULL
-/* A flow nobody has answered, and every flow without connections. */
-#define CT_LIFETIME_DEFAULT (60 * SECOND_NS)
-/* An answered TCP connection may be idle this long. */
-#define CT_LIFETIME_TCP (21600 * SECOND_NS)
-/* Both sides have closed, or one has reset. */
-#define CT_LIFETIME_CLOSED (10 * SECOND_NS)
+
+/*
+ * Seconds without a packet after which a flow is forgotten, as Cilium's bpf-ct-timeout-regular-* have them. The agent sets
+ * them before it loads a program (agent/datapath/conntrack-timeouts.ts).
+ */
+struct ct_timeouts {
+	/* By ct_tcp_state(). */
+	__u32 tcp[3];
+	/* UDP, ICMP and everything else. */
+	__u32 any;
+};
+
+const volatile struct ct_timeouts ct_timeouts SEC(".rodata.conntrack") = {
+	.tcp = { 60, 8000, 10 },
+	.any = 60,
+};
+
 /* Entries are written at most this often while nothing but their age changes. */
 #define CT_REFRESH (1 * SECOND_NS)
+
+#define CT_CLOSED_FLAGS (CT_FIN_FORWARD | CT_FIN_REPLY | CT_RESET)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -57,13 +70,28 @@ static __always_inline struct mesh_ct_value *ct_lookup(const struct mesh_ct_key 
 	return value && value->expires_ns > now ? value : NULL;
 }
 
+/*
+ * 0: the handshake is not over; 1: it is; 2: closed by both sides, or reset. What one side has closed may live on for
+ * long: the other still sends. By bits, since each branch here would be one more way for the verifier to go.
+ */
+static __always_inline __u32 ct_tcp_state(__u32 flags)
+{
+	__u32 closed = (flags / CT_RESET | (flags / CT_FIN_FORWARD & flags / CT_FIN_REPLY)) & 1;
+	__u32 established = flags / CT_ESTABLISHED & 1;
+
+	return (established & ~closed) | closed << 1;
+}
+
+/* Nanoseconds without a packet after which a flow in this state is forgotten. */
 static __always_inline __u64 ct_lifetime(__u8 protocol, __u8 flags)
 {
-	if (protocol != IPPROTO_TCP)
-		return CT_LIFETIME_DEFAULT;
-	if ((flags & CT_RESET) || (flags & (CT_FIN_FORWARD | CT_FIN_REPLY)) == (CT_FIN_FORWARD | CT_FIN_REPLY))
-		return CT_LIFETIME_CLOSED;
-	return flags & CT_REPLIED ? CT_LIFETIME_TCP : CT_LIFETIME_DEFAULT;
+	__u32 state = ct_tcp_state(flags);
+
+	/* The verifier must see the bound in the register that is used below. */
+	barrier_var(state);
+	if (protocol != IPPROTO_TCP || state > 2)
+		return ct_timeouts.any * SECOND_NS;
+	return ct_timeouts.tcp[state] * SECOND_NS;
 }
 
 static __always_inline void ct_refresh(struct mesh_ct_value *value, __u8 protocol, __u8 flags, __u64 now)
@@ -84,10 +112,25 @@ static __always_inline __u8 opposite(__u8 direction)
 	return direction == DIRECTION_INGRESS ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 }
 
-/* True for a packet that answers a flow of the opposite direction. */
-static __always_inline bool ct_is_reply(const struct flow *flow, __u8 direction)
+static __always_inline bool ct_is_opening(const struct flow *flow)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	return flow->protocol == IPPROTO_TCP && (flow->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+/* Where the answer to a flow is to go that came through the tunnel. */
+static __always_inline void ct_note_answer(const struct mesh_ct_value *value, struct flow *flow)
+{
+	if (value->flags & CT_VIA_OVERLAY)
+		flow->node = value->tunnel_endpoint;
+}
+
+/*
+ * True for a packet that answers a flow of the opposite direction. An opening SYN does so only where both sides open at
+ * once: else it is a connection of its own, with the ports of one that is or was there the other way round.
+ */
+static __always_inline bool ct_is_reply(struct flow *flow, __u8 direction)
+{
+	__u64 now = now_ns();
 	struct mesh_ct_value *value;
 	struct mesh_ct_key key;
 	__u8 flags;
@@ -96,67 +139,94 @@ static __always_inline bool ct_is_reply(const struct flow *flow, __u8 direction)
 	value = ct_lookup(&key, now);
 	if (!value)
 		return false;
+	if (ct_is_opening(flow) && (value->flags & (CT_REPLIED | CT_CLOSED_FLAGS)))
+		return false;
 	flags = value->flags | CT_REPLIED;
 	if (flow->tcp_flags & TCP_FIN)
 		flags |= CT_FIN_REPLY;
 	if (flow->tcp_flags & TCP_RST)
 		flags |= CT_RESET;
 	ct_refresh(value, flow->protocol, flags, now);
+	ct_note_answer(value, flow);
+	flow->untranslated = !(flags & CT_TRANSLATED);
 	return true;
 }
 
 /* True for an ICMP error about a packet of a tracked flow, whichever of its two directions that packet had. */
-static __always_inline bool ct_is_related(struct __sk_buff *ctx, const struct flow *flow, __u8 direction)
+static __always_inline bool ct_is_related(struct __sk_buff *ctx, struct flow *flow, __u8 direction)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow inner = {};
+	int reason = parse_inner_packet(ctx, flow->inner_offset);
+	const struct scratch *scratch = lookup_scratch();
+	const struct mesh_ct_value *value;
+	const struct flow *inner;
+	__u64 now = now_ns();
 	struct mesh_ct_key key;
 
-	if (parse_inner_flow(ctx, flow, &inner))
+	if (reason || !scratch)
 		return false;
+	inner = &scratch->inner;
 	/* The receiver of the error must be the sender of what it is about. */
-	if (!same_address(&inner.source, &flow->destination))
+	if (!same_address(&inner->source, &flow->destination))
 		return false;
-	ct_forward_key(&key, &inner, opposite(direction));
-	if (ct_lookup(&key, now))
+	ct_forward_key(&key, inner, opposite(direction));
+	value = ct_lookup(&key, now);
+	if (value) {
+		ct_note_answer(value, flow);
 		return true;
-	ct_reverse_key(&key, &inner, direction);
+	}
+	ct_reverse_key(&key, inner, direction);
 	return ct_lookup(&key, now) != NULL;
 }
 
-/* Remembers an allowed flow. A TCP entry is made by an opening SYN only: a later packet must not turn a flow around. */
-static __always_inline void ct_track(const struct flow *flow, __u8 direction, __u32 identity)
+/*
+ * Remembers an allowed flow; true when it was not known. A TCP entry is made by an opening SYN only: a later packet must
+ * not turn a flow around.
+ */
+static __always_inline bool ct_track(struct flow *flow, __u8 direction, __u32 identity)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	bool via_overlay = direction == DIRECTION_INGRESS && !is_unspecified6(&flow->node);
+	bool opening = ct_is_opening(flow);
+	__u64 now = now_ns();
 	struct mesh_ct_value *value;
 	struct mesh_ct_key key;
-	bool opening = false;
 
 	if (flow->kind != FLOW_PLAIN)
-		return;
-	if (flow->protocol == IPPROTO_TCP)
-		opening = (flow->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+		return false;
 	ct_forward_key(&key, flow, direction);
 	value = ct_lookup(&key, now);
-	if (value && !(opening && (value->flags & (CT_FIN_FORWARD | CT_FIN_REPLY | CT_RESET)))) {
-		__u8 flags = value->flags;
+	if (value && !(opening && (value->flags & CT_CLOSED_FLAGS))) {
+		__u8 flags = via_overlay ? value->flags | CT_VIA_OVERLAY : value->flags & ~CT_VIA_OVERLAY;
 
+		if (flow->translated)
+			flags |= CT_TRANSLATED;
+		flow->untranslated = !(flags & CT_TRANSLATED);
 		if (flow->tcp_flags & TCP_FIN)
 			flags |= CT_FIN_FORWARD;
 		if (flow->tcp_flags & TCP_RST)
 			flags |= CT_RESET;
-		value->identity = identity;
+		if (flow->protocol == IPPROTO_TCP && !opening && (flags & CT_REPLIED))
+			flags |= CT_ESTABLISHED;
+		if (value->identity != identity)
+			value->identity = identity;
+		if (via_overlay && !same_address(&value->tunnel_endpoint, &flow->node))
+			value->tunnel_endpoint = flow->node;
 		ct_refresh(value, flow->protocol, flags, now);
-		return;
+		return false;
 	}
 	if (flow->protocol != IPPROTO_TCP || opening) {
 		struct mesh_ct_value fresh = {
-			.expires_ns = now + CT_LIFETIME_DEFAULT,
+			.expires_ns = now + ct_lifetime(flow->protocol, 0),
 			.identity = identity,
+			.flags = (via_overlay ? CT_VIA_OVERLAY : 0) | (flow->translated ? CT_TRANSLATED : 0),
 		};
 
+		flow->untranslated = !flow->translated;
+		if (via_overlay)
+			fresh.tunnel_endpoint = flow->node;
 		bpf_map_update_elem(&mesh_ct, &key, &fresh, BPF_ANY);
+		return true;
 	}
+	return false;
 }
 
 #endif

@@ -3,339 +3,84 @@
 #ifndef MESH_FLOW_H
 #define MESH_FLOW_H
 
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-
 #include "common.h"
+#include "headers.h"
 
-#define IP_MORE_FRAGMENTS 0x2000
-#define IP_FRAGMENT_OFFSET 0x1fff
-#define IP6_MORE_FRAGMENTS 0x0001
-#define IP6_FRAGMENT_OFFSET 0xfff8
-
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-
-#define IPV6_EXTENSIONS_MAX 6
-
-/* linux/icmp.h drags in headers of the C library, which has none for bpf. Types 133 to 137 are neighbour discovery. */
-#define ICMP_ECHO_REPLY 0
-#define ICMP_DESTINATION_UNREACHABLE 3
-#define ICMP_ECHO_REQUEST 8
-#define ICMP_TIME_EXCEEDED 11
-#define ICMP_PARAMETER_PROBLEM 12
-#define ICMP6_ERROR_FIRST 1
-#define ICMP6_ERROR_LAST 4
-#define ICMP6_ECHO_REQUEST 128
-#define ICMP6_ECHO_REPLY 129
-#define ICMP6_NEIGHBOUR_FIRST 133
-#define ICMP6_NEIGHBOUR_LAST 137
-
-struct icmp_header {
-	__u8 type;
-	__u8 code;
-	__u16 checksum;
-	/* Echo only. */
-	__be16 id;
-	__be16 sequence;
+/* The addresses of a packet as they stand in its header, one after the other; of IPv4 only the first two words count. */
+struct address_pair {
+	__be32 words[8];
 };
 
-enum flow_kind {
-	FLOW_PLAIN,
-	/* An ICMP error: about another packet, whose header it carries at inner_offset. */
-	FLOW_ICMP_ERROR,
-	/* Never crosses a router: neighbour discovery, IPv6 between link-local and link-local or multicast addresses. */
-	FLOW_LINK_LOCAL,
-};
-
-struct flow {
-	struct mesh_address source;
-	struct mesh_address destination;
-	/* ICMP echo: the identifier, as source port of the request and destination port of the answer. */
-	__be16 source_port;
-	__be16 destination_port;
-	__u8 protocol;
-	__u8 tcp_flags;
-	__u8 kind;
-	__u8 pad;
-	__u32 inner_offset;
+/*
+ * Room for one packet of each CPU. Functions that take it from here instead of from their caller's stack can be global:
+ * the verifier then reads them once, and not again at each call with all that may have come before.
+ */
+struct scratch {
+	struct flow flow;
+	struct flow inner;
+	/* What nat.h makes of the flow, and what it needs on the way. */
+	struct mesh_nat_value translation;
+	struct mesh_nat_value other;
+	struct mesh_nat_key key;
+	/* What rewrite.h replaces by what. */
+	struct address_pair old;
+	struct address_pair new;
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct mesh_fragment_key);
-	__type(value, struct mesh_fragment_value);
-} mesh_fragments SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} mesh_scratch SEC(".maps");
 
-enum fragment_kind {
-	FRAGMENT_NONE,
-	FRAGMENT_FIRST,
-	FRAGMENT_LATER,
-};
-
-/* Where the transport header begins, and what is known of fragmentation. */
-struct network_end {
-	__u32 offset;
-	__be32 fragment_id;
-	__u8 fragment;
-};
-
-static __always_inline int parse_ipv4(struct __sk_buff *ctx, __u32 offset, struct flow *flow,
-				      struct network_end *end)
+static __always_inline struct scratch *lookup_scratch(void)
 {
-	struct iphdr header;
-	__u16 fragment;
+	__u32 zero = 0;
 
-	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)) || header.version != 4 || header.ihl < 5)
+	return bpf_map_lookup_elem(&mesh_scratch, &zero);
+}
+
+__noinline int parse_packet(struct __sk_buff *ctx)
+{
+	struct scratch *scratch = lookup_scratch();
+
+	if (!scratch)
 		return DROP_INVALID_PACKET;
-	map_address4(&flow->source, header.saddr);
-	map_address4(&flow->destination, header.daddr);
-	flow->protocol = header.protocol;
-	end->offset = offset + header.ihl * 4;
-	fragment = bpf_ntohs(header.frag_off);
-	if (fragment & IP_FRAGMENT_OFFSET)
-		end->fragment = FRAGMENT_LATER;
-	else if (fragment & IP_MORE_FRAGMENTS)
-		end->fragment = FRAGMENT_FIRST;
-	end->fragment_id = header.id;
-	return 0;
+	__builtin_memset(&scratch->flow, 0, sizeof(scratch->flow));
+	return parse_headers(ctx, &scratch->flow);
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *ctx, __u32 offset, struct flow *flow,
-				      struct network_end *end)
+__noinline int parse_inner_packet(struct __sk_buff *ctx, __u32 offset)
 {
-	struct ipv6hdr header;
-	__u8 next;
+	struct scratch *scratch = lookup_scratch();
 
-	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)) || header.version != 6)
+	if (!scratch)
 		return DROP_INVALID_PACKET;
-	__builtin_memcpy(&flow->source, &header.saddr, sizeof(flow->source));
-	__builtin_memcpy(&flow->destination, &header.daddr, sizeof(flow->destination));
-	/* A mapped address on the wire would read as the IPv4 one in every table. */
-	if (is_mapped4(&flow->source) || is_mapped4(&flow->destination))
-		return DROP_INVALID_PACKET;
-	next = header.nexthdr;
-	offset += sizeof(header);
-
-#pragma unroll
-	for (int i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
-		struct {
-			__u8 next;
-			__u8 length;
-			__be16 fragment;
-			__be32 id;
-		} extension;
-
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
-			break;
-		if (bpf_skb_load_bytes(ctx, offset, &extension, sizeof(extension)))
-			return DROP_INVALID_PACKET;
-		if (next == IPPROTO_FRAGMENT) {
-			__u16 fragment = bpf_ntohs(extension.fragment);
-
-			end->fragment_id = extension.id;
-			if (fragment & IP6_FRAGMENT_OFFSET) {
-				end->fragment = FRAGMENT_LATER;
-				next = extension.next;
-				break;
-			}
-			if (fragment & IP6_MORE_FRAGMENTS)
-				end->fragment = FRAGMENT_FIRST;
-			offset += 8;
-		} else if (next == IPPROTO_AH) {
-			offset += (extension.length + 2) * 4;
-		} else {
-			offset += (extension.length + 1) * 8;
-		}
-		next = extension.next;
-	}
-	if (next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT)
-		return DROP_UNSUPPORTED_PROTOCOL;
-	flow->protocol = next;
-	end->offset = offset;
-	return 0;
+	__builtin_memset(&scratch->inner, 0, sizeof(scratch->inner));
+	return parse_inner_headers(ctx, offset, &scratch->inner);
 }
 
-static __always_inline int parse_icmp4(struct __sk_buff *ctx, __u32 offset, struct flow *flow)
-{
-	struct icmp_header header;
-
-	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)))
-		return DROP_INVALID_PACKET;
-	switch (header.type) {
-	case ICMP_ECHO_REQUEST:
-		flow->source_port = header.id;
-		break;
-	case ICMP_ECHO_REPLY:
-		flow->destination_port = header.id;
-		break;
-	case ICMP_DESTINATION_UNREACHABLE:
-	case ICMP_TIME_EXCEEDED:
-	case ICMP_PARAMETER_PROBLEM:
-		flow->kind = FLOW_ICMP_ERROR;
-		flow->inner_offset = offset + sizeof(header);
-		break;
-	}
-	return 0;
-}
-
-static __always_inline int parse_icmp6(struct __sk_buff *ctx, __u32 offset, struct flow *flow)
-{
-	struct icmp_header header;
-
-	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)))
-		return DROP_INVALID_PACKET;
-	if (header.type == ICMP6_ECHO_REQUEST) {
-		flow->source_port = header.id;
-	} else if (header.type == ICMP6_ECHO_REPLY) {
-		flow->destination_port = header.id;
-	} else if (header.type >= ICMP6_ERROR_FIRST && header.type <= ICMP6_ERROR_LAST) {
-		flow->kind = FLOW_ICMP_ERROR;
-		flow->inner_offset = offset + sizeof(header);
-	} else if (header.type >= ICMP6_NEIGHBOUR_FIRST && header.type <= ICMP6_NEIGHBOUR_LAST) {
-		flow->kind = FLOW_LINK_LOCAL;
-	}
-	return 0;
-}
-
-static __always_inline int parse_transport(struct __sk_buff *ctx, __u32 offset, struct flow *flow)
-{
-	struct {
-		__be16 source;
-		__be16 destination;
-	} ports;
-
-	switch (flow->protocol) {
-	case IPPROTO_ICMP:
-		return parse_icmp4(ctx, offset, flow);
-	case IPPROTO_ICMPV6:
-		return parse_icmp6(ctx, offset, flow);
-	case IPPROTO_TCP:
-		if (bpf_skb_load_bytes(ctx, offset + 13, &flow->tcp_flags, 1))
-			return DROP_INVALID_PACKET;
-		break;
-	case IPPROTO_UDP:
-	case IPPROTO_SCTP:
-		break;
-	default:
-		/* Anything else has no ports: policy for all protocols, or for this one, decides. */
-		return 0;
-	}
-	if (bpf_skb_load_bytes(ctx, offset, &ports, sizeof(ports)))
-		return DROP_INVALID_PACKET;
-	flow->source_port = ports.source;
-	flow->destination_port = ports.destination;
-	return 0;
-}
-
-/*
- * Fragments after the first carry no ports: they take those of the first one, which must have come before (it does,
- * unless the network reorders; then the datagram is lost and sent again).
- */
-static __always_inline int follow_fragments(struct flow *flow, const struct network_end *end)
-{
-	struct mesh_fragment_key key = {
-		.source = flow->source,
-		.destination = flow->destination,
-		.id = end->fragment_id,
-		.protocol = flow->protocol,
-	};
-
-	if (end->fragment == FRAGMENT_FIRST) {
-		struct mesh_fragment_value value = {
-			.source_port = flow->source_port,
-			.destination_port = flow->destination_port,
-		};
-
-		bpf_map_update_elem(&mesh_fragments, &key, &value, BPF_ANY);
-	} else {
-		const struct mesh_fragment_value *value = bpf_map_lookup_elem(&mesh_fragments, &key);
-
-		if (!value)
-			return DROP_FRAGMENT_NOT_FOUND;
-		flow->source_port = value->source_port;
-		flow->destination_port = value->destination_port;
-	}
-	return 0;
-}
-
-static __always_inline bool is_link_local6(const struct mesh_address *address)
-{
-	return (address->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
-static __always_inline bool is_unspecified6(const struct mesh_address *address)
-{
-	return !(address->words[0] | address->words[1] | address->words[2] | address->words[3]);
-}
-
-static __always_inline bool is_multicast6(const struct mesh_address *address)
-{
-	return (address->words[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
-}
-
-static __always_inline bool stays_on_link(const struct flow *flow)
-{
-	return (is_link_local6(&flow->source) || is_unspecified6(&flow->source)) &&
-	       (is_link_local6(&flow->destination) || is_multicast6(&flow->destination));
-}
-
-/* Fills a zeroed flow from the packet. Returns 0 or the reason to drop it. */
+/* Fills flow from the packet. Returns 0 or the reason to drop it. */
 static __always_inline int parse_flow(struct __sk_buff *ctx, struct flow *flow)
 {
-	struct network_end end = {};
-	int reason;
+	int reason = parse_packet(ctx);
+	struct scratch *scratch = lookup_scratch();
 
-	if (ctx->vlan_present)
-		return DROP_UNSUPPORTED_PROTOCOL;
-	if (ctx->protocol == bpf_htons(ETH_P_IP))
-		reason = parse_ipv4(ctx, ETH_HLEN, flow, &end);
-	else if (ctx->protocol == bpf_htons(ETH_P_IPV6))
-		reason = parse_ipv6(ctx, ETH_HLEN, flow, &end);
-	else
-		return DROP_UNSUPPORTED_PROTOCOL;
-	if (reason)
+	if (reason || !scratch)
 		return reason;
-	if (end.fragment != FRAGMENT_LATER) {
-		reason = parse_transport(ctx, end.offset, flow);
-		if (reason)
-			return reason;
-	}
-	if (end.fragment != FRAGMENT_NONE) {
-		reason = follow_fragments(flow, &end);
-		if (reason)
-			return reason;
-	}
-	if (stays_on_link(flow))
-		flow->kind = FLOW_LINK_LOCAL;
+	*flow = scratch->flow;
 	return 0;
 }
 
-/* Fills a zeroed flow from the header that an ICMP error carries: the packet that could not be delivered. */
-static __always_inline int parse_inner_flow(struct __sk_buff *ctx, const struct flow *error, struct flow *inner)
+/* The packet that could not be delivered, from the header that an ICMP error carries; NULL: too little of it. */
+static __always_inline const struct flow *parse_inner_flow(struct __sk_buff *ctx, const struct flow *error)
 {
-	struct network_end end = {};
-	int reason;
+	struct scratch *scratch = lookup_scratch();
 
-	if (error->protocol == IPPROTO_ICMP)
-		reason = parse_ipv4(ctx, error->inner_offset, inner, &end);
-	else
-		reason = parse_ipv6(ctx, error->inner_offset, inner, &end);
-	if (reason)
-		return reason;
-	if (end.fragment == FRAGMENT_LATER)
-		return DROP_FRAGMENT_NOT_FOUND;
-	/* Only 8 bytes of the transport header are promised: no TCP flags. */
-	if (inner->protocol == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(ctx, end.offset, &inner->source_port, sizeof(__be32)))
-			return DROP_INVALID_PACKET;
-		return 0;
-	}
-	return parse_transport(ctx, end.offset, inner);
+	if (!scratch || parse_inner_packet(ctx, error->inner_offset))
+		return NULL;
+	return &scratch->inner;
 }
 
 #endif

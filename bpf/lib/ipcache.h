@@ -3,6 +3,7 @@
 #define MESH_IPCACHE_H
 
 #include "common.h"
+#include "flow.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -31,6 +32,20 @@ static __always_inline const struct mesh_ipcache_value *lookup_ipcache(const str
 
 		return bpf_map_lookup_elem(&mesh_ipcache6, &key);
 	}
+}
+
+/*
+ * The node to tunnel a packet to, or NULL: it leaves by the node's own routes. `remote` is the row of its destination, or
+ * NULL. An answer to what came through the tunnel goes back there when nothing else says so: the other side's cluster may
+ * tunnel where ours routes, and a node's own addresses are reached without the tunnel but for what came through it.
+ */
+static __always_inline const struct mesh_address *tunnel_to(const struct mesh_config *config,
+							    const struct mesh_ipcache_value *remote,
+							    const struct flow *flow)
+{
+	if (remote && (remote->flags & IPCACHE_HAS_TUNNEL) && !(config->flags & CONFIG_NATIVE_ROUTING))
+		return &remote->tunnel_endpoint;
+	return is_unspecified6(&flow->node) ? NULL : &flow->node;
 }
 
 #endif

@@ -58,16 +58,20 @@ static __always_inline bool is_enforced(const struct mesh_endpoint *endpoint, __
 /*
  * May this packet enter (ingress) or leave (egress) the endpoint, the other side being `identity`? Returns 0, having
  * remembered the flow, or the reason to drop. The node itself always reaches its endpoints: probes come from there.
+ * A function of its own, so that its stack is not its callers'.
  */
-static __always_inline int judge(struct __sk_buff *ctx, const struct flow *flow, const struct mesh_endpoint *endpoint,
-				 __u8 direction, __u32 identity)
+static __noinline int judge(struct __sk_buff *ctx, struct flow *flow, const struct mesh_endpoint *endpoint,
+			    __u8 direction, __u32 identity)
 {
 	bool own_node = direction == DIRECTION_INGRESS && identity == IDENTITY_HOST;
 
 	if (flow->kind == FLOW_ICMP_ERROR) {
-		if (ct_is_related(ctx, flow, direction))
+		if (ct_is_related(ctx, flow, direction)) {
+			flow->state = FLOW_STATE_RELATED;
 			return 0;
+		}
 	} else if (ct_is_reply(flow, direction)) {
+		flow->state = FLOW_STATE_REPLY;
 		return 0;
 	}
 	if (!own_node && is_enforced(endpoint, direction)) {
@@ -77,7 +81,7 @@ static __always_inline int judge(struct __sk_buff *ctx, const struct flow *flow,
 		if (reason)
 			return reason;
 	}
-	ct_track(flow, direction, identity);
+	flow->state = ct_track(flow, direction, identity) ? FLOW_STATE_NEW : FLOW_STATE_ESTABLISHED;
 	return 0;
 }
 

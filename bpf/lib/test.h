@@ -7,6 +7,7 @@
 
 #define TEST_REDIRECT 1
 #define TEST_REDIRECT_PEER 2
+#define TEST_REDIRECT_NEIGHBOUR 3
 
 struct mesh_test {
 	/* In: what skb_get_tunnel_key finds. remote is empty when the packet came through no tunnel. */
@@ -18,8 +19,11 @@ struct mesh_test {
 	__u32 redirect_kind;
 	__u32 redirect_ifindex;
 	__u64 out_flags;
+	/* In: what fib_lookup() finds, and its result. The destination of the packet is taken for the next hop. */
+	__u32 in_route_ifindex;
+	__u32 in_route_result;
 };
-ASSERT_SIZE(struct mesh_test, 56);
+ASSERT_SIZE(struct mesh_test, 64);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -80,7 +84,18 @@ static __always_inline long test_redirect(__u32 kind, __u32 ifindex)
 	return TC_ACT_REDIRECT;
 }
 
+static __always_inline long fib_lookup(struct __sk_buff *ctx, struct bpf_fib_lookup *route, __u32 size, __u32 flags)
+{
+	const struct mesh_test *test = test_state();
+
+	if (!test)
+		return BPF_FIB_LKUP_RET_BLACKHOLE;
+	route->ifindex = test->in_route_ifindex;
+	return test->in_route_result;
+}
+
 #define redirect_to(ifindex, flags) test_redirect(TEST_REDIRECT, ifindex)
 #define redirect_to_peer(ifindex, flags) test_redirect(TEST_REDIRECT_PEER, ifindex)
+#define redirect_to_neighbour(ifindex, next, size, flags) test_redirect(TEST_REDIRECT_NEIGHBOUR, ifindex)
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * Bytes shared with user space. The twin of this file is mesh/wire/maps.ts: a test compares sizes and offsets of both
- * through the BTF of the compiled objects. Bump MESH_LAYOUT_VERSION with every change that keeps a size.
+ * through the BTF of the compiled objects. With every change, also one that keeps a size, MESH_LAYOUT_VERSION rises, the
+ * map's number in agent/datapath/map-schema.ts too, and a converter is written from the one before.
  */
 #ifndef MESH_WIRE_H
 #define MESH_WIRE_H
@@ -10,7 +11,7 @@
 #include <linux/types.h>
 #include <stddef.h>
 
-#define MESH_LAYOUT_VERSION 1
+#define MESH_LAYOUT_VERSION 2
 
 #define ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), "size of " #type)
 #define ASSERT_OFFSET(type, field, offset)                                                                         \
@@ -110,27 +111,54 @@ struct mesh_policy_value {
 ASSERT_SIZE(struct mesh_policy_value, 4);
 ASSERT_OFFSET(struct mesh_policy_value, width, 1);
 
-/* mesh_services: slot 0 holds the number of backends, slots 1 to count a backend each. */
+/*
+ * mesh_services: slot 0 holds what the frontend is, slots 1 to count a backend each. Scope tells whom it is for: an
+ * external lookup that finds nothing takes the internal frontend, if that one has SERVICE_EXTERNAL.
+ */
+#define SERVICE_SCOPE_INTERNAL 0
+#define SERVICE_SCOPE_EXTERNAL 1
+
 struct mesh_service_key {
 	struct mesh_address address;
 	__be16 port;
 	__u8 protocol;
-	__u8 pad;
+	/* SERVICE_SCOPE_*. */
+	__u8 scope;
 	__u32 slot;
 };
 ASSERT_SIZE(struct mesh_service_key, 24);
 ASSERT_OFFSET(struct mesh_service_key, port, 16);
 ASSERT_OFFSET(struct mesh_service_key, protocol, 18);
+ASSERT_OFFSET(struct mesh_service_key, scope, 19);
 ASSERT_OFFSET(struct mesh_service_key, slot, 20);
 
+/* May be called from outside the node: NodePort, LoadBalancer, externalIP. */
+#define SERVICE_EXTERNAL 1
+/* Backends are picked by Maglev, where there are two or more. For user space: the programs go by maglev_size. */
+#define SERVICE_MAGLEV 2
+/* Its members or its Maglev table are being written: after a crash they cannot be relied on. For user space, too. */
+#define SERVICE_WRITING 4
+
+/* All but backend_id in slot 0 only, backend_id in slots from 1 only; what does not count is zero. */
 struct mesh_service_value {
-	/* Slot 0 only. */
 	__u32 count;
-	/* Slots from 1 only. */
 	__u32 backend_id;
+	/* Number of the frontend, never 0: key of its affinity, its members and its Maglev table. */
+	__u32 service_id;
+	/* How long a client keeps its backend after its last connection; 0: not at all. */
+	__u32 affinity_seconds;
+	/* Entries of the Maglev table; 0: there is none, the choice is random. */
+	__u32 maglev_size;
+	/* SERVICE_*. */
+	__u16 flags;
+	__u16 pad;
 };
-ASSERT_SIZE(struct mesh_service_value, 8);
+ASSERT_SIZE(struct mesh_service_value, 24);
 ASSERT_OFFSET(struct mesh_service_value, backend_id, 4);
+ASSERT_OFFSET(struct mesh_service_value, service_id, 8);
+ASSERT_OFFSET(struct mesh_service_value, affinity_seconds, 12);
+ASSERT_OFFSET(struct mesh_service_value, maglev_size, 16);
+ASSERT_OFFSET(struct mesh_service_value, flags, 20);
 
 /* mesh_backends: backend id (__u32) -> backend. */
 struct mesh_backend {
@@ -138,12 +166,69 @@ struct mesh_backend {
 	__be16 port;
 	__u16 cluster_id;
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 flags;
+	__u8 pad[2];
 };
 ASSERT_SIZE(struct mesh_backend, 24);
 ASSERT_OFFSET(struct mesh_backend, port, 16);
 ASSERT_OFFSET(struct mesh_backend, cluster_id, 18);
 ASSERT_OFFSET(struct mesh_backend, protocol, 20);
+ASSERT_OFFSET(struct mesh_backend, flags, 21);
+
+/* mesh_affinity: (client, frontend) -> the backend that the client had last. */
+#define CLIENT_ADDRESS 0
+#define CLIENT_NETNS 1
+
+struct mesh_affinity_key {
+	/* CLIENT_ADDRESS: an address. CLIENT_NETNS: cookie of a network namespace in its first 8 bytes, then zeroes. */
+	struct mesh_address client;
+	__u32 service_id;
+	/* CLIENT_*. */
+	__u8 client_kind;
+	__u8 pad[3];
+};
+ASSERT_SIZE(struct mesh_affinity_key, 24);
+ASSERT_OFFSET(struct mesh_affinity_key, service_id, 16);
+ASSERT_OFFSET(struct mesh_affinity_key, client_kind, 20);
+
+struct mesh_affinity_value {
+	/* Clock of now_ns(), at the last connection. */
+	__u64 used_ns;
+	__u32 backend_id;
+	__u32 pad;
+};
+ASSERT_SIZE(struct mesh_affinity_value, 16);
+ASSERT_OFFSET(struct mesh_affinity_value, backend_id, 8);
+
+/*
+ * mesh_affinity_members: (frontend, backend) -> MEMBER_* (__u32). Which remembered backends still count: active ones of
+ * frontends that remember (affinity, or UDP), and draining ones of all frontends.
+ */
+#define MEMBER_ACTIVE 1
+/* Keeps the flows that it has; a new flow of an old client goes elsewhere. */
+#define MEMBER_DRAINING 2
+
+struct mesh_member_key {
+	__u32 service_id;
+	__u32 backend_id;
+};
+ASSERT_SIZE(struct mesh_member_key, 8);
+ASSERT_OFFSET(struct mesh_member_key, backend_id, 4);
+
+/* mesh_maglev: a frontend's Maglev table in blocks, so that a changed backend rewrites only the blocks that change. */
+#define MAGLEV_BLOCK 64
+
+struct mesh_maglev_key {
+	__u32 service_id;
+	__u32 block;
+};
+ASSERT_SIZE(struct mesh_maglev_key, 8);
+ASSERT_OFFSET(struct mesh_maglev_key, block, 4);
+
+struct mesh_maglev_block {
+	__u32 backend_ids[MAGLEV_BLOCK];
+};
+ASSERT_SIZE(struct mesh_maglev_block, 256);
 
 /*
  * mesh_translations: (socket, backend) -> the frontend that the socket called, to answer it with the address that it
@@ -162,14 +247,16 @@ ASSERT_OFFSET(struct mesh_socket_key, port, 24);
 struct mesh_translation {
 	struct mesh_address address;
 	__be16 port;
-	__u8 pad[2];
+	__u8 protocol;
+	__u8 pad;
 };
 ASSERT_SIZE(struct mesh_translation, 20);
 ASSERT_OFFSET(struct mesh_translation, port, 16);
+ASSERT_OFFSET(struct mesh_translation, protocol, 18);
 
-/* Holds while this slot of the frontend still has this backend. */
+/* Holds while the backend is a member of the frontend, draining or not. */
 struct mesh_choice {
-	__u32 slot;
+	__u32 service_id;
 	__u32 backend_id;
 };
 ASSERT_SIZE(struct mesh_choice, 8);
@@ -195,22 +282,80 @@ ASSERT_OFFSET(struct mesh_ct_key, destination_port, 34);
 ASSERT_OFFSET(struct mesh_ct_key, protocol, 36);
 ASSERT_OFFSET(struct mesh_ct_key, direction, 37);
 
+/* An answer was seen. */
 #define CT_REPLIED 1
 #define CT_FIN_FORWARD 2
 #define CT_FIN_REPLY 4
 #define CT_RESET 8
+/* TCP: the answer was answered, the handshake is over. */
+#define CT_ESTABLISHED 16
+/* Ingress only: the flow came through the tunnel, and its answers go back to tunnel_endpoint where no row says better. */
+#define CT_VIA_OVERLAY 32
+/* mesh_nat made this flow of another one, and knows what its answers become. */
+#define CT_TRANSLATED 64
 
 struct mesh_ct_value {
-	/* Clock of bpf_ktime_get_coarse_ns(). */
+	/* Clock of bpf_ktime_get_coarse_ns(). First, as in every map that the garbage collector cleans. */
 	__u64 expires_ns;
 	/* Identity of the other side when the flow was last seen. */
 	__u32 identity;
 	__u8 flags;
 	__u8 pad[3];
+	/* Underlay address of the node that the flow's last packet came from; counts with CT_VIA_OVERLAY. */
+	struct mesh_address tunnel_endpoint;
 };
-ASSERT_SIZE(struct mesh_ct_value, 16);
+ASSERT_SIZE(struct mesh_ct_value, 32);
 ASSERT_OFFSET(struct mesh_ct_value, identity, 8);
 ASSERT_OFFSET(struct mesh_ct_value, flags, 12);
+ASSERT_OFFSET(struct mesh_ct_value, tunnel_endpoint, 16);
+
+/*
+ * mesh_nat: per-packet translation of services. Key: a packet as it comes; value: what it becomes. Each flow has two
+ * entries, the reverse one made of the forward one by exchanging both ends.
+ */
+struct mesh_nat_key {
+	struct mesh_address source;
+	struct mesh_address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+ASSERT_SIZE(struct mesh_nat_key, 40);
+ASSERT_OFFSET(struct mesh_nat_key, destination, 16);
+ASSERT_OFFSET(struct mesh_nat_key, source_port, 32);
+ASSERT_OFFSET(struct mesh_nat_key, destination_port, 34);
+ASSERT_OFFSET(struct mesh_nat_key, protocol, 36);
+
+/* From the backend to the client; without it, from the client to the backend. */
+#define NAT_REVERSE 1
+/* The client is outside of the node; without it, an endpoint of the node. */
+#define NAT_OUTSIDE 2
+
+struct mesh_nat_value {
+	/* Clock of mesh_ct's. */
+	__u64 expires_ns;
+	struct mesh_address source;
+	struct mesh_address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 service_id;
+	__u32 backend_id;
+	/* NAT_*. */
+	__u8 kind;
+	/* CT_*, the same in both entries. */
+	__u8 flags;
+	__u8 pad[2];
+};
+ASSERT_SIZE(struct mesh_nat_value, 56);
+ASSERT_OFFSET(struct mesh_nat_value, source, 8);
+ASSERT_OFFSET(struct mesh_nat_value, destination, 24);
+ASSERT_OFFSET(struct mesh_nat_value, source_port, 40);
+ASSERT_OFFSET(struct mesh_nat_value, destination_port, 42);
+ASSERT_OFFSET(struct mesh_nat_value, service_id, 44);
+ASSERT_OFFSET(struct mesh_nat_value, backend_id, 48);
+ASSERT_OFFSET(struct mesh_nat_value, kind, 52);
+ASSERT_OFFSET(struct mesh_nat_value, flags, 53);
 
 /* mesh_fragments: ports of a datagram whose first fragment was seen, for the fragments that carry none. */
 struct mesh_fragment_key {
@@ -231,6 +376,15 @@ struct mesh_fragment_value {
 ASSERT_SIZE(struct mesh_fragment_value, 4);
 
 /* mesh_config: one entry. */
+#define OVERLAY_SOURCE_OFF 0
+#define OVERLAY_SOURCE_CLUSTER 1
+#define OVERLAY_SOURCE_STRICT 2
+
+/* Frontends may be called from outside the node: NodePort, LoadBalancer, externalIPs. */
+#define CONFIG_EXTERNAL_SERVICES 1
+/* Packets to other nodes' endpoints leave by the node's own routes. What comes through the tunnel is answered there. */
+#define CONFIG_NATIVE_ROUTING 2
+
 struct mesh_config {
 	__u32 layout_version;
 	__u32 tunnel_ifindex;
@@ -238,12 +392,34 @@ struct mesh_config {
 	__u16 cluster_id;
 	/* How far an identity is shifted right to get its cluster: 16 in a mesh of 255, 15 in one of 511. */
 	__u8 cluster_shift;
-	__u8 pad;
+	/* OVERLAY_SOURCE_*. */
+	__u8 overlay_source_check;
+	/* Largest IP packet that fits into the tunnel. */
+	__u32 tunnel_mtu;
+	/* TRACE_*: which forwarded packets and translations are told as events. */
+	__u8 trace_level;
+	/* CONFIG_*. */
+	__u8 flags;
+	/* Ports of the node that source translation may use, both included. */
+	__be16 nat_port_first;
+	__be16 nat_port_last;
+	__u16 pad;
+	/* Own underlay addresses; zero where the node has none of that family. */
+	struct mesh_address node4;
+	struct mesh_address node6;
 };
-ASSERT_SIZE(struct mesh_config, 12);
+ASSERT_SIZE(struct mesh_config, 56);
 ASSERT_OFFSET(struct mesh_config, tunnel_ifindex, 4);
 ASSERT_OFFSET(struct mesh_config, cluster_id, 8);
 ASSERT_OFFSET(struct mesh_config, cluster_shift, 10);
+ASSERT_OFFSET(struct mesh_config, overlay_source_check, 11);
+ASSERT_OFFSET(struct mesh_config, tunnel_mtu, 12);
+ASSERT_OFFSET(struct mesh_config, trace_level, 16);
+ASSERT_OFFSET(struct mesh_config, flags, 17);
+ASSERT_OFFSET(struct mesh_config, nat_port_first, 18);
+ASSERT_OFFSET(struct mesh_config, nat_port_last, 20);
+ASSERT_OFFSET(struct mesh_config, node4, 24);
+ASSERT_OFFSET(struct mesh_config, node6, 40);
 
 /* mesh_metrics: per CPU, index reason * 2 + direction. */
 struct mesh_counter {
@@ -253,28 +429,165 @@ struct mesh_counter {
 ASSERT_SIZE(struct mesh_counter, 16);
 ASSERT_OFFSET(struct mesh_counter, bytes, 8);
 
-/* Reasons of mesh_metrics. Numbers are kept for ever; names and advice are in mesh/wire/maps.ts and docs/datapath.md. */
+/*
+ * mesh_events: what happened to packets and to sockets' calls, in the order of each CPU. All kinds begin with the same 11
+ * bytes: time, kind, reason, direction.
+ */
+#define EVENT_DROP 1
+#define EVENT_TRACE 2
+#define EVENT_SERVICE 3
+/* Kinds have buckets of their own in mesh_event_buckets: index kind - 1. */
+#define EVENT_KINDS 3
+
+/* Bytes of a packet that an event carries at most. */
+#define EVENT_PACKET_SIZE 128
+
+/* Forwarded packets that are traced: none; those that open or reset a flow; FIN and ICMP, too, and translations; all. */
+#define TRACE_NONE 0
+#define TRACE_LOW 1
+#define TRACE_MEDIUM 2
+#define TRACE_MAXIMUM 3
+
+/* What connection tracking said of a packet. */
+#define FLOW_STATE_UNKNOWN 0
+#define FLOW_STATE_NEW 1
+#define FLOW_STATE_ESTABLISHED 2
+#define FLOW_STATE_REPLY 3
+#define FLOW_STATE_RELATED 4
+
+/* EVENT_DROP, EVENT_TRACE. */
+struct mesh_event {
+	/* Clock of bpf_ktime_get_ns(). */
+	__u64 timestamp_ns;
+	/* EVENT_*. */
+	__u8 kind;
+	/* enum mesh_reason. */
+	__u8 reason;
+	__u8 direction;
+	/* FLOW_STATE_*. */
+	__u8 state;
+	__u32 ifindex;
+	/* 0 where it was not known yet. */
+	__u32 source_identity;
+	__u32 destination_identity;
+	/* Of the whole packet, from the Ethernet header on. */
+	__u32 length;
+	/* Endpoint of this node that the packet comes from (egress) or goes to (ingress); 0: none. */
+	__u16 endpoint_id;
+	/* How many bytes of `packet` count; the others are zero. */
+	__u16 captured;
+	__u8 packet[EVENT_PACKET_SIZE];
+};
+ASSERT_SIZE(struct mesh_event, 160);
+ASSERT_OFFSET(struct mesh_event, timestamp_ns, 0);
+ASSERT_OFFSET(struct mesh_event, kind, 8);
+ASSERT_OFFSET(struct mesh_event, reason, 9);
+ASSERT_OFFSET(struct mesh_event, direction, 10);
+ASSERT_OFFSET(struct mesh_event, state, 11);
+ASSERT_OFFSET(struct mesh_event, ifindex, 12);
+ASSERT_OFFSET(struct mesh_event, source_identity, 16);
+ASSERT_OFFSET(struct mesh_event, destination_identity, 20);
+ASSERT_OFFSET(struct mesh_event, length, 24);
+ASSERT_OFFSET(struct mesh_event, endpoint_id, 28);
+ASSERT_OFFSET(struct mesh_event, captured, 30);
+ASSERT_OFFSET(struct mesh_event, packet, 32);
+
+/* EVENT_SERVICE: a socket called a frontend. */
+struct mesh_service_event {
+	__u64 timestamp_ns;
+	__u8 kind;
+	/* COUNT_SERVICE_TRANSLATED, or why the call was refused. */
+	__u8 reason;
+	__u8 direction;
+	__u8 protocol;
+	__be16 frontend_port;
+	/* backend, its port and cluster: zero where the call was refused. */
+	__be16 backend_port;
+	struct mesh_address frontend;
+	struct mesh_address backend;
+	/* Of the socket. */
+	__u64 cookie;
+	__u16 cluster_id;
+	__u8 pad[6];
+};
+ASSERT_SIZE(struct mesh_service_event, 64);
+ASSERT_OFFSET(struct mesh_service_event, timestamp_ns, 0);
+ASSERT_OFFSET(struct mesh_service_event, kind, 8);
+ASSERT_OFFSET(struct mesh_service_event, reason, 9);
+ASSERT_OFFSET(struct mesh_service_event, direction, 10);
+ASSERT_OFFSET(struct mesh_service_event, protocol, 11);
+ASSERT_OFFSET(struct mesh_service_event, frontend_port, 12);
+ASSERT_OFFSET(struct mesh_service_event, backend_port, 14);
+ASSERT_OFFSET(struct mesh_service_event, frontend, 16);
+ASSERT_OFFSET(struct mesh_service_event, backend, 32);
+ASSERT_OFFSET(struct mesh_service_event, cookie, 48);
+ASSERT_OFFSET(struct mesh_service_event, cluster_id, 56);
+ASSERT_OFFSET(struct mesh_service_event, pad, 58);
+
+/* mesh_event_control: one entry. How fast each CPU may write events of a kind, as distances in time. */
+struct mesh_event_control {
+	/* 0: nobody reads, nothing is written. */
+	__u64 interval_ns;
+	/* So much may be written at once, after a silence. */
+	__u64 burst_ns;
+};
+ASSERT_SIZE(struct mesh_event_control, 16);
+ASSERT_OFFSET(struct mesh_event_control, burst_ns, 8);
+
+/* mesh_event_buckets: per CPU and kind. The two counts only grow. */
+struct mesh_event_bucket {
+	/* When the bucket will be full again, were nothing written any more. */
+	__u64 full_ns;
+	/* Events left out because there were too many. */
+	__u64 suppressed;
+	/* Events for which the ring had no room: its reader is too slow. */
+	__u64 lost;
+};
+ASSERT_SIZE(struct mesh_event_bucket, 24);
+ASSERT_OFFSET(struct mesh_event_bucket, suppressed, 8);
+ASSERT_OFFSET(struct mesh_event_bucket, lost, 16);
+
+/*
+ * Reasons of mesh_metrics and of events. Below 16 a packet went on. A drop has Cilium's number where Cilium has one for
+ * it (pkg/monitor/api/drop.go: 130 to 223), else one of ours, from 224. In the order of their numbers, which are kept
+ * for ever; names are in mesh/wire/maps.ts, advice in agent/monitor/advice.ts and docs/datapath.md.
+ */
 enum mesh_reason {
 	COUNT_FORWARDED = 0,
 	COUNT_FORWARDED_OVERLAY = 1,
 	COUNT_PASSED_TO_STACK = 2,
 	COUNT_SERVICE_TRANSLATED = 3,
-	DROP_POLICY_DENIED = 16,
-	DROP_POLICY_DENY_RULE = 17,
-	DROP_INVALID_SOURCE = 18,
-	DROP_INVALID_PACKET = 19,
-	DROP_UNSUPPORTED_PROTOCOL = 20,
-	DROP_FRAGMENT_NOT_FOUND = 21,
-	DROP_NO_ENDPOINT = 22,
-	DROP_INVALID_IDENTITY = 23,
-	DROP_NO_TUNNEL_KEY = 24,
-	DROP_OVERLAY_SOURCE_UNKNOWN = 25,
-	DROP_OVERLAY_SOURCE_MISMATCH = 26,
-	DROP_OVERLAY_CLUSTER_MISMATCH = 27,
-	DROP_TUNNEL_FAILED = 28,
-	DROP_NO_CONFIG = 29,
-	DROP_SERVICE_NO_BACKEND = 30,
-	MESH_REASONS = 64,
+	DROP_INVALID_SOURCE = 132,
+	DROP_POLICY_DENIED = 133,
+	DROP_INVALID_PACKET = 134,
+	/* Larger than the tunnel takes, and not to be fragmented: the sender was told. */
+	DROP_PACKET_TOO_BIG = 136,
+	DROP_UNSUPPORTED_PROTOCOL = 139,
+	DROP_TUNNEL_FAILED = 141,
+	DROP_NO_TUNNEL_KEY = 147,
+	DROP_NO_ENDPOINT = 152,
+	DROP_SERVICE_NO_BACKEND = 158,
+	/* No port is left to translate the source to. */
+	DROP_NAT_EXHAUSTED = 167,
+	/* A protocol whose ports cannot be rewritten. */
+	DROP_NAT_UNSUPPORTED = 168,
+	DROP_NO_ROUTE = 169,
+	DROP_INVALID_IDENTITY = 171,
+	DROP_OVERLAY_SOURCE_UNKNOWN = 172,
+	DROP_FRAGMENT_NOT_FOUND = 175,
+	DROP_POLICY_DENY_RULE = 181,
+	DROP_NO_CONFIG = 202,
+	DROP_OVERLAY_SOURCE_MISMATCH = 224,
+	DROP_OVERLAY_CLUSTER_MISMATCH = 225,
+	/* The outer source is the address of no node that the mesh knows. */
+	DROP_OVERLAY_NODE_UNKNOWN = 240,
+	/* The inner source belongs to another cluster than the node that sent it. */
+	DROP_OVERLAY_SOURCE_CLUSTER = 241,
+	/* The inner source is an address of this node or of one of its endpoints. */
+	DROP_OVERLAY_SOURCE_OURS = 242,
+	/* The same; the sender was not told, having been told often enough in the last second. */
+	DROP_PACKET_TOO_BIG_SILENT = 244,
+	MESH_REASONS = 256,
 };
 
 #define IDENTITY_HOST 1

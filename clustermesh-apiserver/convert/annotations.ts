@@ -1,5 +1,10 @@
 /** The annotations of a Service that make it global, and of a Namespace (`pkg/annotation` in Cilium), with their older names. */
-import { SERVICE_AFFINITIES, type ServiceAffinity } from '../../mesh/wire/local-service.ts';
+import {
+  LB_ALGORITHMS,
+  type LbAlgorithm,
+  SERVICE_AFFINITIES,
+  type ServiceAffinity,
+} from '../../mesh/wire/local-service.ts';
 import type { AnnotationWarning } from './annotation-warning.ts';
 import { findMeantName } from './near-names.ts';
 
@@ -13,6 +18,8 @@ export interface GlobalServiceSettings {
   readonly affinity: ServiceAffinity;
   /** Whether other clusters' backends are written into this cluster as EndpointSlices. */
   readonly syncEndpointSlices: boolean;
+  /** How backends are picked, global or not; undefined: as the agent does by default. */
+  readonly algorithm: LbAlgorithm | undefined;
   readonly warnings: readonly ValueWarning[];
 }
 
@@ -23,13 +30,14 @@ const NAMES = {
   shared: ['service.cilium.io/shared', 'io.cilium/shared-service'],
   affinity: ['service.cilium.io/affinity', 'io.cilium/service-affinity'],
   syncEndpointSlices: ['service.cilium.io/global-sync-endpoint-slices'],
+  algorithm: ['service.cilium.io/lb-algorithm'],
 } as const;
 const GLOBAL_NAMESPACE = ['clustermesh.cilium.io/global'] as const;
 const SERVICE_NAMES: readonly string[] = Object.values(NAMES).flat();
 
 /**
- * Reads the annotations of a Service. The others count only for a global one. A word that is not known counts as false, and
- * as no affinity: an unknown affinity must not keep traffic from any backend.
+ * Reads the annotations of a Service. All but the algorithm count only for a global one. A word that is not known counts as
+ * false, and as no affinity: an unknown affinity must not keep traffic from any backend.
  */
 export function readGlobalServiceSettings(
   annotations: Annotations,
@@ -37,8 +45,16 @@ export function readGlobalServiceSettings(
 ): GlobalServiceSettings {
   const warnings = warnOfNames(annotations, SERVICE_NAMES);
   const global = readBoolean(annotations, NAMES.global, { otherwise: false, warnings });
+  const algorithm = readAlgorithm(annotations, warnings);
   if (!global) {
-    return { global, shared: false, affinity: 'none', syncEndpointSlices: false, warnings };
+    return {
+      global,
+      shared: false,
+      affinity: 'none',
+      syncEndpointSlices: false,
+      algorithm,
+      warnings,
+    };
   }
   return {
     global,
@@ -48,6 +64,7 @@ export function readGlobalServiceSettings(
       otherwise: service.headless,
       warnings,
     }),
+    algorithm,
     warnings,
   };
 }
@@ -127,6 +144,26 @@ function readAffinity(annotations: Annotations, warnings: ValueWarning[]): Servi
     });
   }
   return affinity ?? 'none';
+}
+
+function readAlgorithm(
+  annotations: Annotations,
+  warnings: ValueWarning[],
+): LbAlgorithm | undefined {
+  const found = lookUp(annotations, NAMES.algorithm);
+  if (found === undefined || found.value === '') return undefined;
+  const { name: annotation, value } = found;
+  const algorithm = LB_ALGORITHMS.find((candidate) => candidate === value.toLowerCase());
+  if (algorithm === undefined) {
+    warnings.push({
+      reason: 'UnknownAnnotationValue',
+      annotation,
+      value,
+      countsAs: "the agents' default",
+      expected: LB_ALGORITHMS.join(' or '),
+    });
+  }
+  return algorithm;
 }
 
 /** The new name first, then the old one. */

@@ -4,6 +4,16 @@ import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { BackendZone, ClusterService, L4Port, PortMap } from '../../mesh/wire/service.ts';
 import type { EndpointSliceObject, PodObject, ServiceObject } from '../sources/objects.ts';
 import { type GlobalServiceSettings, readGlobalServiceSettings } from './annotations.ts';
+import {
+  convertPorts,
+  convertTraffic,
+  createPlaceBook,
+  isDraining,
+  needsPlaces,
+  type PlaceBook,
+  type PortsByAddress,
+  placeOf,
+} from './service-traffic.ts';
 
 /** Slices that a mesh controller wrote hold other clusters' backends: publishing them would send them in circles. */
 const MESH_MANAGERS: readonly string[] = [
@@ -40,7 +50,12 @@ export interface ConvertedService {
 }
 
 interface Backends {
-  readonly ports: Map<IpAddress, Map<string, L4Port>>;
+  /** All that serve, those that are about to end among them: Cilium's records do not tell them apart. */
+  readonly ports: PortsByAddress;
+  /** Of those only the ones that are about to end, and only the ones that are not; both empty where none is. */
+  readonly draining: PortsByAddress;
+  readonly staying: PortsByAddress;
+  readonly places: PlaceBook;
   readonly hostnames: Map<IpAddress, string>;
   readonly zones: Map<IpAddress, BackendZone>;
 }
@@ -59,12 +74,15 @@ export function convertService(input: ServiceInput, options: ServiceOptions): Co
     namespace: service.namespace,
     name: service.name,
     clusterIps: service.clusterIps,
-    ports: service.ports.map(({ name, protocol, port }) => ({ name, protocol, port })),
+    ports: convertPorts(service),
     headless: service.headless,
     global: settings.global,
     shared: settings.shared,
     affinity: settings.affinity,
-    backends: backends.ports,
+    ...convertTraffic(service, settings.algorithm),
+    backends: backends.draining.size === 0 ? backends.ports : backends.staying,
+    draining: backends.draining,
+    places: backends.places.places,
   };
   const isExported =
     settings.global &&
@@ -104,13 +122,33 @@ function exportService(
 }
 
 function collectBackends(input: ServiceInput, options: ServiceOptions): Backends {
-  const backends: Backends = { ports: new Map(), hostnames: new Map(), zones: new Map() };
   const slices = input.slices.filter(isOwnSlice);
-  for (const slice of slices) addSlice(backends, slice, options);
+  const backends: Backends = {
+    ports: new Map(),
+    draining: new Map(),
+    staying: new Map(),
+    places: createPlaceBook(needsPlaces(input.service, slices)),
+    hostnames: new Map(),
+    zones: new Map(),
+  };
+  const isAnyDraining = slices.some(({ endpoints }) => endpoints.some(isDraining));
+  for (const slice of slices) addSlice(backends, slice, { ...options, isAnyDraining });
   if (slices.length === 0 && Object.keys(input.service.selector).length > 0) {
-    for (const pod of input.pods) addPod(backends, input.service, pod);
+    const isAnyPodDraining = input.pods.some(({ terminating }) => terminating);
+    for (const pod of input.pods) {
+      addPod(backends, input.service, { pod, isAnyDraining: isAnyPodDraining });
+    }
   }
+  removeStaying(backends);
   return backends;
+}
+
+/** Of an address that two slices speak of, the port that one of them says will stay is not about to end. */
+function removeStaying({ draining, staying }: Backends): void {
+  for (const [address, ports] of draining) {
+    for (const name of staying.get(address)?.keys() ?? []) ports.delete(name);
+    if (ports.size === 0) draining.delete(address);
+  }
 }
 
 /** Whether a slice holds backends of this cluster for everybody. */
@@ -121,13 +159,20 @@ export function isOwnSlice({ managedBy, proxyName }: EndpointSliceObject): boole
 function addSlice(
   backends: Backends,
   slice: EndpointSliceObject,
-  { isServingUnlessSaid }: ServiceOptions,
+  options: ServiceOptions & { readonly isAnyDraining: boolean },
 ): void {
   for (const endpoint of slice.endpoints) {
-    if (!endpoint.ready && !(endpoint.serving ?? isServingUnlessSaid)) continue;
+    if (!endpoint.ready && !(endpoint.serving ?? options.isServingUnlessSaid)) continue;
+    const group = groupOf(backends, { ...options, isDraining: isDraining(endpoint) });
+    const place = placeOf(endpoint);
     for (const address of endpoint.addresses) {
-      const ports = portsOf(backends, address);
+      const ports = portsOf(backends.ports, address);
       for (const { name, protocol, port } of slice.ports) ports.set(name, { protocol, port });
+      if (group !== undefined) {
+        const grouped = portsOf(group, address);
+        for (const { name, protocol, port } of slice.ports) grouped.set(name, { protocol, port });
+      }
+      backends.places.note(address, place);
       if (endpoint.hostname !== undefined) backends.hostnames.set(address, endpoint.hostname);
       if (endpoint.zone !== undefined) {
         backends.zones.set(address, { zone: endpoint.zone, forZones: endpoint.forZones ?? [] });
@@ -136,13 +181,29 @@ function addSlice(
   }
 }
 
-function addPod(backends: Backends, service: ServiceObject, pod: PodObject): void {
+/** Where a backend is noted besides `ports`; nowhere as long as all of them stay. */
+function groupOf(
+  { draining, staying }: Backends,
+  options: { readonly isAnyDraining: boolean; readonly isDraining: boolean },
+): PortsByAddress | undefined {
+  if (!options.isAnyDraining) return undefined;
+  return options.isDraining ? draining : staying;
+}
+
+function addPod(
+  backends: Backends,
+  service: ServiceObject,
+  { pod, isAnyDraining }: { readonly pod: PodObject; readonly isAnyDraining: boolean },
+): void {
   if (!pod.ready || pod.finished) return;
+  const group = groupOf(backends, { isAnyDraining, isDraining: pod.terminating });
   // A Service has backends of its own families only; a headless one without addresses has all of them.
   const families = new Set(service.clusterIps.map(ipFamily));
   for (const address of pod.ips) {
     if (families.size > 0 && !families.has(ipFamily(address))) continue;
-    const ports = portsOf(backends, address);
+    const ports = portsOf(backends.ports, address);
+    const grouped = group && portsOf(group, address);
+    backends.places.note(address, { node: pod.nodeName, zone: '', forZones: [], forNodes: [] });
     for (const { name, protocol, port, targetPort } of service.ports) {
       const number =
         typeof targetPort === 'string'
@@ -150,15 +211,17 @@ function addPod(backends: Backends, service: ServiceObject, pod: PodObject): voi
               (candidate) => candidate.name === targetPort && candidate.protocol === protocol,
             )?.port
           : (targetPort ?? port);
-      if (number !== undefined) ports.set(name, { protocol, port: number });
+      if (number === undefined) continue;
+      ports.set(name, { protocol, port: number });
+      grouped?.set(name, { protocol, port: number });
     }
   }
 }
 
-function portsOf(backends: Backends, address: IpAddress): Map<string, L4Port> {
-  const known = backends.ports.get(address);
+function portsOf(group: PortsByAddress, address: IpAddress): Map<string, L4Port> {
+  const known = group.get(address);
   if (known !== undefined) return known;
   const ports = new Map<string, L4Port>();
-  backends.ports.set(address, ports);
+  group.set(address, ports);
   return ports;
 }

@@ -11,9 +11,13 @@ export interface SliceEndpoint {
   readonly ready: boolean;
   /** Still answers although it may be about to end; undefined when nobody says. */
   readonly serving: boolean | undefined;
+  /** About to end; undefined when nobody says. */
+  readonly terminating: boolean | undefined;
   readonly hostname: string | undefined;
+  readonly nodeName: string | undefined;
   readonly zone: string | undefined;
   readonly forZones: readonly { readonly name: string }[] | undefined;
+  readonly forNodes: readonly { readonly name: string }[] | undefined;
 }
 
 /** A part of the backends of a Service. */
@@ -40,13 +44,23 @@ const schema = z.object({
     z.object({
       addresses: z.array(z.string()),
       conditions: z
-        .object({ ready: z.boolean().nullish(), serving: z.boolean().nullish() })
+        .object({
+          ready: z.boolean().nullish(),
+          serving: z.boolean().nullish(),
+          terminating: z.boolean().nullish(),
+        })
         .nullish()
         .transform((value) => value ?? {}),
       hostname: z.string().nullish(),
+      nodeName: z.string().nullish(),
       zone: z.string().nullish(),
       deprecatedTopology: z.record(z.string(), z.string()).nullish(),
-      hints: z.object({ forZones: listOf(z.object({ name: z.string() })) }).nullish(),
+      hints: z
+        .object({
+          forZones: listOf(z.object({ name: z.string() })),
+          forNodes: listOf(z.object({ name: z.string() })),
+        })
+        .nullish(),
     }),
   ),
   ports: listOf(
@@ -79,11 +93,14 @@ export function parseEndpointSliceObject(input: unknown): EndpointSliceObject {
             // Absent means ready, by the API's own words.
             ready: endpoint.conditions.ready ?? true,
             serving: endpoint.conditions.serving ?? undefined,
+            terminating: endpoint.conditions.terminating ?? undefined,
             hostname: endpoint.hostname || undefined,
+            nodeName: endpoint.nodeName || undefined,
             zone:
               (endpoint.zone ?? endpoint.deprecatedTopology?.['topology.kubernetes.io/zone']) ||
               undefined,
             forZones: endpoint.hints?.forZones,
+            forNodes: endpoint.hints?.forNodes,
           })),
     ports: object.ports.flatMap((port) =>
       typeof port.port === 'number'

@@ -89,12 +89,25 @@ test('parseObject() keeps of a Service what is exported of it', async (t) => {
     metadata: meta('web', { uid: 'u1', creationTimestamp: '2026-01-02T03:04:05Z' }),
     spec: {
       clusterIPs: ['none'],
-      ports: [{ port: 80, appProtocol: 'http' }],
+      ports: [{ port: 80, nodePort: 30080, appProtocol: 'http' }],
+      externalIPs: ['192.0.2.1', 'not an address'],
+      externalTrafficPolicy: 'Local',
+      loadBalancerSourceRanges: ['192.0.2.0/24'],
       sessionAffinity: 'ClientIP',
       sessionAffinityConfig: { clientIP: { timeoutSeconds: 42 } },
       internalTrafficPolicy: 'Local',
       trafficDistribution: 'PreferClose',
       ipFamilies: ['IPv6', 'IPv4'],
+    },
+    status: {
+      loadBalancer: {
+        ingress: [
+          { ip: '192.0.2.2', ipMode: 'VIP' },
+          { ip: '192.0.2.3', ipMode: 'Proxy' },
+          { hostname: 'lb.example' },
+          { ip: '2001:db8::2' },
+        ],
+      },
     },
   });
   t.strictSame(object, {
@@ -107,11 +120,24 @@ test('parseObject() keeps of a Service what is exported of it', async (t) => {
     type: 'ClusterIP',
     headless: true,
     clusterIps: [],
+    externalIps: ['192.0.2.1'],
+    loadBalancerIps: ['192.0.2.2', '2001:db8::2'],
+    loadBalancerSourceRanges: ['192.0.2.0/24'],
     selector: {},
-    ports: [{ name: '', protocol: 'TCP', port: 80, targetPort: undefined, appProtocol: 'http' }],
+    ports: [
+      {
+        name: '',
+        protocol: 'TCP',
+        port: 80,
+        nodePort: 30080,
+        targetPort: undefined,
+        appProtocol: 'http',
+      },
+    ],
     sessionAffinity: 'ClientIP',
     sessionAffinityTimeoutSeconds: 42,
     internalTrafficPolicy: 'Local',
+    externalTrafficPolicy: 'Local',
     trafficDistribution: 'PreferClose',
     ipFamilies: ['IPv6', 'IPv4'],
     createdAt: Date.UTC(2026, 0, 2, 3, 4, 5),

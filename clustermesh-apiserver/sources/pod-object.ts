@@ -28,13 +28,15 @@ export interface PodObject extends ObjectName {
   /** None before the pod has an address. */
   readonly ips: readonly IpAddress[];
   readonly ready: boolean;
+  /** It has been told to end. */
+  readonly terminating: boolean;
   /** Succeeded and failed pods keep their addresses in status but hold them no longer. */
   readonly finished: boolean;
 }
 
 const schema = z.object({
   kind: z.literal('Pod'),
-  metadata: metadataField,
+  metadata: metadataField.extend({ deletionTimestamp: z.string().nullish() }),
   spec: z
     .object({
       nodeName: z.string().default(''),
@@ -87,6 +89,7 @@ export function parsePodObject(input: unknown): PodObject {
     hostIp: status.hostIP,
     ips: listed.length > 0 || status.podIP === undefined ? listed : [status.podIP],
     ready: ready === undefined || ready.status === 'True',
+    terminating: typeof meta.deletionTimestamp === 'string',
     finished: status.phase === 'Succeeded' || status.phase === 'Failed',
   };
 }

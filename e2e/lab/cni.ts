@@ -7,7 +7,7 @@ import { execute } from './command.ts';
 import { LabError } from './lab-error.ts';
 import { type NodePlan, POD_MTU, type PodPlan } from './plan.ts';
 
-/** Where the distribution puts ptp and host-local. */
+/** Where the distribution puts the plugins that chains begin with. */
 export const DISTRIBUTION_PLUGINS = '/usr/lib/cni';
 
 const CNI_VERSION = '1.0.0';
@@ -43,7 +43,7 @@ export async function addPodInterface(
   options: CniOptions,
 ): Promise<{ readonly ips: readonly IpAddress[]; readonly result: CniResult }> {
   let previous: unknown;
-  for (const plugin of pluginChain(node)) {
+  for (const plugin of pluginChain(node, pod)) {
     try {
       previous = await callPlugin('ADD', plugin, { ...options, pod, node, previous });
     } catch (error) {
@@ -65,7 +65,7 @@ export async function checkPodInterface(
   options: CniOptions,
 ): Promise<void> {
   const previous = await readResult(node, pod);
-  for (const plugin of pluginChain(node)) {
+  for (const plugin of pluginChain(node, pod)) {
     await callPlugin('CHECK', plugin, { ...options, pod, node, previous });
   }
 }
@@ -78,7 +78,7 @@ export async function deletePodInterface(
 ): Promise<void> {
   const previous = await readResult(node, pod);
   const failures: unknown[] = [];
-  for (const plugin of pluginChain(node).reverse()) {
+  for (const plugin of pluginChain(node, pod).reverse()) {
     try {
       await callPlugin('DEL', plugin, { ...options, pod, node, previous });
     } catch (error) {
@@ -89,12 +89,23 @@ export async function deletePodInterface(
   if (failures.length > 0) throw failures[0];
 }
 
-/** The network of a node as a container runtime would find it in /etc/cni/net.d. */
-export function pluginChain(node: NodePlan): PluginConfig[] {
+/** The network of a node as a container runtime would find it in /etc/cni/net.d, with what the runtime adds for a pod. */
+export function pluginChain(
+  node: NodePlan,
+  pod: Pick<PodPlan, 'chained' | 'ports'>,
+): PluginConfig[] {
+  const { plugin, iptables, agentDown, agentDownTimeout } = node.cni;
+  const portMappings = pod.ports.flatMap(({ port, hostPort, protocol }) =>
+    hostPort === undefined
+      ? []
+      : [{ hostPort, containerPort: port, protocol: protocol.toLowerCase() }],
+  );
   return [
     {
-      type: 'ptp',
-      ipMasq: false,
+      type: plugin,
+      // Of the bridge alone: the node is the pods' gateway.
+      ...(plugin === 'bridge' ? { bridge: 'cni0', isGateway: true } : {}),
+      ipMasq: iptables,
       mtu: POD_MTU,
       ipam: {
         type: 'host-local',
@@ -103,7 +114,25 @@ export function pluginChain(node: NodePlan): PluginConfig[] {
         routes: node.podCidrs.map((cidr) => ({ dst: cidr.includes(':') ? '::/0' : '0.0.0.0/0' })),
       },
     },
-    { type: 'clustermesh-cni', socketPath: node.socketPath, whenAgentDown: 'fail' },
+    ...(iptables
+      ? [
+          {
+            type: 'portmap',
+            capabilities: { portMappings: true },
+            runtimeConfig: { portMappings },
+          },
+        ]
+      : []),
+    ...(pod.chained
+      ? [
+          {
+            type: 'clustermesh-cni',
+            socketPath: node.socketPath,
+            agentDown,
+            agentDownTimeout,
+          },
+        ]
+      : []),
   ];
 }
 

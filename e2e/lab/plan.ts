@@ -30,6 +30,7 @@ export interface NodePlan {
   /** Underlay addresses: IPv4, then IPv6. */
   readonly addresses: readonly [IpAddress, IpAddress];
   readonly podCidrs: readonly IpPrefix[];
+  readonly cni: ClusterTopology['cni'];
   readonly cgroup: string;
   readonly bpfRoot: string;
   readonly folder: string;
@@ -185,6 +186,7 @@ function planNode(
       parseIpAddress(`fd00:31::${number.toString(16)}`),
     ],
     podCidrs: cluster.podCidrs.map((cidr) => nodeCidr(cidr, options.index)),
+    cni: cluster.cni,
     cgroup: join(options.cgroup, node),
     bpfRoot: join(options.bpffs, node),
     folder,

@@ -49,7 +49,7 @@ export function labProblems(surroundings: Surroundings = thisMachine()): string[
         ? []
         : [`${program} is missing: apt-get install ${debianPackage}`],
     ),
-    ...['ptp', 'host-local'].flatMap((plugin) =>
+    ...['ptp', 'bridge', 'host-local', 'portmap'].flatMap((plugin) =>
       surroundings.exists(join(DISTRIBUTION_PLUGINS, plugin))
         ? []
         : [

@@ -21,6 +21,19 @@ const clusterSchema = z.strictObject({
   nodes: z.array(nameSchema).min(1).max(50),
   /** Where its objects are: files that its apiserver watches, or a real Kubernetes API server that kubectl writes to. */
   objects: z.enum(['files', 'kubernetes']).default('files'),
+  /** How its nodes connect pods; clustermesh-cni comes behind it. */
+  cni: z
+    .strictObject({
+      /** Plugin that makes the interface. */
+      plugin: z.enum(['ptp', 'bridge']).default('ptp'),
+      /** What pods send out of their node's range leaves with the node's address, and host ports lead to pods (portmap). */
+      iptables: z.boolean().default(false),
+      /** What becomes of pods that are started while the agent is down. */
+      agentDown: z.enum(['wait', 'open']).default('wait'),
+      /** How long their start waits for it, as clustermesh-cni reads it. */
+      agentDownTimeout: z.string().default('500ms'),
+    })
+    .prefault({}),
   /** Kubernetes namespaces that need labels; those that pods and services name exist anyway. */
   namespaces: z.record(z.string(), labelsSchema).default({}),
 });
@@ -31,6 +44,8 @@ const podSchema = z.strictObject({
   namespace: z.string().default('default'),
   labels: labelsSchema.default({}),
   serviceAccount: z.string().default('default'),
+  /** Whether clustermesh-cni is told of it; if not, it is as a pod that was there before the mesh. */
+  chained: z.boolean().default(true),
   /** `server`: the lab's echo server runs in it, on every port below. `client`: nothing does. */
   role: z.enum(['server', 'client']).default('client'),
   ports: z
@@ -38,6 +53,8 @@ const podSchema = z.strictObject({
       z.strictObject({
         name: z.string().default(''),
         port: portNumberSchema,
+        /** Port of the node that leads to it; needs `cni.iptables` of its cluster. */
+        hostPort: portNumberSchema.optional(),
         protocol: protocolSchema.default('TCP'),
       }),
     )

@@ -11,8 +11,11 @@ export interface StructLayout {
   readonly fields: Readonly<Record<string, number>>;
 }
 
-/** Changes with every change of a layout that keeps the size: pinned maps of another version are refused. */
-export const LAYOUT_VERSION = 1;
+/**
+ * Changes with every change of a layout. Programs accept no configuration of another one; what becomes of pinned maps is
+ * said map by map in `agent/datapath/map-schema.ts`.
+ */
+export const LAYOUT_VERSION = 2;
 
 /** `struct mesh_address`: either family, IPv4 as ::ffff:a.b.c.d. */
 export const ADDRESS_SIZE = 16;
@@ -75,17 +78,69 @@ export const DIRECTIONS = ['ingress', 'egress'] as const;
 
 export const SERVICE_KEY = {
   size: 24,
-  fields: { address: 0, port: 16, protocol: 18, pad: 19, slot: 20 },
+  fields: { address: 0, port: 16, protocol: 18, scope: 19, slot: 20 },
 } as const satisfies StructLayout;
 
+/** Values of SERVICE_KEY's scope, by index. */
+export const SERVICE_SCOPES = ['internal', 'external'] as const;
+
 export const SERVICE_VALUE = {
-  size: 8,
-  fields: { count: 0, backendId: 4 },
+  size: 24,
+  fields: {
+    count: 0,
+    backendId: 4,
+    serviceId: 8,
+    affinitySeconds: 12,
+    maglevSize: 16,
+    flags: 20,
+    pad: 22,
+  },
 } as const satisfies StructLayout;
+
+/** Flag of SERVICE_VALUE: may be called from outside the node. */
+export const SERVICE_EXTERNAL = 1;
+/** Flag of SERVICE_VALUE: backends are picked by Maglev, where there are two or more. */
+export const SERVICE_MAGLEV = 2;
+/** Flag of SERVICE_VALUE: its members or its Maglev table are being written, and cannot be relied on after a crash. */
+export const SERVICE_WRITING = 4;
 
 export const BACKEND = {
   size: 24,
-  fields: { address: 0, port: 16, clusterId: 18, protocol: 20, pad: 21 },
+  fields: { address: 0, port: 16, clusterId: 18, protocol: 20, flags: 21, pad: 22 },
+} as const satisfies StructLayout;
+
+export const AFFINITY_KEY = {
+  size: 24,
+  fields: { client: 0, serviceId: 16, clientKind: 20, pad: 21 },
+} as const satisfies StructLayout;
+
+export const AFFINITY_VALUE = {
+  size: 16,
+  fields: { usedNs: 0, backendId: 8, pad: 12 },
+} as const satisfies StructLayout;
+
+/** Key of the members map; its value is one of MEMBER_ACTIVE and MEMBER_DRAINING, 4 bytes. */
+export const MEMBER_KEY = {
+  size: 8,
+  fields: { serviceId: 0, backendId: 4 },
+} as const satisfies StructLayout;
+
+/** Gets new flows of the clients and sockets that remember it. */
+export const MEMBER_ACTIVE = 1;
+/** Keeps the flows that it has, and gets no new ones. */
+export const MEMBER_DRAINING = 2;
+
+export const MAGLEV_KEY = {
+  size: 8,
+  fields: { serviceId: 0, block: 4 },
+} as const satisfies StructLayout;
+
+/** Entries of a Maglev table in one entry of the map. */
+export const MAGLEV_BLOCK_ENTRIES = 64;
+
+export const MAGLEV_BLOCK = {
+  size: 256,
+  fields: { backendIds: 0 },
 } as const satisfies StructLayout;
 
 export const SOCKET_KEY = {
@@ -95,12 +150,12 @@ export const SOCKET_KEY = {
 
 export const TRANSLATION = {
   size: 20,
-  fields: { address: 0, port: 16, pad: 18 },
+  fields: { address: 0, port: 16, protocol: 18, pad: 19 },
 } as const satisfies StructLayout;
 
 export const CHOICE = {
   size: 8,
-  fields: { slot: 0, backendId: 4 },
+  fields: { serviceId: 0, backendId: 4 },
 } as const satisfies StructLayout;
 
 export const CT_KEY = {
@@ -117,9 +172,48 @@ export const CT_KEY = {
 } as const satisfies StructLayout;
 
 export const CT_VALUE = {
-  size: 16,
-  fields: { expiresNs: 0, identity: 8, flags: 12, pad: 13 },
+  size: 32,
+  fields: { expiresNs: 0, identity: 8, flags: 12, pad: 13, tunnelEndpoint: 16 },
 } as const satisfies StructLayout;
+
+/** Flags of CT_VALUE. */
+export const CT_REPLIED = 1;
+export const CT_ESTABLISHED = 16;
+export const CT_VIA_OVERLAY = 32;
+export const CT_TRANSLATED = 64;
+
+export const NAT_KEY = {
+  size: 40,
+  fields: {
+    source: 0,
+    destination: 16,
+    sourcePort: 32,
+    destinationPort: 34,
+    protocol: 36,
+    pad: 37,
+  },
+} as const satisfies StructLayout;
+
+export const NAT_VALUE = {
+  size: 56,
+  fields: {
+    expiresNs: 0,
+    source: 8,
+    destination: 24,
+    sourcePort: 40,
+    destinationPort: 42,
+    serviceId: 44,
+    backendId: 48,
+    kind: 52,
+    flags: 53,
+    pad: 54,
+  },
+} as const satisfies StructLayout;
+
+/** Flag of NAT_VALUE's kind: from the backend to the client. */
+export const NAT_REVERSE = 1;
+/** Flag of NAT_VALUE's kind: the client is outside of the node. */
+export const NAT_OUTSIDE = 2;
 
 export const FRAGMENT_KEY = {
   size: 40,
@@ -132,13 +226,92 @@ export const FRAGMENT_VALUE = {
 } as const satisfies StructLayout;
 
 export const CONFIG = {
-  size: 12,
-  fields: { layoutVersion: 0, tunnelIfindex: 4, clusterId: 8, clusterShift: 10, pad: 11 },
+  size: 56,
+  fields: {
+    layoutVersion: 0,
+    tunnelIfindex: 4,
+    clusterId: 8,
+    clusterShift: 10,
+    overlaySourceCheck: 11,
+    tunnelMtu: 12,
+    traceLevel: 16,
+    flags: 17,
+    natPortFirst: 18,
+    natPortLast: 20,
+    pad: 22,
+    node4: 24,
+    node6: 40,
+  },
 } as const satisfies StructLayout;
+
+/** Flag of CONFIG: frontends may be called from outside the node. */
+export const CONFIG_EXTERNAL_SERVICES = 1;
+/** Flag of CONFIG: packets to endpoints of other nodes leave by the node's own routes. */
+export const CONFIG_NATIVE_ROUTING = 2;
+
+/** Values of CONFIG's overlaySourceCheck, by index. */
+export const OVERLAY_SOURCE_CHECKS = ['off', 'cluster', 'strict'] as const;
 
 export const COUNTER = {
   size: 16,
   fields: { packets: 0, bytes: 8 },
+} as const satisfies StructLayout;
+
+/** An event about a packet: EVENT_KINDS `drop` and `trace`. */
+export const EVENT = {
+  size: 160,
+  fields: {
+    timestampNs: 0,
+    kind: 8,
+    reason: 9,
+    direction: 10,
+    state: 11,
+    ifindex: 12,
+    sourceIdentity: 16,
+    destinationIdentity: 20,
+    length: 24,
+    endpointId: 28,
+    captured: 30,
+    packet: 32,
+  },
+} as const satisfies StructLayout;
+
+/** An event about a socket's call: EVENT_KINDS `service`. */
+export const SERVICE_EVENT = {
+  size: 64,
+  fields: {
+    timestampNs: 0,
+    kind: 8,
+    reason: 9,
+    direction: 10,
+    protocol: 11,
+    frontendPort: 12,
+    backendPort: 14,
+    frontend: 16,
+    backend: 32,
+    cookie: 48,
+    clusterId: 56,
+    pad: 58,
+  },
+} as const satisfies StructLayout;
+
+/** Kinds of events; their numbers begin at 1. */
+export const EVENT_KINDS = ['drop', 'trace', 'service'] as const;
+
+/** Values of EVENT's state, by index: what connection tracking said of the packet. */
+export const FLOW_STATES = ['unknown', 'new', 'established', 'reply', 'related'] as const;
+
+/** Values of CONFIG's traceLevel, by index: which packets that went on are told as events. */
+export const TRACE_LEVELS = ['none', 'low', 'medium', 'maximum'] as const;
+
+export const EVENT_CONTROL = {
+  size: 16,
+  fields: { intervalNs: 0, burstNs: 8 },
+} as const satisfies StructLayout;
+
+export const EVENT_BUCKET = {
+  size: 24,
+  fields: { fullNs: 0, suppressed: 8, lost: 16 },
 } as const satisfies StructLayout;
 
 /** The structs by their name in C. */
@@ -152,48 +325,68 @@ export const STRUCT_LAYOUTS: Readonly<Record<string, StructLayout>> = {
   mesh_service_key: SERVICE_KEY,
   mesh_service_value: SERVICE_VALUE,
   mesh_backend: BACKEND,
+  mesh_affinity_key: AFFINITY_KEY,
+  mesh_affinity_value: AFFINITY_VALUE,
+  mesh_member_key: MEMBER_KEY,
+  mesh_maglev_key: MAGLEV_KEY,
+  mesh_maglev_block: MAGLEV_BLOCK,
   mesh_socket_key: SOCKET_KEY,
   mesh_translation: TRANSLATION,
   mesh_choice: CHOICE,
   mesh_ct_key: CT_KEY,
   mesh_ct_value: CT_VALUE,
+  mesh_nat_key: NAT_KEY,
+  mesh_nat_value: NAT_VALUE,
   mesh_fragment_key: FRAGMENT_KEY,
   mesh_fragment_value: FRAGMENT_VALUE,
   mesh_config: CONFIG,
   mesh_counter: COUNTER,
+  mesh_event: EVENT,
+  mesh_service_event: SERVICE_EVENT,
+  mesh_event_control: EVENT_CONTROL,
+  mesh_event_bucket: EVENT_BUCKET,
 };
 
 /** Entries of the metrics map for each direction, used or not. */
-export const REASON_LIMIT = 64;
+export const REASON_LIMIT = 256;
 
 /**
- * What a packet was counted under, by number. Numbers and names are kept for ever. Below 16: the packet went on;
- * from 16: it was dropped, or the connection refused. `docs/datapath.md` says what to do about each.
+ * What a packet was counted under, by number, in their order. Numbers and names are kept for ever. Below 16: the packet
+ * went on. From 130: it was dropped, or the connection refused; under Cilium's number where Cilium has one for it
+ * (pkg/monitor/api/drop.go), else under one of ours, from 224. `docs/datapath.md` says what to do about each.
  */
 export const REASONS: ReadonlyMap<number, string> = new Map([
   [0, 'forwarded'],
   [1, 'forwarded-overlay'],
   [2, 'passed-to-stack'],
   [3, 'service-translated'],
-  [16, 'policy-denied'],
-  [17, 'policy-deny-rule'],
-  [18, 'invalid-source'],
-  [19, 'invalid-packet'],
-  [20, 'unsupported-protocol'],
-  [21, 'fragment-not-found'],
-  [22, 'no-endpoint'],
-  [23, 'invalid-identity'],
-  [24, 'no-tunnel-key'],
-  [25, 'overlay-source-unknown'],
-  [26, 'overlay-source-mismatch'],
-  [27, 'overlay-cluster-mismatch'],
-  [28, 'tunnel-failed'],
-  [29, 'no-config'],
-  [30, 'service-no-backend'],
+  [132, 'invalid-source'],
+  [133, 'policy-denied'],
+  [134, 'invalid-packet'],
+  [136, 'packet-too-big'],
+  [139, 'unsupported-protocol'],
+  [141, 'tunnel-failed'],
+  [147, 'no-tunnel-key'],
+  [152, 'no-endpoint'],
+  [158, 'service-no-backend'],
+  [167, 'nat-exhausted'],
+  [168, 'nat-unsupported'],
+  [169, 'no-route'],
+  [171, 'invalid-identity'],
+  [172, 'overlay-source-unknown'],
+  [175, 'fragment-not-found'],
+  [181, 'policy-deny-rule'],
+  [202, 'no-config'],
+  [224, 'overlay-source-mismatch'],
+  [225, 'overlay-cluster-mismatch'],
+  [240, 'overlay-node-unknown'],
+  [241, 'overlay-source-cluster'],
+  [242, 'overlay-source-ours'],
+  [244, 'packet-too-big-silent'],
 ]);
 
-/** First number of REASONS that stands for a drop. */
-export const FIRST_DROP_REASON = 16;
+/** First number of REASONS that stands for a drop; Cilium's DropMin. */
+export const FIRST_DROP_REASON = 130;
 
 const ZERO = 48;
 const NINE = 57;

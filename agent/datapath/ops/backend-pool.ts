@@ -1,5 +1,6 @@
 import { backendKeyOf } from '../backend-difference.ts';
 import type { Backend } from '../desired.ts';
+import { createIdRing } from './id-ring.ts';
 import type { BackendKey, BackendRow } from './service-map.ts';
 
 /** Backends by id, shared by all frontends that name the same address, port, protocol and cluster. */
@@ -8,8 +9,12 @@ export interface BackendPool {
   acquire(key: string, backend: Backend): number;
   /** One frontend less uses it. */
   release(key: string): void;
+  /** It is to be written again, as a new one would be. */
+  renew(key: string, backend: Backend): void;
   /** Backends that got an id since the last call. */
   takeNew(): BackendRow[];
+  /** Of those, some may not have been written: they are new again. */
+  putBack(rows: readonly BackendRow[]): void;
   /** Backends that nobody uses any more; they lose their ids. */
   takeUnused(): BackendKey[];
 }
@@ -19,38 +24,25 @@ interface Member {
   uses: number;
 }
 
-const LAST_ID = 0xffffffff;
-
 /** A pool that knows what the kernel map holds already. */
 export function createBackendPool(existing: readonly BackendRow[]): BackendPool {
   const members = new Map<string, Member>();
-  const usedIds = new Set<number>();
+  const ids = createIdRing();
   const fresh: BackendRow[] = [];
   /** Members that may be unused: looked at again when they are taken. */
   const idle = new Set<string>();
   /** Ids of a backend that the kernel holds twice. */
   const doubles: BackendKey[] = [];
-  let lastId = 0;
 
   for (const { id, backend } of existing) {
     const key = backendKeyOf(backend);
-    usedIds.add(id);
-    lastId = Math.max(lastId, id);
+    ids.reserve(id);
     if (members.has(key)) {
       doubles.push({ id });
     } else {
       members.set(key, { id, uses: 0 });
       idle.add(key);
     }
-  }
-
-  /** Ids go round, so that one that was just freed is not soon another backend for a reader that still holds it. */
-  function nextId(): number {
-    do {
-      lastId = lastId >= LAST_ID ? 1 : lastId + 1;
-    } while (usedIds.has(lastId));
-    usedIds.add(lastId);
-    return lastId;
   }
 
   return {
@@ -60,7 +52,7 @@ export function createBackendPool(existing: readonly BackendRow[]): BackendPool 
         member.uses += 1;
         return member.id;
       }
-      const id = nextId();
+      const id = ids.take();
       members.set(key, { id, uses: 1 });
       fresh.push({ id, backend });
       return id;
@@ -71,7 +63,16 @@ export function createBackendPool(existing: readonly BackendRow[]): BackendPool 
       member.uses -= 1;
       if (member.uses === 0) idle.add(key);
     },
+    renew(key, backend) {
+      const member = members.get(key);
+      if (member !== undefined) fresh.push({ id: member.id, backend });
+    },
     takeNew: () => fresh.splice(0),
+    putBack(rows) {
+      for (const row of rows) {
+        if (members.get(backendKeyOf(row.backend))?.id === row.id) fresh.push(row);
+      }
+    },
     takeUnused() {
       const unused = doubles.splice(0);
       for (const key of idle) {
@@ -81,7 +82,7 @@ export function createBackendPool(existing: readonly BackendRow[]): BackendPool 
         unused.push({ id: member.id });
       }
       idle.clear();
-      for (const { id } of unused) usedIds.delete(id);
+      for (const { id } of unused) ids.release(id);
       return unused;
     },
   };

@@ -6,27 +6,30 @@ import {
   protocolNumber,
   readAddress,
   SERVICE_KEY,
+  SERVICE_SCOPES,
   SERVICE_VALUE,
   writeAddress,
 } from '../../../mesh/wire/maps.ts';
 import { DatapathError } from '../datapath-error.ts';
-import type { Backend, FrontendEntry } from '../desired.ts';
+import type { Backend, FrontendKey } from '../desired.ts';
 import type { RowCodec } from '../map.ts';
 
-/** Address, port and protocol that clients call. */
-export type FrontendKey = Pick<FrontendEntry, 'address' | 'port' | 'protocol'>;
-
-/** Entry of the service map: slot 0 tells the number of backends, the others one backend each. */
+/** Entry of the service map: slot 0 tells what the frontend is, the others one backend each. */
 export interface SlotKey {
   readonly frontend: FrontendKey;
   readonly slot: number;
 }
 
+/** All but `backendId` counts in slot 0 only, `backendId` in slots from 1 only; what does not count is 0. */
 export interface SlotRow extends SlotKey {
-  /** Slot 0 only. */
+  /** Number of backends. */
   readonly count: number;
-  /** Slots from 1 only. */
   readonly backendId: number;
+  readonly serviceId: number;
+  readonly affinitySeconds: number;
+  readonly maglevSize: number;
+  /** SERVICE_EXTERNAL, SERVICE_MAGLEV, SERVICE_WRITING. */
+  readonly flags: number;
 }
 
 export interface BackendKey {
@@ -38,8 +41,22 @@ export interface BackendRow extends BackendKey {
 }
 
 /** Text of a frontend's key, equal for equal frontends. */
-export function frontendKeyOf({ address, port, protocol }: FrontendKey): string {
-  return `${protocol} ${address} ${port}`;
+export function frontendKeyOf({ address, port, protocol, scope }: FrontendKey): string {
+  return `${protocol} ${address} ${port} ${scope}`;
+}
+
+/** A slot that holds a backend. `slot` counts from 1. */
+export function backendSlot(frontend: FrontendKey, slot: number, backendId: number): SlotRow {
+  return {
+    frontend,
+    slot,
+    backendId,
+    count: 0,
+    serviceId: 0,
+    affinitySeconds: 0,
+    maglevSize: 0,
+    flags: 0,
+  };
 }
 
 export const slotCodec: RowCodec<SlotRow, SlotKey> = {
@@ -50,24 +67,36 @@ export const slotCodec: RowCodec<SlotRow, SlotKey> = {
     writeAddress(view, offset + fields.address, frontend.address);
     view.setUint16(offset + fields.port, checkPort(frontend.port, frontend.address));
     view.setUint8(offset + fields.protocol, protocolNumber(frontend.protocol));
+    view.setUint8(offset + fields.scope, SERVICE_SCOPES.indexOf(frontend.scope));
     view.setUint32(offset + fields.slot, slot, true);
   },
-  writeValue(view, offset, { count, backendId }) {
-    view.setUint32(offset + SERVICE_VALUE.fields.count, count, true);
-    view.setUint32(offset + SERVICE_VALUE.fields.backendId, backendId, true);
+  writeValue(view, offset, row) {
+    const { fields } = SERVICE_VALUE;
+    view.setUint32(offset + fields.count, row.count, true);
+    view.setUint32(offset + fields.backendId, row.backendId, true);
+    view.setUint32(offset + fields.serviceId, row.serviceId, true);
+    view.setUint32(offset + fields.affinitySeconds, row.affinitySeconds, true);
+    view.setUint32(offset + fields.maglevSize, row.maglevSize, true);
+    view.setUint16(offset + fields.flags, row.flags, true);
   },
   readRow(keys, keyOffset, values, valueOffset) {
     const { fields } = SERVICE_KEY;
+    const value = SERVICE_VALUE.fields;
     const address = readAddress(keys, keyOffset + fields.address);
     return {
       frontend: {
         address,
         port: keys.getUint16(keyOffset + fields.port),
         protocol: readProtocol(keys.getUint8(keyOffset + fields.protocol), address),
+        scope: readScope(keys.getUint8(keyOffset + fields.scope), address),
       },
       slot: keys.getUint32(keyOffset + fields.slot, true),
-      count: values.getUint32(valueOffset + SERVICE_VALUE.fields.count, true),
-      backendId: values.getUint32(valueOffset + SERVICE_VALUE.fields.backendId, true),
+      count: values.getUint32(valueOffset + value.count, true),
+      backendId: values.getUint32(valueOffset + value.backendId, true),
+      serviceId: values.getUint32(valueOffset + value.serviceId, true),
+      affinitySeconds: values.getUint32(valueOffset + value.affinitySeconds, true),
+      maglevSize: values.getUint32(valueOffset + value.maglevSize, true),
+      flags: values.getUint16(valueOffset + value.flags, true),
     };
   },
   describe: ({ frontend, slot }) => `frontend ${frontendKeyOf(frontend)} slot ${slot}`,
@@ -109,4 +138,10 @@ function readProtocol(number: number, address: IpAddress): FrontendKey['protocol
   const name = protocolName(number);
   if (name !== undefined) return name;
   throw new DatapathError('kernel', `cannot read service map: ${address} has protocol ${number}`);
+}
+
+function readScope(number: number, address: IpAddress): FrontendKey['scope'] {
+  const scope = SERVICE_SCOPES[number];
+  if (scope !== undefined) return scope;
+  throw new DatapathError('kernel', `cannot read service map: ${address} has scope ${number}`);
 }

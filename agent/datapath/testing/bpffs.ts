@@ -13,7 +13,7 @@ export interface TestBpffs extends AsyncDisposable {
 export const OBJECT_DIR = projectPath('dist/bpf');
 
 /** Objects whose helpers are replaced by a map, for test runs. */
-export const TEST_OBJECTS = ['mesh_endpoint.bpf.o', 'mesh_overlay.bpf.o'].map(
+export const TEST_OBJECTS = ['mesh_endpoint.bpf.o', 'mesh_overlay.bpf.o', 'mesh_host.bpf.o'].map(
   (name) => `${OBJECT_DIR}/test/${name}`,
 );
 

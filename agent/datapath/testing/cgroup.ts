@@ -34,13 +34,21 @@ export function openTestCgroup(): TestCgroup {
   };
 }
 
-/** Starts a client that joins the cgroup before it makes any socket. */
-export function openSocketClient(cgroup: TestCgroup): SocketClient {
+/**
+ * Starts a client that joins the cgroup before it makes any socket; without a cgroup it stays where this process is.
+ * Default for `namespace`, the name of a network namespace: this process's own.
+ */
+export function openSocketClient(
+  cgroup: TestCgroup | undefined,
+  options: { readonly namespace?: string } = {},
+): SocketClient {
   const script = fileURLToPath(new URL('./socket-client.js', import.meta.url));
-  const command = 'echo $$ > "$1/cgroup.procs" && exec "$2" "$3"';
+  const join = cgroup === undefined ? '' : 'echo $$ > "$1/cgroup.procs" && ';
+  const enter =
+    options.namespace === undefined ? '' : `nsenter --net=/run/netns/${options.namespace} `;
   const child: ChildProcessWithoutNullStreams = spawn(
     'sh',
-    ['-c', command, 'sh', cgroup.path, process.execPath, script],
+    ['-c', `${join}exec ${enter}"$2" "$3"`, 'sh', cgroup?.path ?? '', process.execPath, script],
     { stdio: 'pipe' },
   );
   child.stderr.pipe(process.stderr);
@@ -56,7 +64,15 @@ export function openSocketClient(cgroup: TestCgroup): SocketClient {
     async [Symbol.asyncDispose]() {
       const closed = new Promise((resolve) => child.on('close', resolve));
       child.stdin.end();
+      // One that does not end by itself is not left behind.
+      const ending = new AbortController();
+      const killed = wait(5000, undefined, { signal: ending.signal }).then(
+        () => child.kill('SIGKILL'),
+        () => undefined,
+      );
       await closed;
+      ending.abort();
+      await killed;
     },
   };
 }

@@ -3,7 +3,8 @@
  * standard input holds the options, each further one a request; each is answered by a line. Not a test itself.
  */
 import { createInterface } from 'node:readline';
-import { openDatapath } from '../datapath.ts';
+import { type Clock, systemClock } from '../../../mesh/runtime/clock.ts';
+import { type OpenedDatapath, openDatapath } from '../datapath.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type {
   Datapath,
@@ -12,7 +13,11 @@ import type {
   FrontendEntry,
   IpcacheEntry,
   PolicyEntry,
+  UpkeepReport,
 } from '../desired.ts';
+import type { KernelSwitches } from '../kernel-switches.ts';
+import type { MapSizes } from '../object.ts';
+import { attachFirstLayout } from './first-layout.ts';
 
 /** Rows to write, and interfaces to attach to or detach from. */
 export interface DatapathRequest {
@@ -26,6 +31,22 @@ export interface DatapathRequest {
   /** Interfaces of endpoints that are looked at for `detached`. */
   readonly look?: readonly string[];
   readonly uninstall?: boolean;
+  /** Begins the upkeep, at twenty times its pace and more. */
+  readonly upkeep?: boolean;
+  /** Interfaces of endpoints that are attached again where they are not. */
+  readonly heal?: readonly string[];
+  /** The rows are written: an upgrade that waited for them may go on. */
+  readonly finishUpgrade?: boolean;
+}
+
+/** DatapathOptions and what tests turn. */
+export interface DatapathProcessOptions extends DatapathOptions {
+  readonly mapSizes?: MapSizes;
+  readonly kernel?: KernelSwitches;
+  /** Step of an upgrade after which the process kills itself. */
+  readonly killAt?: string;
+  /** Leaves the node as a release with the first layout would, and ends. */
+  readonly firstLayout?: boolean;
 }
 
 /** The state after a request, or why it failed. */
@@ -37,6 +58,13 @@ export type DatapathAnswer =
       readonly ipcache: readonly IpcacheEntry[];
       readonly endpoints: readonly EndpointEntry[];
       readonly detached: readonly string[];
+      readonly services: readonly FrontendEntry[];
+      /** What `heal` did. */
+      readonly healed: readonly string[];
+      /** Maps that an upgrade waits for, and those that it could not read. */
+      readonly pending: readonly string[];
+      readonly lost: readonly string[];
+      readonly upkeep: UpkeepReport | undefined;
     }
   | { readonly error: string; readonly code: string };
 
@@ -58,46 +86,90 @@ function handle(datapath: Datapath, request: DatapathRequest): void {
   datapath.endpoints.apply({ upserts: request.endpoints ?? [], deletes: [] });
   datapath.policy.apply({ upserts: request.policy ?? [], deletes: request.policyDeletes ?? [] });
   datapath.services.apply({ upserts: request.services ?? [], deletes: [] });
+  if (request.finishUpgrade) datapath.upgrade?.finish();
 }
 
 function describe(
-  datapath: Datapath,
-  tunnelMtu: number,
-  look: readonly string[] = [],
+  datapath: OpenedDatapath,
+  { look = [], healed = [] }: { look?: readonly string[]; healed?: readonly string[] } = {},
 ): DatapathAnswer {
   const counters = datapath
     .counters()
     .map(({ reason, direction, packets }) => [`${reason} ${direction}`, Number(packets)]);
   return {
-    tunnelMtu,
+    tunnelMtu: datapath.tunnelMtu,
     counters: Object.fromEntries(counters),
     ipcache: datapath.ipcache.rows(),
     endpoints: datapath.endpoints.rows(),
+    services: datapath.services.rows(),
     detached: datapath.detached(look),
+    healed,
+    pending: datapath.upgrade?.pending() ?? [],
+    lost: datapath.lost,
+    upkeep: datapath.upkeep?.report(),
   };
 }
 
+const NOTHING_LEFT: DatapathAnswer = {
+  tunnelMtu: 0,
+  counters: {},
+  ipcache: [],
+  endpoints: [],
+  services: [],
+  detached: [],
+  healed: [],
+  pending: [],
+  lost: [],
+  upkeep: undefined,
+};
+
+/** Turns so fast that what comes once a minute comes a few times a second. */
+const fastClock: Clock = {
+  ...systemClock,
+  sleep: (milliseconds, signal) => systemClock.sleep(Math.min(milliseconds, 200), signal),
+};
+
+function runUpkeep(datapath: OpenedDatapath, signal: AbortSignal): Promise<void> | undefined {
+  const warn = (fields: unknown, text?: string): void =>
+    console.error(text, JSON.stringify(fields));
+  return datapath.upkeep?.run({ clock: fastClock, logger: { warn } }, signal);
+}
+
 async function main(): Promise<void> {
-  const options: DatapathOptions = JSON.parse((await lines.next()).value);
+  const { killAt, ...options }: DatapathProcessOptions = JSON.parse((await lines.next()).value);
+  if (options.firstLayout) {
+    await attachFirstLayout(options);
+    say(NOTHING_LEFT);
+    return;
+  }
   await using datapath = await openDatapath({
     ...options,
-    mapSizes: { mesh_ct: 4096, mesh_translations: 256, mesh_choices: 256 },
+    mapSizes: { mesh_ct: 4096, mesh_translations: 256, mesh_choices: 256, ...options.mapSizes },
+    onStep: (step) => {
+      if (step === killAt) process.kill(process.pid, 'SIGKILL');
+    },
   });
-  say(describe(datapath, datapath.tunnelMtu));
+  say(describe(datapath));
+  const ending = new AbortController();
+  let upkeep: Promise<void> | undefined;
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
     const request: DatapathRequest = JSON.parse(line.value);
+    if (request.upkeep) upkeep ??= runUpkeep(datapath, ending.signal);
     if (request.uninstall) {
       await datapath.uninstall();
-      say({ tunnelMtu: 0, counters: {}, ipcache: [], endpoints: [], detached: [] });
+      say(NOTHING_LEFT);
       return;
     }
     try {
       handle(datapath, request);
-      say(describe(datapath, datapath.tunnelMtu, request.look));
+      const healed = request.heal === undefined ? [] : await datapath.heal?.(request.heal);
+      say(describe(datapath, { look: request.look ?? [], healed: healed ?? [] }));
     } catch (error) {
       sayError(error);
     }
   }
+  ending.abort();
+  await upkeep;
 }
 
 await main().catch(sayError);

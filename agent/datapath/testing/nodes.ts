@@ -10,7 +10,11 @@ import { parseIpAddress } from '../../../mesh/wire/ip.ts';
 import type { DatapathOptions, EndpointEntry } from '../desired.ts';
 import { OBJECT_DIR, openTestBpffs } from './bpffs.ts';
 import { openTestCgroup, type TestCgroup } from './cgroup.ts';
-import type { DatapathAnswer, DatapathRequest } from './datapath-process.ts';
+import type {
+  DatapathAnswer,
+  DatapathProcessOptions,
+  DatapathRequest,
+} from './datapath-process.ts';
 
 const run = promisify(execFile);
 
@@ -34,6 +38,7 @@ export interface TestNodes extends AsyncDisposable {
 
 /** An agent's process in a node. */
 export interface DatapathProcess extends AsyncDisposable {
+  readonly pid: number | undefined;
   readonly opened: DatapathAnswer;
   request(request: DatapathRequest): Promise<DatapathAnswer>;
   kill(): Promise<void>;
@@ -146,7 +151,7 @@ export function addPodLink(node: TestNode): void {
 /** Starts a process that opens the node's datapath. */
 export async function openDatapathProcess(
   node: TestNode,
-  options: Partial<DatapathOptions> = {},
+  options: Partial<DatapathProcessOptions> = {},
 ): Promise<DatapathProcess> {
   const script = fileURLToPath(new URL('./datapath-process.js', import.meta.url));
   const child = spawn('nsenter', [`--net=/run/netns/${node.namespace}`, process.execPath, script], {
@@ -162,6 +167,8 @@ export async function openDatapathProcess(
     return answer;
   };
   return {
+    // nsenter becomes the program.
+    pid: child.pid,
     opened: await ask({ ...node.options, ...options }),
     request: ask,
     async kill() {

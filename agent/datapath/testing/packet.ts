@@ -14,6 +14,8 @@ export interface PacketSpec {
   readonly type?: number;
   /** Offset in bytes (a multiple of 8), and whether more follow. */
   readonly fragment?: { readonly id: number; readonly offset: number; readonly more: boolean };
+  /** IPv4: nobody but the sender may fragment the packet. */
+  readonly dontFragment?: boolean;
   /** IPv6: headers between the fixed one and the transport, by number; each 8 bytes long. */
   readonly extensions?: readonly number[];
   readonly payload?: Uint8Array;
@@ -53,6 +55,7 @@ function ipv4(spec: PacketSpec, { from, to, body }: Parts): Buffer {
     header.writeUInt16BE(spec.fragment.id, 4);
     header.writeUInt16BE((spec.fragment.more ? 0x2000 : 0) | (spec.fragment.offset >> 3), 6);
   }
+  if (spec.dontFragment) header.writeUInt16BE(header.readUInt16BE(6) | 0x4000, 6);
   header.writeUInt8(64, 8);
   header.writeUInt8(protocolOf(spec, 4), 9);
   header.set(ipToBytes(from), 12);

@@ -2,14 +2,16 @@
 import { join } from 'node:path';
 import { parseNumericIdentity } from '../../../mesh/wire/ids.ts';
 import { type IpAddress, parseIpAddress, parseIpPrefix } from '../../../mesh/wire/ip.ts';
-import { CONFIG, LAYOUT_VERSION, readAddress, writeAddress } from '../../../mesh/wire/maps.ts';
+import { readAddress, writeAddress } from '../../../mesh/wire/maps.ts';
 import { lookupElement, testRun, updateElement } from '../bpf.ts';
+import { type ConfigOptions, writeConfig } from '../config.ts';
 import { readCounters } from '../counters.ts';
-import type { EndpointEntry, IpcacheEntry, PolicyEntry } from '../desired.ts';
+import type { DatapathOptions, EndpointEntry, IpcacheEntry, PolicyEntry } from '../desired.ts';
 import { type LoadedObjects, loadObjects } from '../object.ts';
 import { openEndpointsTable } from '../ops/endpoints.ts';
 import { openIpcacheTable } from '../ops/ipcache.ts';
 import { openPolicyTable } from '../ops/policy.ts';
+import { openServicesTable } from '../ops/services.ts';
 import { openTestBpffs, TEST_OBJECTS } from './bpffs.ts';
 import { frame, type PacketSpec } from './packet.ts';
 
@@ -17,22 +19,30 @@ import { frame, type PacketSpec } from './packet.ts';
 export const TEST_IFINDEX = 1;
 /** Index written to the configuration as that of the tunnel device. */
 export const TUNNEL_IFINDEX = 77;
+/** Largest inner packet that the configuration allows. */
+export const TUNNEL_MTU = 1450;
 
 /** Layout of `struct mesh_test` in bpf/lib/test.h. */
 const TEST_STATE = {
-  size: 56,
+  size: 64,
   inVni: 0,
   inRemote: 4,
   outVni: 20,
   outRemote: 24,
   kind: 40,
   ifindex: 44,
+  inRouteIfindex: 56,
 };
+
+/** Interface index that every route of a test run leads to. */
+export const ROUTE_IFINDEX = 55;
 
 /** What became of a packet. */
 export type Outcome =
   | { readonly kind: 'stack'; readonly reasons: string[] }
   | { readonly kind: 'drop'; readonly reasons: string[] }
+  /** Out of a device: to the next hop of a route, or back to where the packet came from. */
+  | { readonly kind: 'route' | 'link'; readonly ifindex: number; readonly reasons: string[] }
   | {
       readonly kind: 'peer';
       readonly ifindex: number;
@@ -54,34 +64,52 @@ export interface ProgramRun extends AsyncDisposable {
     readonly endpoints: ReturnType<typeof openEndpointsTable>;
     readonly ipcache: ReturnType<typeof openIpcacheTable>;
     readonly policy: ReturnType<typeof openPolicyTable>;
+    readonly services: ReturnType<typeof openServicesTable>;
   };
-  /** The endpoint sends. */
-  fromEndpoint(packet: PacketSpec | Buffer): Outcome;
+  /** The endpoint sends; `gsoSize`: a packet that will be cut into segments with so many bytes of payload. */
+  fromEndpoint(packet: PacketSpec | Buffer, gsoSize?: number): Outcome;
   /** The stack hands over; `ingressIfindex` 0: the node's own. */
   toEndpoint(packet: PacketSpec | Buffer, ingressIfindex?: number): Outcome;
   /** Another node sends; no tunnel: the packet has no metadata. */
   fromOverlay(packet: PacketSpec | Buffer, tunnel?: { vni: number; remote: string }): Outcome;
+  /** Somebody outside sends to one of the node's devices. */
+  fromHost(packet: PacketSpec | Buffer): Outcome;
+  /** The node itself sends by one of its devices. */
+  toHost(packet: PacketSpec | Buffer): Outcome;
+  /** The last packet, as its program left it. */
+  output(): Buffer;
 }
 
-/** Loads the test builds over small maps in a bpffs of its own. */
-export async function openProgramRun(): Promise<ProgramRun> {
+/** Loads the test builds over small maps in a bpffs of its own. `config` is what differs from cluster 1 of 255. */
+export async function openProgramRun(
+  options: Partial<ConfigOptions> & Pick<DatapathOptions, 'conntrackTimeouts'> = {},
+): Promise<ProgramRun> {
+  const { conntrackTimeouts, ...config } = options;
   const bpffs = await openTestBpffs('programs');
   const objects = loadObjects(TEST_OBJECTS, {
     pinFolder: join(bpffs.path, 'maps'),
-    mapSizes: { mesh_ct: 4096 },
+    mapSizes: { mesh_ct: 4096, mesh_nat: 4096 },
+    conntrackTimeouts,
   });
   const { maps } = objects;
-  const config = Buffer.alloc(CONFIG.size);
-  config.writeUInt32LE(LAYOUT_VERSION, CONFIG.fields.layoutVersion);
-  config.writeUInt32LE(TUNNEL_IFINDEX, CONFIG.fields.tunnelIfindex);
-  config.writeUInt16LE(1, CONFIG.fields.clusterId);
-  config.writeUInt8(16, CONFIG.fields.clusterShift);
-  updateElement(maps.get('mesh_config').fd, Buffer.alloc(4), config);
+  let last: Buffer = Buffer.alloc(0);
+  writeConfig(maps.get('mesh_config'), {
+    clusterId: 1,
+    maxConnectedClusters: 255,
+    nodeIps: [],
+    tunnelIfindex: TUNNEL_IFINDEX,
+    tunnelMtu: TUNNEL_MTU,
+    ...config,
+  });
 
   function run(
     program: string,
     packet: PacketSpec | Buffer,
-    options: { ingressIfindex?: number; tunnel?: { vni: number; remote: string } | undefined },
+    options: {
+      ingressIfindex?: number;
+      gsoSize?: number;
+      tunnel?: { vni: number; remote: string } | undefined;
+    },
   ): Outcome {
     const before = counts();
     writeTestState(options.tunnel);
@@ -89,7 +117,9 @@ export async function openProgramRun(): Promise<ProgramRun> {
     const { verdict, packet: output } = testRun(objects.program(program), bytes, {
       ifindex: TEST_IFINDEX,
       ingressIfindex: options.ingressIfindex ?? 0,
+      gsoSize: options.gsoSize ?? 0,
     });
+    last = output;
     return describe(verdict, output, newReasons(before, counts()));
   }
 
@@ -104,6 +134,7 @@ export async function openProgramRun(): Promise<ProgramRun> {
 
   function writeTestState(tunnel: { vni: number; remote: string } | undefined): void {
     const state = new DataView(new ArrayBuffer(TEST_STATE.size));
+    state.setUint32(TEST_STATE.inRouteIfindex, ROUTE_IFINDEX, true);
     if (tunnel !== undefined) {
       state.setUint32(TEST_STATE.inVni, tunnel.vni, true);
       writeAddress(state, TEST_STATE.inRemote, parseIpAddress(tunnel.remote));
@@ -119,7 +150,10 @@ export async function openProgramRun(): Promise<ProgramRun> {
     lookupElement(maps.get('mesh_test').fd, Buffer.alloc(4), bytes);
     const state = new DataView(bytes.buffer);
     const ifindex = state.getUint32(TEST_STATE.ifindex, true);
-    if (state.getUint32(TEST_STATE.kind, true) === 2) {
+    const redirect = state.getUint32(TEST_STATE.kind, true);
+    if (redirect === 3) return { kind: 'route', ifindex, reasons };
+    if (redirect === 1 && ifindex !== TUNNEL_IFINDEX) return { kind: 'link', ifindex, reasons };
+    if (redirect === 2) {
       const mac = output.toString('hex', 0, 6).replace(/(..)(?!$)/g, '$1:');
       return { kind: 'peer', ifindex, reasons, mac };
     }
@@ -134,10 +168,14 @@ export async function openProgramRun(): Promise<ProgramRun> {
       endpoints: openEndpointsTable(maps),
       ipcache: openIpcacheTable(maps),
       policy: openPolicyTable(maps),
+      services: openServicesTable(maps),
     },
-    fromEndpoint: (packet) => run('mesh_from_endpoint', packet, {}),
+    fromEndpoint: (packet, gsoSize = 0) => run('mesh_from_endpoint', packet, { gsoSize }),
     toEndpoint: (packet, ingressIfindex = 0) => run('mesh_to_endpoint', packet, { ingressIfindex }),
     fromOverlay: (packet, tunnel) => run('mesh_from_overlay', packet, { tunnel }),
+    fromHost: (packet) => run('mesh_from_host', packet, { ingressIfindex: TEST_IFINDEX }),
+    toHost: (packet) => run('mesh_to_host', packet, {}),
+    output: () => last,
     async [Symbol.asyncDispose]() {
       objects[Symbol.dispose]();
       await bpffs[Symbol.asyncDispose]();

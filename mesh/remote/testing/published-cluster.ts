@@ -23,7 +23,7 @@ import {
   syncedKey,
 } from '../../wire/keys.ts';
 import { encodeLocalPolicy, type LocalPolicy } from '../../wire/local-policy.ts';
-import { encodeLocalService, type LocalService } from '../../wire/local-service.ts';
+import { encodeLocalService, type LocalService, PLAIN_TRAFFIC } from '../../wire/local-service.ts';
 import { encodeNode } from '../../wire/node.ts';
 import { type ClusterService, encodeClusterService } from '../../wire/service.ts';
 
@@ -45,7 +45,8 @@ export interface PublishedCluster<Store extends KvStore = MemoryStore> {
   /** Identity with that local number; labels get namespace `demo` and the cluster. Returns the whole number. */
   identity(local: number, labels: Record<string, string>): Promise<NumericIdentity>;
   removeIdentity(local: number): Promise<void>;
-  ip(ip: string, options: { host: string | null; local: number }): Promise<void>;
+  /** `pod`: its name in namespace demo; default: the entry names none. */
+  ip(ip: string, options: { host: string | null; local: number; pod?: string }): Promise<void>;
   removeIp(ip: string): Promise<void>;
   /** Service `demo/<name>` with a port `http`. */
   service(
@@ -134,7 +135,7 @@ export function publishCluster(
       return identityOf(local);
     },
     removeIdentity: async (local) => void (await store.delete(identityKey(identityOf(local)))),
-    async ip(ip, { host, local }) {
+    async ip(ip, { host, local, pod }) {
       const address = parseIpAddress(ip);
       await store.put(
         ipKey(address),
@@ -146,7 +147,7 @@ export function publishCluster(
           encryptionKey: 0,
           metadata: '',
           namespace: 'demo',
-          podName: undefined,
+          podName: pod,
           serviceAccount: undefined,
           namedPorts: undefined,
         }),
@@ -190,6 +191,7 @@ export function publishCluster(
           global: true,
           shared: true,
           affinity: 'none',
+          ...PLAIN_TRAFFIC,
           backends: new Map(),
           ...changes,
         }),

@@ -18,8 +18,11 @@ import { decodeLocalPolicy, encodeLocalPolicy, POLICY_KINDS } from '../local-pol
 import {
   decodeLocalService,
   encodeLocalService,
+  LB_ALGORITHMS,
   type LocalService,
   SERVICE_AFFINITIES,
+  SERVICE_KINDS,
+  TRAFFIC_POLICIES,
 } from '../local-service.ts';
 import { decodeNode, encodeNode, type Node } from '../node.ts';
 import {
@@ -183,14 +186,41 @@ const localServices: fc.Arbitrary<LocalService> = record({
   namespace: name,
   name,
   clusterIps: fc.array(ipAddresses, { maxLength: 2 }),
-  ports: fc.array(record({ name: text, protocol: fc.constantFrom(...PROTOCOLS), port }), {
-    maxLength: 3,
-  }),
+  ports: fc.array(
+    fc.oneof(
+      record({ name: text, protocol: fc.constantFrom(...PROTOCOLS), port }),
+      record({
+        name: text,
+        protocol: fc.constantFrom(...PROTOCOLS),
+        port,
+        nodePort: fc.integer({ min: 1, max: 65_535 }),
+      }),
+    ),
+    { maxLength: 3 },
+  ),
   headless: fc.boolean(),
   global: fc.boolean(),
   shared: fc.boolean(),
   affinity: fc.constantFrom(...SERVICE_AFFINITIES),
+  type: fc.constantFrom(...SERVICE_KINDS),
+  externalIps: fc.array(ipAddresses, { maxLength: 2 }),
+  loadBalancerIps: fc.array(ipAddresses, { maxLength: 2 }),
+  hasSourceRanges: fc.boolean(),
+  affinitySeconds: fc.integer({ min: 0, max: 86_400 }),
+  internalTrafficPolicy: fc.constantFrom(...TRAFFIC_POLICIES),
+  externalTrafficPolicy: fc.constantFrom(...TRAFFIC_POLICIES),
+  trafficDistribution: fc.constantFrom(undefined, 'PreferClose', 'PreferSameNode'),
+  algorithm: fc.constantFrom(undefined, ...LB_ALGORITHMS),
   backends: byIp(ports),
+  draining: byIp(ports),
+  places: byIp(
+    record({
+      node: fc.constantFrom('', 'a', 'b'),
+      zone: fc.constantFrom('', 'za'),
+      forZones: fc.subarray(['za', 'zb']),
+      forNodes: fc.subarray(['a', 'b']),
+    }),
+  ),
 });
 
 const localPolicies = record({

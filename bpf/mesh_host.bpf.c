@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * The node's own devices: calls from outside to NodePorts, load balancer addresses and externalIPs. A backend on this node
+ * sees the client's own address; one elsewhere sees this node's, so that its answer comes back through here. What calls no
+ * frontend is left alone.
+ */
+#include "lib/common.h"
+#include "lib/config.h"
+#include "lib/deliver.h"
+#include "lib/endpoints.h"
+#include "lib/flow.h"
+#include "lib/ipcache.h"
+#include "lib/metrics.h"
+#include "lib/nat.h"
+#include "lib/policy.h"
+#include "lib/refuse.h"
+#include "lib/trace.h"
+
+static __always_inline bool is_this_node(const struct mesh_config *config, const struct mesh_address *address)
+{
+	return same_address(address, &config->node4) || same_address(address, &config->node6);
+}
+
+static __always_inline __u32 identity_of(const struct mesh_address *address)
+{
+	const struct mesh_ipcache_value *entry = lookup_ipcache(address);
+
+	return entry ? entry->identity : IDENTITY_WORLD;
+}
+
+/*
+ * Fills the scratch's translation for what comes from outside for a frontend, and for what a backend answers that is
+ * reached by route; leaves it zero for anything else. Returns 0 or the reason to drop.
+ */
+__noinline int nat_from_outside(struct __sk_buff *ctx)
+{
+	const struct mesh_config *config = lookup_config();
+	struct scratch *scratch = lookup_scratch();
+	struct mesh_nat_value *found, *to;
+	const struct flow *flow;
+	__u64 now = now_ns();
+	bool is_local;
+	int reason;
+
+	if (!scratch || !config)
+		return 0;
+	flow = &scratch->flow;
+	to = &scratch->translation;
+	__builtin_memset(to, 0, sizeof(*to));
+	found = nat_lookup(ctx, scratch, now);
+	/* Answers to endpoints pass the stack, and are translated at the endpoint. */
+	if (found && !(found->kind & NAT_OUTSIDE))
+		return 0;
+	if (found && (found->kind & NAT_REVERSE || nat_holds(flow, found))) {
+		nat_use(scratch, found, now);
+		return 0;
+	}
+	if (flow->kind != FLOW_PLAIN || !has_ports(flow->protocol))
+		return 0;
+	reason = nat_select(flow, SERVICE_SCOPE_EXTERNAL, to, now);
+	if (reason)
+		return reason;
+	if (is_translated(to)) {
+		to->kind = NAT_OUTSIDE;
+		is_local = lookup_endpoint(&to->destination) || is_this_node(config, &to->destination);
+		if (!is_local) {
+			to->source = is_mapped4(&flow->source) ? config->node4 : config->node6;
+			if (is_unspecified6(&to->source))
+				return DROP_NAT_UNSUPPORTED;
+		}
+		return nat_remember(scratch, is_local, now);
+	}
+	if (found && flow->protocol == IPPROTO_UDP) {
+		nat_use(scratch, found, now);
+	}
+	return 0;
+}
+
+static __always_inline int to_local(struct __sk_buff *ctx, struct flow *flow, const struct mesh_endpoint *destination)
+{
+	__u32 identity = identity_of(&flow->source);
+	int reason;
+
+	reason = rewrite_packet(ctx);
+	if (!reason)
+		reason = judge(ctx, flow, destination, DIRECTION_INGRESS, identity);
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity, destination->identity,
+				 destination->endpoint_id);
+	trace(ctx, flow, COUNT_FORWARDED, DIRECTION_INGRESS, identity, destination->identity, destination->endpoint_id);
+	return deliver(ctx, destination);
+}
+
+static __always_inline int to_remote(struct __sk_buff *ctx, const struct flow *flow,
+				     const struct mesh_address *destination, const struct mesh_config *config)
+{
+	const struct mesh_address *node = tunnel_to(config, lookup_ipcache(destination), flow);
+	int reason;
+
+	if (node && is_too_big(ctx, flow, config->tunnel_mtu))
+		return answer_too_big(ctx, config->tunnel_mtu, IDENTITY_WORLD, ANSWER_LINK);
+	reason = rewrite_packet(ctx);
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, IDENTITY_WORLD, 0, 0);
+	trace(ctx, flow, node ? COUNT_FORWARDED_OVERLAY : COUNT_FORWARDED, DIRECTION_EGRESS, IDENTITY_WORLD, 0, 0);
+	/* Other clusters do not know our identities of addresses outside: to them the client is the world. */
+	if (node)
+		return encapsulate(ctx, config, flow, node, IDENTITY_WORLD, ANSWER_LINK);
+	reason = send_by_route(ctx);
+	return reason == TC_ACT_REDIRECT ? reason : drop_flow(ctx, reason, DIRECTION_INGRESS, IDENTITY_WORLD, 0, 0);
+}
+
+/* Ingress: what comes from outside. */
+SEC("tc")
+int mesh_from_host(struct __sk_buff *ctx)
+{
+	const struct mesh_config *config = lookup_config();
+	struct scratch *scratch = lookup_scratch();
+	const struct mesh_nat_value *translation;
+	const struct mesh_endpoint *destination;
+	struct flow *flow;
+	int reason;
+
+	/* What cannot be read here is for the node's stack to judge. */
+	if (!config || !scratch || parse_packet(ctx))
+		return TC_ACT_UNSPEC;
+	flow = &scratch->flow;
+	translation = &scratch->translation;
+	if (flow->kind == FLOW_LINK_LOCAL)
+		return TC_ACT_UNSPEC;
+	reason = nat_from_outside(ctx);
+	if (reason == DROP_SERVICE_NO_BACKEND)
+		return refuse(ctx, identity_of(&flow->source), 0, ANSWER_LINK);
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity_of(&flow->source), 0, 0);
+	if (!is_translated(translation))
+		return TC_ACT_UNSPEC;
+	if (translation->kind & NAT_REVERSE) {
+		reason = rewrite_packet(ctx);
+		if (!reason)
+			reason = send_by_route(ctx);
+		return reason == TC_ACT_REDIRECT ? reason : drop(ctx, reason, DIRECTION_INGRESS);
+	}
+	destination = lookup_endpoint(&translation->destination);
+	if (destination)
+		return to_local(ctx, flow, destination);
+	/* A server of the node itself: the stack finds it, and what it answers is translated on the way out. */
+	if (is_this_node(config, &translation->destination)) {
+		reason = rewrite_packet(ctx);
+		return reason ? drop(ctx, reason, DIRECTION_INGRESS) : TC_ACT_UNSPEC;
+	}
+	return to_remote(ctx, flow, &translation->destination, config);
+}
+
+/* Egress: what the node's own servers answer to calls from outside. */
+SEC("tc")
+int mesh_to_host(struct __sk_buff *ctx)
+{
+	struct scratch *scratch = lookup_scratch();
+	int reason;
+
+	if (!scratch || parse_packet(ctx) || scratch->flow.kind == FLOW_LINK_LOCAL)
+		return TC_ACT_UNSPEC;
+	reason = nat_answer(ctx, NAT_REVERSE | NAT_OUTSIDE, ANSWER_HERE);
+	return reason ? drop(ctx, reason, DIRECTION_EGRESS) : TC_ACT_UNSPEC;
+}
+
+char _license[] SEC("license") = "GPL";
