@@ -21,6 +21,7 @@ test('a scrape has what the status says, and nothing before there are controller
       {
         name: 'endpoint-slice-sync',
         waitingFor: [],
+        problems: [],
         controllers: [
           {
             name: 'endpoint-slice-sync',
@@ -48,6 +49,7 @@ test('a scrape has what the status says, and nothing before there are controller
       },
     ],
     notes: [],
+    problems: [],
     writes: { unchanged: 1, written: 2, deleted: 3, foreign: 4, conflicts: 5, outdated: 6 },
     events: { waiting: 0, written: 7, repeated: 8, dropped: 9, lastError: undefined },
   };

@@ -136,11 +136,6 @@ export function createPublisher(options: PublisherOptions): Publisher {
     clock,
     logger,
   });
-  if (mode === 'any-cni' && options.conversion?.globalNamespacesByDefault === false) {
-    logger.warn(
-      'namespaces are hidden from the mesh unless they say otherwise, and from the own agents: policies know none of their pods',
-    );
-  }
   const firstReady = createLatch();
   const begun = createLatch();
   const settings = {
