@@ -1,8 +1,8 @@
 import { test } from 'tap';
+import { createDurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import { createMetrics } from '../../mesh/runtime/metrics.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { addControllersMetrics } from './controllers-metrics.ts';
-import { createDurationCounts } from './duration-counts.ts';
 import type { Controllers, ControllersStatus } from './run.ts';
 
 test('a scrape has what the status says, and nothing before there are controllers', async (t) => {
