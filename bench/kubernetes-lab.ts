@@ -9,6 +9,7 @@ import { openEtcd } from '../mesh/kvstore/etcd.ts';
 import type { KvStore } from '../mesh/kvstore/kvstore.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { openEtcdServer } from '../mesh/testing/etcd-server.ts';
+import { findFreePort } from '../mesh/testing/free-port.ts';
 import { openTempDir } from '../mesh/testing/temp-dir.ts';
 import { storeObjects } from './kube-storage.ts';
 import { type ProcessUse, processUse } from './mesh-lab.ts';
@@ -49,6 +50,8 @@ export interface RunningPublisher extends AsyncDisposable {
   use(): ProcessUse;
   /** Throws with its last lines when it has ended by itself. */
   check(): void;
+  /** How many changed keys have waited at most so many seconds until etcd had them, by bound. Undefined: it does not say. */
+  queueTimes?(): Promise<ReadonlyMap<number, number>>;
 }
 
 /** The API server, filled. */
@@ -188,9 +191,10 @@ async function startPublisher(
     };
   }
   const mode = publisher === 'isthmus' ? 'cilium' : 'any-cni';
+  const metrics = `127.0.0.1:${await findFreePort()}`;
   const ours = await prepareOurApiserver({
     ...common,
-    source: [`--mode=${mode}`, `--kubeconfig=${kubeconfig}`],
+    source: [`--mode=${mode}`, `--kubeconfig=${kubeconfig}`, `--metrics-address=${metrics}`],
     nodeFlags,
   });
   const startedAt = systemClock.monotonic();
@@ -200,6 +204,18 @@ async function startPublisher(
     startedAt,
     use: () => processUse(ours.pid),
     check: ours.check,
+    queueTimes: async () => queueTimesOf(await (await fetch(`http://${metrics}/metrics`)).text()),
     [Symbol.asyncDispose]: () => end(ours),
   };
+}
+
+const QUEUE_BUCKET = /^isthmus_publisher_queue_seconds_bucket\{le="([^"]+)"\} (\d+)$/gm;
+
+function queueTimesOf(metrics: string): ReadonlyMap<number, number> {
+  return new Map(
+    [...metrics.matchAll(QUEUE_BUCKET)].map(([, bound, count]) => [
+      bound === '+Inf' ? Number.POSITIVE_INFINITY : Number(bound),
+      Number(count),
+    ]),
+  );
 }

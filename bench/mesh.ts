@@ -39,6 +39,8 @@ const MEBIBYTE = 1024 * 1024;
 const LOOK_EVERY_MS = 10;
 const SYNC_TIMEOUT_MS = 300_000;
 const WRITERS = 32;
+/** CPU time of an agent at rest, in each second. */
+const QUIET_CPU_SECONDS = 0.1;
 
 /** Runs the benchmark. Options: `--peers N` and so on, see DEFAULTS. */
 export async function benchMesh(context: BenchContext): Promise<void> {
@@ -67,6 +69,8 @@ export async function benchMesh(context: BenchContext): Promise<void> {
     reportSync(context, { sync, agent, peers, conditions: { ...conditions, round } });
     using view = sync.view;
     if (sizes.churn > 0) {
+      // Lag is what a mesh in use sees, not one that is still being read for the first time.
+      await untilQuiet(agent);
       await churn(lab, {
         agent,
         view,
@@ -132,6 +136,18 @@ async function firstSync(agent: BenchAgent, peers: readonly MeshCluster[]): Prom
       throw new Error(`the agent has ${view?.count() ?? 0} of ${wanted} rows after 300 s`);
     }
     await wait(LOOK_EVERY_MS);
+  }
+}
+
+/** Waits until the agent has done what follows a first sync: it uses less than a tenth of a core over a second. */
+async function untilQuiet(agent: BenchAgent): Promise<void> {
+  const deadline = systemClock.monotonic() + SYNC_TIMEOUT_MS;
+  for (let used = Number.POSITIVE_INFINITY; used > QUIET_CPU_SECONDS; ) {
+    if (systemClock.monotonic() > deadline) throw new Error('the agent never comes to rest');
+    const before = agent.use().cpuSeconds;
+    await wait(1000);
+    agent.check();
+    used = agent.use().cpuSeconds - before;
   }
 }
 

@@ -2,7 +2,7 @@
 import { addKvMetrics } from '../mesh/kvstore/kv-metrics.ts';
 import type { KvStatistics } from '../mesh/kvstore/measured-store.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
-import type { Metrics } from '../mesh/runtime/metrics.ts';
+import type { BucketCounts, Metrics } from '../mesh/runtime/metrics.ts';
 import {
   clusterLocalIdentityBits,
   type MaxConnectedClusters,
@@ -25,6 +25,7 @@ export interface ApiserverMetricsSources {
   readonly maxConnectedClusters: MaxConnectedClusters;
   readonly missing: () => readonly string[];
   readonly published: () => PublisherStatus | undefined;
+  readonly queueTimes: () => BucketCounts | undefined;
   readonly manifestProblems: () => number;
   /** Undefined: the cluster does not come from an API server. */
   readonly kubernetes?: (() => KubernetesProgress | undefined) | undefined;
@@ -76,6 +77,9 @@ function addPublished(metrics: Metrics, sources: ApiserverMetricsSources): void 
     help: 'Keys whose write to etcd is still to be done',
     labels: ['scope', 'source_cluster'],
   });
+  const queueTimes = metrics.pulledHistogram('isthmus_publisher_queue_seconds', {
+    help: 'How long a changed key waited until etcd had it; the first publication counts, too',
+  });
   const errors = metrics.counter(`${PREFIX}kvstore_sync_errors_total`, {
     help: 'Writes to etcd that failed; they are tried again',
     labels: ['scope', 'source_cluster'],
@@ -115,6 +119,8 @@ function addPublished(metrics: Metrics, sources: ApiserverMetricsSources): void 
     // One queue for all kinds: what is written together travels together.
     const label = { scope: 'all', source_cluster: sources.cluster };
     queue.set(published.pending, label);
+    const waited = sources.queueTimes();
+    if (waited !== undefined) queueTimes.set(waited, {});
     errors.set(published.errors, label);
     initialSync.set(published.ready ? 1 : 0, { ...label, action: 'write' });
     keys.set(published.keys, {});

@@ -94,6 +94,7 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
     maxConnectedClusters: options.maxConnectedClusters,
     missing: () => missingParts(parts),
     published: () => parts.published?.publisher.status,
+    queueTimes: () => parts.published?.publisher.queueTimes,
     manifestProblems: () => parts.published?.problems.length ?? 0,
     kubernetes: options.kubernetes === undefined ? undefined : () => parts.kubernetes?.(),
     controllers: options.controllers === undefined ? undefined : () => parts.controllers,

@@ -25,7 +25,7 @@ import {
 import { createReconciler, type ReconcilerStatus } from './reconciler.ts';
 import { createServiceState, type Withdrawal } from './service-state.ts';
 
-/** How long changes are gathered before they are written, in milliseconds. */
+/** Least time between two writes, in milliseconds: a change that comes alone is written at once, a flood in batches. */
 const COALESCE_MS = 1;
 
 /** Kubernetes' label of a node's zone. */
@@ -264,12 +264,15 @@ export function createEngine(options: {
     audited: reconcilers,
     async run(signal) {
       signal.addEventListener('abort', () => bell.ring(), { once: true });
+      let wroteAt = -COALESCE_MS;
       while (!signal.aborted) {
         await bell.wait(untilRetry(reconcilers, clock.monotonic()), clock);
-        await clock.sleep(COALESCE_MS, signal).catch(() => undefined);
+        const early = wroteAt + COALESCE_MS - clock.monotonic();
+        if (early > 0) await clock.sleep(early, signal).catch(() => undefined);
         if (signal.aborted) return;
         bell.clear();
         flush();
+        wroteAt = clock.monotonic();
       }
     },
     labelsOf: (identity) => policies.labelsOf(identity),

@@ -41,6 +41,8 @@ export interface ControllerPart {
   readonly status: {
     /** What it waits for before it writes; empty: nothing. */
     readonly waitingFor: readonly string[];
+    /** What does not work, and why; what was read and written before stays. */
+    readonly problems: readonly string[];
     readonly controllers: readonly ControllerStatus[];
   };
 }

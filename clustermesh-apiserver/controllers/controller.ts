@@ -3,8 +3,8 @@
  * and later; it is logged when what it says changes, not each time.
  */
 import type { Clock } from '../../mesh/runtime/clock.ts';
+import { createDurationCounts, type DurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import { createDurationCounts, type DurationCounts } from './duration-counts.ts';
 import { withTimeLimit } from './time-limit.ts';
 import type { WorkQueue } from './work-queue.ts';
 

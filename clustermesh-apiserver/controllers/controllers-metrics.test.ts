@@ -1,8 +1,8 @@
 import { test } from 'tap';
+import { createDurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import { createMetrics } from '../../mesh/runtime/metrics.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { addControllersMetrics } from './controllers-metrics.ts';
-import { createDurationCounts } from './duration-counts.ts';
 import type { Controllers, ControllersStatus } from './run.ts';
 
 test('a scrape has what the status says, and nothing before there are controllers', async (t) => {
@@ -21,6 +21,7 @@ test('a scrape has what the status says, and nothing before there are controller
       {
         name: 'endpoint-slice-sync',
         waitingFor: [],
+        problems: [],
         controllers: [
           {
             name: 'endpoint-slice-sync',
@@ -48,6 +49,7 @@ test('a scrape has what the status says, and nothing before there are controller
       },
     ],
     notes: [],
+    problems: [],
     writes: { unchanged: 1, written: 2, deleted: 3, foreign: 4, conflicts: 5, outdated: 6 },
     events: { waiting: 0, written: 7, repeated: 8, dropped: 9, lastError: undefined },
   };

@@ -17,7 +17,7 @@ import {
   recordOf,
   textOf,
 } from './kubernetes-object.ts';
-import { createObjectView, type ObjectView } from './object-view.ts';
+import { createObjectView, type ObjectView, problemsOfViews } from './object-view.ts';
 import { groupEndpoints } from './slice-endpoints.ts';
 import {
   type AddressType,
@@ -254,7 +254,11 @@ export function createEndpointSliceSync(
       await controller.run(over);
     },
     get status() {
-      return { waitingFor: waitingFor(), controllers: [controller.status()] };
+      return {
+        waitingFor: waitingFor(),
+        problems: problemsOfViews([slices]),
+        controllers: [controller.status()],
+      };
     },
   };
 }

@@ -43,6 +43,17 @@ export interface ObjectView<T, Index extends string = never> {
   follow(signal: AbortSignal): Promise<void>;
 }
 
+/** Kinds that were complete and cannot be followed any more, each with the reason: what was read of them stays. */
+export function problemsOfViews(
+  views: readonly Pick<ObjectView<never>, 'resource' | 'isSynced' | 'status'>[],
+): string[] {
+  return views.flatMap(({ resource, isSynced, status }) =>
+    isSynced && status !== undefined && status.reason !== ''
+      ? [`${resource.plural}: ${status.reason}`]
+      : [],
+  );
+}
+
 /** What a view is made of. */
 export interface ObjectViewOptions<T, Index extends string> {
   /** Cuts an object down to what is used; throws when it cannot be used. */

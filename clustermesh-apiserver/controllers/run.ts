@@ -21,7 +21,7 @@ import {
 } from './leader-lease.ts';
 import type { LeaseTimes } from './lease-record.ts';
 import { createLeaseStore } from './lease-store.ts';
-import { createObjectView } from './object-view.ts';
+import { createObjectView, problemsOfViews } from './object-view.ts';
 import { createNodeRangesView, followOwnRanges, type NodeKind } from './own-ranges.ts';
 import { createRemoteServices, type RemoteCluster } from './remote-services.ts';
 
@@ -65,10 +65,13 @@ export interface ControllersStatus {
   readonly parts: readonly {
     readonly name: string;
     readonly waitingFor: readonly string[];
+    readonly problems: readonly string[];
     readonly controllers: readonly ControllerStatus[];
   }[];
   readonly remote: readonly RemoteCluster[];
   readonly notes: readonly string[];
+  /** Kinds that all parts read and that cannot be followed any more, and why. */
+  readonly problems: readonly string[];
   readonly writes: ApplierStatus;
   readonly events: EventStatus;
 }
@@ -167,6 +170,7 @@ export function createControllers(options: ControllersOptions): Controllers {
         parts: parts.map(({ name, status }) => ({ name, ...status })),
         remote: remote.clusters,
         notes: remote.notes,
+        problems: problemsOfViews([views.services, views.namespaces, nodes]),
         writes: applier.status,
         events: events.status,
       };

@@ -4,8 +4,8 @@
  */
 import { type Backoff, createBackoff } from '../../mesh/runtime/backoff.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
+import { createDurationCounts, type DurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import { createDueTimes } from './due-times.ts';
-import { createDurationCounts, type DurationCounts } from './duration-counts.ts';
 import { createRateLimit } from './rate-limit.ts';
 import { createReadyLine } from './ready-line.ts';
 

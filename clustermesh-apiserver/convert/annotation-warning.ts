@@ -11,11 +11,7 @@ export interface AnnotatedObject {
 }
 
 /** Reasons of warnings, as Events have them. */
-export type WarningReason =
-  | 'UnknownAnnotationValue'
-  | 'UnknownAnnotationName'
-  /** What it says is understood, and concerns the cluster's own agents more than whoever wrote it may expect. */
-  | 'HiddenFromOwnCluster';
+export type WarningReason = 'UnknownAnnotationValue' | 'UnknownAnnotationName';
 
 /** An annotation whose value is none that it can have, or whose name is almost that of another one. */
 export interface AnnotationWarning {

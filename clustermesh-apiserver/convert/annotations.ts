@@ -71,7 +71,7 @@ export function readGlobalServiceSettings(
 
 /**
  * Whether a Namespace is known to the mesh, by its annotation or else by default. A word that is not known counts as the
- * default, because what is hidden is hidden from the own agents, too; with `asCilium` it counts as false.
+ * default, so that a slip withdraws nothing from peers; with `asCilium` it counts as false.
  */
 export function readGlobalNamespace(
   annotations: Annotations,
@@ -81,17 +81,6 @@ export function readGlobalNamespace(
   const warnings = warnOfNames(annotations, GLOBAL_NAMESPACE);
   const unknown = options.asCilium ? false : otherwise;
   const global = readBoolean(annotations, GLOBAL_NAMESPACE, { otherwise, unknown, warnings });
-  const found = lookUp(annotations, GLOBAL_NAMESPACE);
-  if (!options.asCilium && !global && found !== undefined) {
-    warnings.push({
-      reason: 'HiddenFromOwnCluster',
-      annotation: found.name,
-      value: found.value,
-      countsAs:
-        "hidden from this cluster's own agents, too, whose policies then know none of its pods",
-      expected: 'true, unless no policy concerns them',
-    });
-  }
   return { global, warnings };
 }
 

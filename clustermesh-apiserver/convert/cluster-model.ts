@@ -93,7 +93,9 @@ export function createClusterModel(
     identities: identities.drain,
     ips: isCilium ? endpoints.drain : pods.drain,
     services: services.drain,
-    // In the same records.
+    // In the records of those before.
+    'local-ips': () => [],
+    'local-identities': () => [],
     'local-services': () => [],
     serviceexports: services.drainExports,
   };
@@ -191,7 +193,9 @@ const SETS_IN_ORDER: readonly PublishedSet[] = [
   'nodes',
   'local-policies',
   'identities',
+  'local-identities',
   'ips',
+  'local-ips',
   'services',
   'local-services',
   'serviceexports',

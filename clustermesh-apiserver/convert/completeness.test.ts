@@ -41,12 +41,24 @@ const EXPORT = {
 };
 const POLICY = { kind: 'NetworkPolicy', metadata: { name: 'p', namespace: 'demo' }, spec: {} };
 
+const HIDDEN_NAMESPACE = {
+  kind: 'Namespace',
+  metadata: { name: 'hidden', annotations: { 'clustermesh.cilium.io/global': 'false' } },
+};
+const HIDDEN_POD = {
+  kind: 'Pod',
+  metadata: { name: 'a', namespace: 'hidden' },
+  status: { podIP: '10.1.0.9' },
+};
+
 const KEYS: Readonly<Record<PublishedSet, string>> = {
   nodes: 'cilium/state/nodes/v1/cluster3/n1',
   ips: 'cilium/state/ip/v1/default/10.1.0.5',
   identities: 'cilium/state/identities/v1/id/196915',
   services: 'cilium/state/services/v1/cluster3/demo/web',
   serviceexports: 'cilium/state/serviceexports/v1/cluster3/demo/web',
+  'local-ips': 'isthmus/local/ip/10.1.0.9',
+  'local-identities': 'isthmus/local/identities/196915',
   'local-services': 'isthmus/local/services/demo/web',
   'local-policies': 'isthmus/local/policies/NetworkPolicy/demo/p',
 };
@@ -63,6 +75,7 @@ const ROWS: Readonly<Record<'any-cni' | 'cilium', readonly Row[]>> = {
   'any-cni': [
     ['nodes', [], ['Node']],
     ['ips', ['Namespace'], ['Pod']],
+    ['local-ips', ['Namespace'], ['Pod']],
     // The own agents take its marker for that of their policies, too.
     ['services', ['EndpointSlice', 'Namespace', 'Pod'], ['Service', ...POLICIES]],
     ['local-services', ['EndpointSlice', 'Namespace', 'Pod'], ['Service']],
@@ -85,7 +98,7 @@ for (const mode of ['any-cni', 'cilium'] as const) {
       const awaited = kindsOf(mode, { serviceExports: true });
       const rig = createModelRig({ mode, awaited });
       rig.set(SERVICE, POD, NODE, CILIUM_NODE, ENDPOINT, IDENTITY, EXPORT, POLICY);
-      rig.set(SLICE, NAMESPACE);
+      rig.set(SLICE, NAMESPACE, HIDDEN_NAMESPACE, HIDDEN_POD);
       for (const kind of before) {
         t.notOk(rig.keys.has(KEYS[set]), `not before ${kind}`);
         rig.complete(kind);

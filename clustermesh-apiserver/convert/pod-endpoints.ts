@@ -38,7 +38,7 @@ export function createPodEndpoints(options: {
   };
   const recordOf = (address: IpAddress): EndpointRecord | undefined => {
     const pod = podAt(owners.ownerOf(address) ?? '');
-    if (pod === undefined || !namespaces.isGlobal(pod.namespace)) return undefined;
+    if (pod === undefined) return undefined;
     const named = pod.ports.filter((port) => port.name !== '');
     const labels = podIdentityLabels(pod, {
       namespaceLabels: namespaces.labelsOf(pod.namespace),
@@ -48,6 +48,7 @@ export function createPodEndpoints(options: {
     return {
       address,
       hostIp: pod.hostIp ?? null,
+      isLocal: !namespaces.isGlobal(pod.namespace),
       labels: labelSets.intern(labels),
       namespace: pod.namespace,
       podName: pod.name,

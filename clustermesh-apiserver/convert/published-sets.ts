@@ -8,13 +8,15 @@ export type ConversionMode =
   /** Cilium runs it: its own objects, and the identities that it has allocated. */
   | 'cilium';
 
-/** The sets: six of Cilium's format, and two for the cluster's own agents. */
+/** The sets: five of Cilium's format, and four for the cluster's own agents. */
 export const PUBLISHED_SETS = [
   'nodes',
   'ips',
   'identities',
   'services',
   'serviceexports',
+  'local-ips',
+  'local-identities',
   'local-services',
   'local-policies',
 ] as const;
@@ -40,7 +42,13 @@ const POLICIES: readonly ClusterObjectKind[] = [
  */
 const SERVICES: readonly ClusterObjectKind[] = ['Service', ...POLICIES];
 const NODES_OF_ANY_CNI: SetNeeds = { subjects: ['Node'], ingredients: [] };
+/**
+ * Also of what namespaces that are not global hide: what is one set to the own agents is in two places, and the public one's
+ * marker stands for both (`mesh/remote/cluster-reader.ts`). So both have the same needs, and are whole together.
+ */
 const PODS: SetNeeds = { subjects: ['Pod'], ingredients: ['Namespace'] };
+/** Cilium's agents read Cilium's objects: nothing is kept for them, and what another mode left is swept. */
+const NONE: SetNeeds = { subjects: [], ingredients: [] };
 const COMMON = {
   serviceexports: { subjects: ['ServiceExport'], ingredients: ['Service', 'Namespace'] },
   'local-policies': { subjects: POLICIES, ingredients: [] },
@@ -52,6 +60,8 @@ const NEEDS: Readonly<Record<ConversionMode, Readonly<Record<PublishedSet, SetNe
     nodes: NODES_OF_ANY_CNI,
     ips: PODS,
     identities: PODS,
+    'local-ips': PODS,
+    'local-identities': PODS,
     // Pods are the backends of a Service that has no slices.
     services: { subjects: SERVICES, ingredients: ['EndpointSlice', 'Namespace', 'Pod'] },
     'local-services': { subjects: ['Service'], ingredients: ['EndpointSlice', 'Namespace', 'Pod'] },
@@ -61,6 +71,8 @@ const NEEDS: Readonly<Record<ConversionMode, Readonly<Record<PublishedSet, SetNe
     nodes: { subjects: ['CiliumNode'], ingredients: [] },
     ips: { subjects: ['CiliumEndpoint', 'CiliumEndpointSlice'], ingredients: ['Namespace'] },
     identities: { subjects: ['CiliumIdentity'], ingredients: ['Namespace'] },
+    'local-ips': NONE,
+    'local-identities': NONE,
     services: { subjects: SERVICES, ingredients: ['EndpointSlice', 'Namespace'] },
     'local-services': { subjects: ['Service'], ingredients: ['EndpointSlice', 'Namespace'] },
   },

@@ -13,6 +13,8 @@ import type { ConvertedService } from './service.ts';
 export interface EndpointRecord {
   readonly address: IpAddress;
   readonly hostIp: IpAddress | null;
+  /** Its namespace is not global: only the cluster's own agents may know of it. */
+  readonly isLocal: boolean;
   /** The same object for the same labels. */
   readonly labels: Labels;
   readonly namespace: string;

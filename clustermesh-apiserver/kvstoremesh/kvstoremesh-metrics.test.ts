@@ -86,6 +86,7 @@ test('an apiserver that mirrors has both sets of metrics, none of them twice', a
     maxConnectedClusters: 511,
     missing: () => [],
     published: () => undefined,
+    queueTimes: () => undefined,
     manifestProblems: () => 2,
     gate: () => undefined,
     etcd: () => ({ kind: 'running', pid: 1 }),

@@ -7,12 +7,18 @@ import { createLogger } from '../../mesh/runtime/log.ts';
 import { createManualClock } from '../../mesh/testing/manual-clock.ts';
 import { createDigest, decodeMeshDigest } from '../../mesh/wire/digest.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
-import { ipsPrefix, meshDigestKey, nodesPrefix, servicesPrefix } from '../../mesh/wire/keys.ts';
+import {
+  ipsPrefix,
+  LOCAL_IPS_PREFIX,
+  meshDigestKey,
+  nodesPrefix,
+  servicesPrefix,
+} from '../../mesh/wire/keys.ts';
 import { createDigests } from './digests.ts';
 import { createSyncStore } from './sync-store.ts';
 
 const ALPHA = parseClusterName('alpha');
-const PREFIXES = [nodesPrefix(ALPHA), ipsPrefix(ALPHA), servicesPrefix(ALPHA)];
+const PREFIXES = [nodesPrefix(ALPHA), ipsPrefix(ALPHA), LOCAL_IPS_PREFIX, servicesPrefix(ALPHA)];
 const logger = createLogger('test', { level: 'silent' });
 
 /** Says whether a prefix's digest is right, wrong or not there, at one revision. */
@@ -73,7 +79,7 @@ test('a digest is right at every revision or not there, through failures, lost l
         return { sync, running: sync.run(ending.signal) };
       };
       let publisher = await begin();
-      const keyOf = (which: number): string => `${PREFIXES[which % 3]}k${which}`;
+      const keyOf = (which: number): string => `${PREFIXES[which % PREFIXES.length]}k${which}`;
       const flush = async (): Promise<void> => {
         let isDone = false;
         const done = publisher.sync.flushed(ending.signal).then(() => {
@@ -128,7 +134,7 @@ test('while it is not known what stands in etcd there is no digest', async (t) =
   const change = { key: `${node}n1`, value: 'v' };
   t.same(
     digests.next([change]).map(({ kind }) => kind),
-    ['delete', 'delete', 'delete'],
+    ['delete', 'delete', 'delete', 'delete'],
     'before everything was looked at',
   );
   for (const prefix of PREFIXES) digests.adopted(prefix);
@@ -139,7 +145,7 @@ test('while it is not known what stands in etcd there is no digest', async (t) =
   digests.lost([change]);
   t.same(
     digests.next([{ key: 'cilium/.heartbeat', value: 'now' }]).map(({ kind }) => kind),
-    ['delete', 'put', 'put'],
+    ['delete', 'put', 'put', 'put'],
   );
   t.match(digests.next([change]), [{ kind: 'put', key: meshDigestKey(node!) }]);
   t.same(digests.next([{ key: 'cilium/.heartbeat', value: 'now' }]), [], 'nothing of ours changed');

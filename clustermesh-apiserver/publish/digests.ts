@@ -1,13 +1,19 @@
 /**
  * Digests of what this publisher has in etcd, written in the transactions that change it: readers compare what they hold.
- * Of nodes, addresses and services; identities are allocated by compare-and-swap of several replicas, so no one writer
+ * Of nodes, addresses (those for the own agents alone, too) and services; identities are allocated by compare-and-swap of several replicas, so no one writer
  * knows them all, and readers compare their keys alone.
  */
 import type { KvLease, KvOp } from '../../mesh/kvstore/kvstore.ts';
 import { createLedger, type Ledger } from '../../mesh/remote/ledger.ts';
 import { encodeMeshDigest, hashEntry } from '../../mesh/wire/digest.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
-import { ipsPrefix, meshDigestKey, nodesPrefix, servicesPrefix } from '../../mesh/wire/keys.ts';
+import {
+  ipsPrefix,
+  LOCAL_IPS_PREFIX,
+  meshDigestKey,
+  nodesPrefix,
+  servicesPrefix,
+} from '../../mesh/wire/keys.ts';
 
 /** One change of a transaction; without a value it is a deletion. */
 export interface DigestedChange {
@@ -46,6 +52,7 @@ export function createDigests(options: {
   const prefixes: readonly Prefix[] = [
     nodesPrefix(cluster),
     ipsPrefix(cluster),
+    LOCAL_IPS_PREFIX,
     servicesPrefix(cluster),
   ].map((prefix) => ({
     prefix,

@@ -1,4 +1,7 @@
-/** Addresses with the number of their labels: an identity is in etcd before the first address that carries it. */
+/**
+ * Addresses with the number of their labels: an identity is in etcd before the first address that carries it. Those of
+ * namespaces that are not global stand where only the own agents may read, and change places when that changes.
+ */
 import { type KvCompare, KvError, type KvLease } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
@@ -6,7 +9,7 @@ import { encodeLabels, type Labels } from '../../mesh/wire/identity.ts';
 import type { NumericIdentity } from '../../mesh/wire/ids.ts';
 import { type IpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { encodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
-import { ipKey } from '../../mesh/wire/keys.ts';
+import { ipKey, localIpKey } from '../../mesh/wire/keys.ts';
 import { WireError } from '../../mesh/wire/wire-error.ts';
 import type { EndpointRecord } from '../convert/records.ts';
 import { type IdentityAllocator, IdentityError } from './identities.ts';
@@ -68,6 +71,8 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
   /** Addresses that are left out and shall be tried again, with their labels where there is no number for them. */
   const leftOut = new Map<IpAddress, string | undefined>();
   const unusedSince = new Map<string, number>();
+  /** Since when labels are those of addresses for the own agents alone. */
+  const hiddenSince = new Map<string, number>();
   const waiters = new Set<() => void>();
   let isBusy = false;
   let ring: () => void = () => undefined;
@@ -82,17 +87,23 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     texts.set(record.labels, text);
     return text;
   };
-  /** Label strings in use. Of labels without a wire form there is none: they are about to be left out. */
-  const textsInUse = (): Set<string> => {
+  /** Label strings in use, and those that peers may know. Of labels without a wire form there is none: they are about to be left out. */
+  const textsInUse = (): { inUse: Set<string>; shown: Set<string> } => {
     const inUse = new Set<string>();
+    const shown = new Set<string>();
     for (const record of records.values()) {
       try {
         inUse.add(textOf(record));
+        if (!record.isLocal) shown.add(textOf(record));
       } catch (error) {
         if (!(error instanceof WireError)) throw error;
       }
     }
-    return inUse;
+    return { inUse, shown };
+  };
+  const withdraw = (address: IpAddress): void => {
+    sync.delete(ipKey(address));
+    sync.delete(localIpKey(address));
   };
   const touch = (address: IpAddress): void => {
     dirty.add(address);
@@ -102,7 +113,7 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     const { address } = record;
     if (records.get(address) !== record) return;
     // Under the number of its former labels it would pass policies that it should not.
-    sync.delete(ipKey(address));
+    withdraw(address);
     if (error instanceof IdentityError) {
       const isFirst = [...leftOut.values()].every((text) => text === undefined);
       if (isFirst) logger.error({ err: error }, 'pods are left out');
@@ -119,15 +130,19 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     // Meanwhile it may have gone or changed.
     if (records.get(address) !== record) return;
     leftOut.delete(address);
-    sync.upsert(ipKey(address), encodeRecord(record, identity));
+    const { isLocal } = record;
+    sync.upsert((isLocal ? localIpKey : ipKey)(address), encodeRecord(record, identity));
+    // Not before it stands where it belongs: own agents read both places.
+    sync.delete((isLocal ? ipKey : localIpKey)(address));
   };
   const publishGroup = async (
     group: readonly [EndpointRecord, ...EndpointRecord[]],
     signal: AbortSignal,
   ): Promise<void> => {
     try {
-      const { labels } = group[0];
-      const attempt = (): Promise<NumericIdentity> => identities.allocate(labels, signal);
+      const { labels, isLocal } = group[0];
+      const attempt = (): Promise<NumericIdentity> =>
+        identities.allocate(labels, { isLocal, signal });
       const identity = await untilAnswered(attempt, { clock, logger, signal });
       for (const record of group) handOn(record, identity);
     } catch (error) {
@@ -135,16 +150,16 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
       for (const record of group) leaveOut(record, error);
     }
   };
-  /** Takes what is to be done, by labels. */
+  /** Takes what is to be done, by labels and by who may know them. */
   const takeGroups = (): [EndpointRecord, ...EndpointRecord[]][] => {
     const groups = new Map<string, [EndpointRecord, ...EndpointRecord[]]>();
     for (const address of dirty) {
       const record = records.get(address);
       if (record === undefined) continue;
       try {
-        const text = textOf(record);
-        const group = groups.get(text);
-        if (group === undefined) groups.set(text, [record]);
+        const name = `${record.isLocal ? '-' : '+'}${textOf(record)}`;
+        const group = groups.get(name);
+        if (group === undefined) groups.set(name, [record]);
         else group.push(record);
       } catch (error) {
         leaveOut(record, error);
@@ -160,7 +175,7 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
 
   const collect = async (signal: AbortSignal): Promise<void> => {
     const now = clock.monotonic();
-    const kept = textsInUse();
+    const { inUse: kept, shown } = textsInUse();
     for (const text of [...unusedSince.keys()]) if (kept.has(text)) unusedSince.delete(text);
     for (const text of identities.known.keys()) {
       if (kept.has(text)) continue;
@@ -169,15 +184,29 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
       if (now - since < identityGraceMs) kept.add(text);
       else unusedSince.delete(text);
     }
+    const hidden = new Set<string>();
+    for (const text of kept) {
+      // What nobody uses any more stays where it is until it goes.
+      if (shown.has(text) || unusedSince.has(text)) {
+        hiddenSince.delete(text);
+        continue;
+      }
+      const since = hiddenSince.get(text) ?? now;
+      hiddenSince.set(text, since);
+      if (now - since >= identityGraceMs) hidden.add(text);
+    }
+    for (const text of [...hiddenSince.keys()]) if (!kept.has(text)) hiddenSince.delete(text);
     const { fence } = options;
-    const collected = await identities.collectGarbage(kept, { fence, signal });
+    const collected = await identities.collectGarbage(kept, { fence, hidden, signal });
     if (collected > 0) logger.info({ collected }, 'unused identities were deleted');
   };
   const restore = async (signal: AbortSignal): Promise<void> => {
     const lost = new Set(await identities.restore(signal));
     for (const record of records.values()) {
       // What is to be done anyway asks for its number anyway.
-      if (!dirty.has(record.address) && lost.has(textOf(record))) touch(record.address);
+      if (dirty.has(record.address)) continue;
+      const text = textOf(record);
+      if (lost.has(text) || (!record.isLocal && !identities.isShown(text))) touch(record.address);
     }
     for (const address of leftOut.keys()) touch(address);
   };
@@ -190,7 +219,7 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     delete(address) {
       records.delete(address);
       leftOut.delete(address);
-      sync.delete(ipKey(address));
+      withdraw(address);
     },
     async settled(signal) {
       if (dirty.size === 0 && !isBusy) return;

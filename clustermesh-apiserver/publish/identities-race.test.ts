@@ -11,11 +11,13 @@ import {
   openMemoryUnderTest,
   openPublishingRig,
 } from '../testing/publishing-rig.ts';
-import { ALLOCATIONS_PREFIX, createIdentityAllocator } from './identities.ts';
+import { createIdentityAllocator } from './identities.ts';
+import { ALLOCATIONS_PREFIX } from './identity-places.ts';
 
 const IDS = 'cilium/state/identities/v1/id/';
 const FIRST = 511 * 32_768 + 256;
 const signal = new AbortController().signal;
+const PUBLIC = { isLocal: false, signal };
 const labels = (app: string) => labelsFromRecord({ app, 'io.cilium.k8s.policy.cluster': 'alpha' });
 const text = (app: string): string => encodeLabels(labels(app));
 
@@ -72,7 +74,7 @@ test('racing allocators on a store in memory: same labels, same number, however 
     const run = async ({ who, app, collect }: Step): Promise<void> => {
       const allocator = allocators[who];
       if (allocator === undefined) return;
-      given.push([app, await allocator.allocate(labels(app), signal)]);
+      given.push([app, await allocator.allocate(labels(app), PUBLIC)]);
       // Only what nobody has may be collected: everything that was ever given is in use here.
       const inUse = new Set(plan.map((step) => text(step.app)));
       if (collect) await allocator.collectGarbage(inUse, { signal });
@@ -105,7 +107,7 @@ test('whatever stands in etcd before, nobody gets a number of others, and it is 
     const allocator = allocatorOn(store, () => 0);
     await allocator.load(signal);
     const apps = ['a', 'b', 'c'];
-    const numbers = await Promise.all(apps.map((app) => allocator.allocate(labels(app), signal)));
+    const numbers = await Promise.all(apps.map((app) => allocator.allocate(labels(app), PUBLIC)));
     if (new Set(numbers).size !== 3) throw new Error(`not distinct: ${numbers.join()}`);
     for (const [index, number] of numbers.entries()) {
       const published = (await store.get(IDS + number))?.value.toString();
@@ -130,7 +132,7 @@ test('nothing is collected by one that does not lead any more', async (t) => {
   const store = createMemoryStore();
   const allocator = allocatorOn(store, () => 0);
   await allocator.load(signal);
-  await allocator.allocate(labels('a'), signal);
+  await allocator.allocate(labels('a'), PUBLIC);
   await store.put('lock', 'mine');
   const modRevision = (await store.get('lock'))?.modRevision ?? 0n;
   await store.put('lock', 'theirs');
@@ -144,7 +146,7 @@ test('a number that stands without an allocation goes to whoever has its labels'
   await store.put(`${IDS}${FIRST + 77}`, text('web'));
   const allocator = allocatorOn(store, () => 0);
   await allocator.load(signal);
-  t.equal(await allocator.allocate(labels('web'), signal), FIRST + 77);
+  t.equal(await allocator.allocate(labels('web'), PUBLIC), FIRST + 77);
   t.equal((await checkStore(store)).size, 1);
 });
 

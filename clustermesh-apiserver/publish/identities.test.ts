@@ -13,14 +13,12 @@ import {
   openMemoryUnderTest,
   type StoreUnderTest,
 } from '../testing/publishing-rig.ts';
-import {
-  ALLOCATIONS_PREFIX,
-  createIdentityAllocator,
-  type IdentityAllocator,
-} from './identities.ts';
+import { createIdentityAllocator, type IdentityAllocator } from './identities.ts';
+import { ALLOCATIONS_PREFIX } from './identity-places.ts';
 
 const IDS = 'cilium/state/identities/v1/id/';
 const signal = new AbortController().signal;
+const PUBLIC = { isLocal: false, signal };
 
 const labels = (app: string) => labelsFromRecord({ app, 'io.cilium.k8s.policy.cluster': 'alpha' });
 const text = (app: string): string => encodeLabels(labels(app));
@@ -58,7 +56,7 @@ test('allocate() stays in the range of the cluster, for 255 and 511 clusters', a
     for (const random of [() => 0, () => 0.999_999_999]) {
       const allocator = await loaded(createMemoryStore(), { id, max, random });
       for (const app of ['a', 'b', 'c']) {
-        const number = await allocator.allocate(labels(app), signal);
+        const number = await allocator.allocate(labels(app), PUBLIC);
         t.ok(number >= first && number <= last, `${number} of cluster ${id} of ${max}`);
       }
     }
@@ -74,13 +72,13 @@ for (const [kind, skip] of [
   test(`allocate() on ${kind}: same labels, same number, over restarts`, { skip }, async (t) => {
     const store = await connected(t, await open(t));
     const first = await loaded(store);
-    const web = await first.allocate(labels('web'), signal);
-    t.equal(await first.allocate(labels('web'), signal), web);
-    t.not(await first.allocate(labels('db'), signal), web);
+    const web = await first.allocate(labels('web'), PUBLIC);
+    t.equal(await first.allocate(labels('web'), PUBLIC), web);
+    t.not(await first.allocate(labels('db'), PUBLIC), web);
     t.equal((await store.get(IDS + web))?.value.toString(), text('web'));
     t.equal((await store.get(ALLOCATIONS_PREFIX + text('web')))?.value.toString(), String(web));
     const second = await loaded(store);
-    t.equal(await second.allocate(labels('web'), signal), web);
+    t.equal(await second.allocate(labels('web'), PUBLIC), web);
   });
 
   test(`allocate() on ${kind}: racing allocators agree, and give no number twice`, {
@@ -96,7 +94,7 @@ for (const [kind, skip] of [
       allocators.map((allocator, turn) => {
         const order = turn === 1 ? [...apps].reverse() : apps;
         return Promise.all(
-          order.map(async (app) => [app, await allocator.allocate(labels(app), signal)] as const),
+          order.map(async (app) => [app, await allocator.allocate(labels(app), PUBLIC)] as const),
         );
       }),
     );
@@ -112,8 +110,8 @@ for (const [kind, skip] of [
   test(`collectGarbage() on ${kind} deletes what is unused, and only that`, { skip }, async (t) => {
     const store = await connected(t, await open(t));
     const allocator = await loaded(store);
-    const web = await allocator.allocate(labels('web'), signal);
-    const db = await allocator.allocate(labels('db'), signal);
+    const web = await allocator.allocate(labels('web'), PUBLIC);
+    const db = await allocator.allocate(labels('db'), PUBLIC);
     await store.put('cilium/state/identities/v1/id/131330', 'of another cluster id;');
     await store.put(`${ALLOCATIONS_PREFIX}k8s:damaged=;`, 'nonsense');
     t.equal(await allocator.collectGarbage(new Set([text('web')]), { signal }), 3);
@@ -126,7 +124,7 @@ for (const [kind, skip] of [
       [IDS + web, ALLOCATIONS_PREFIX + text('web')],
     );
     t.notOk(allocator.known.has(text('db')));
-    t.ok((await allocator.allocate(labels('db'), signal)) > 0, `${db} or another number`);
+    t.ok((await allocator.allocate(labels('db'), PUBLIC)) > 0, `${db} or another number`);
   });
 }
 
@@ -136,26 +134,26 @@ test('allocate() tells that the range is used up, and leaves the others as they 
   const last = 512 * 32_768 - 1;
   for (let id = first; id < last; id += 1) await store.put(IDS + id, 'k8s:taken=;');
   const allocator = await loaded(store, { id: 511, max: 511 });
-  t.equal(await allocator.allocate(labels('web'), signal), last, 'the only one left');
-  await t.rejects(allocator.allocate(labels('db'), signal), {
+  t.equal(await allocator.allocate(labels('web'), PUBLIC), last, 'the only one left');
+  await t.rejects(allocator.allocate(labels('db'), PUBLIC), {
     name: 'IdentityError',
     code: 'exhausted',
     message: /all 32512 numbers from 16744704 to 16777215 are in use/,
   });
-  t.equal(await allocator.allocate(labels('web'), signal), last);
+  t.equal(await allocator.allocate(labels('web'), PUBLIC), last);
   await store.delete(IDS + first);
   const again = await loaded(store, { id: 511, max: 511 });
-  t.equal(await again.allocate(labels('db'), signal), first);
+  t.equal(await again.allocate(labels('db'), PUBLIC), first);
 });
 
 test('allocate() replaces a number of another cluster id and a damaged one', async (t) => {
   const store = createMemoryStore();
-  const former = await (await loaded(store, { id: 7 })).allocate(labels('web'), signal);
+  const former = await (await loaded(store, { id: 7 })).allocate(labels('web'), PUBLIC);
   await store.put(ALLOCATIONS_PREFIX + text('db'), 'nonsense');
   const allocator = await loaded(store, { id: 1 });
-  const web = await allocator.allocate(labels('web'), signal);
+  const web = await allocator.allocate(labels('web'), PUBLIC);
   t.ok(web >= 65_536 + 256 && web < 2 * 65_536, `${web} instead of ${former}`);
-  const db = await allocator.allocate(labels('db'), signal);
+  const db = await allocator.allocate(labels('db'), PUBLIC);
   t.equal((await store.get(ALLOCATIONS_PREFIX + text('db')))?.value.toString(), String(db));
   await allocator.collectGarbage(new Set([text('web'), text('db')]), { signal });
   t.equal(await store.get(IDS + former), undefined, 'the former number goes');
@@ -165,16 +163,16 @@ test('allocate() passes on a failure of the store, and works afterwards', async 
   const store = createMemoryStore();
   const allocator = await loaded(store);
   store.faults.failNext(new KvError('timeout', 'too slow', { retryable: true }));
-  await t.rejects(allocator.allocate(labels('web'), signal), { code: 'timeout' });
-  t.ok(await allocator.allocate(labels('web'), signal));
+  await t.rejects(allocator.allocate(labels('web'), PUBLIC), { code: 'timeout' });
+  t.ok(await allocator.allocate(labels('web'), PUBLIC));
 });
 
 test('restore() puts lost numbers back, and tells which ones somebody else has', async (t) => {
   const store = createMemoryStore();
   const allocator = await loaded(store);
-  const web = await allocator.allocate(labels('web'), signal);
-  const db = await allocator.allocate(labels('db'), signal);
-  const api = await allocator.allocate(labels('api'), signal);
+  const web = await allocator.allocate(labels('web'), PUBLIC);
+  const db = await allocator.allocate(labels('db'), PUBLIC);
+  const api = await allocator.allocate(labels('api'), PUBLIC);
   t.same(await allocator.restore(signal), [], 'nothing is lost');
   store.faults.wipe();
   await store.put(IDS + db, 'k8s:other=;');
@@ -182,6 +180,6 @@ test('restore() puts lost numbers back, and tells which ones somebody else has',
   t.same([...(await allocator.restore(signal))].sort(), [text('api'), text('db')]);
   t.equal((await store.get(IDS + web))?.value.toString(), text('web'));
   t.equal((await store.get(ALLOCATIONS_PREFIX + text('web')))?.value.toString(), String(web));
-  t.not(await allocator.allocate(labels('db'), signal), db);
-  t.equal(await allocator.allocate(labels('api'), signal), api + 1);
+  t.not(await allocator.allocate(labels('db'), PUBLIC), db);
+  t.equal(await allocator.allocate(labels('api'), PUBLIC), api + 1);
 });

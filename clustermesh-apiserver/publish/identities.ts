@@ -4,6 +4,9 @@
  *
  * `isthmus/registry/identities/<labels>` holds the number, and is written in one transaction with Cilium's own
  * `cilium/state/identities/v1/id/<number>`, which holds the labels. Neither hangs on a lease: a number must outlive its allocator.
+ *
+ * Labels that only the own agents may know stand under `isthmus/local/identities/<number>` instead. When they become known to
+ * peers they are written where those read as well; the place that is not theirs any more is cleared by `collectGarbage`.
  */
 import type { KvCompare, KvOp, KvPair, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { encodeLabels, type Labels } from '../../mesh/wire/identity.ts';
@@ -18,7 +21,19 @@ import {
   type NumericIdentity,
   parseNumericIdentity,
 } from '../../mesh/wire/ids.ts';
-import { identitiesPrefix, identityKey, REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
+import { identitiesPrefix, identityKey, localIdentityKey } from '../../mesh/wire/keys.ts';
+import { forEachOf } from './for-each-of.ts';
+import { collectIdentities } from './identity-garbage.ts';
+import {
+  ALLOCATIONS_PREFIX,
+  type Choice,
+  isFree,
+  isOf,
+  listIdentities,
+  putIdentity,
+  putLabels,
+  textOf,
+} from './identity-places.ts';
 
 /** Why no number could be had: the cluster's range is used up. It may be again when pods have gone. */
 export class IdentityError extends Error {
@@ -44,8 +59,16 @@ export interface IdentityAllocatorOptions {
 
 /** Hands out identity numbers of one cluster. */
 export interface IdentityAllocator {
-  /** Number of a set of labels, allocated if there is none. Throws IdentityError, KvError, and WireError for labels that have no wire form. */
-  allocate(labels: Labels, signal: AbortSignal): Promise<NumericIdentity>;
+  /**
+   * Number of a set of labels, allocated if there is none. With `isLocal` nothing is told to peers that they do not know
+   * already. Throws IdentityError, KvError, and WireError for labels that have no wire form.
+   */
+  allocate(
+    labels: Labels,
+    options: { readonly isLocal: boolean; readonly signal: AbortSignal },
+  ): Promise<NumericIdentity>;
+  /** Whether peers can read the number of a label string. */
+  isShown(text: string): boolean;
   /** Numbers by label string: after `load`, and kept by `allocate`. */
   readonly known: ReadonlyMap<string, NumericIdentity>;
   /** Reads what is allocated; needed once before the first `allocate`. */
@@ -59,26 +82,24 @@ export interface IdentityAllocator {
   restore(signal: AbortSignal): Promise<readonly string[]>;
   /**
    * Deletes the numbers of labels that `inUse` does not hold, numbers without an allocation that were so at the call before,
-   * and leftovers of another cluster id; returns how many. Nothing is deleted while `fence` does not hold.
+   * and leftovers of another cluster id; returns how many. Of those in use, what is `hidden` is taken from where peers read,
+   * and of the others what stands beside. Nothing is deleted while `fence` does not hold.
    */
   collectGarbage(
     inUse: ReadonlySet<string>,
-    options: { readonly fence?: KvCompare; readonly signal: AbortSignal },
+    options: {
+      readonly fence?: KvCompare;
+      readonly hidden?: ReadonlySet<string>;
+      readonly signal: AbortSignal;
+    },
   ): Promise<number>;
 }
 
-/** Where numbers are kept by their labels. */
-export const ALLOCATIONS_PREFIX = `${REGISTRY_PREFIX}identities/`;
-
-/** Calls of etcd at the same time, where there are many to make. */
-const CONCURRENT_CALLS = 8;
-/** Numbers taken in one transaction: two writes each, of which etcd takes 128. */
-const CLAIMS_PER_TRANSACTION = 60;
+/** Numbers taken in one transaction: three conditions each, of which etcd takes 128. */
+const CLAIMS_PER_TRANSACTION = 42;
 
 /** Somebody who waits for a number. */
-interface Claim {
-  readonly text: string;
-  readonly id: NumericIdentity;
+interface Claim extends Choice {
   readonly resolve: (id: NumericIdentity | undefined) => void;
   readonly reject: (error: unknown) => void;
 }
@@ -91,6 +112,8 @@ export function createIdentityAllocator(options: IdentityAllocatorOptions): Iden
   const first = makeIdentity(clusterId, MINIMUM_ALLOCATED_IDENTITY, max);
   const { last } = identityRange(clusterId, max);
   const known = new Map<string, NumericIdentity>();
+  /** Numbers whose labels peers can read. */
+  const shown = new Set<NumericIdentity>();
   /** Numbers of the pool that are taken, by us or others. */
   const used = new Set<number>();
   /** Numbers that stand in etcd without an allocation, by labels: whoever has these labels gets them. */
@@ -126,98 +149,100 @@ export function createIdentityAllocator(options: IdentityAllocatorOptions): Iden
       `cannot allocate an identity: all ${size} numbers from ${first} to ${last} are in use; give fewer pods labels of their own, or remove unused pods`,
     );
   };
-  const puts = (text: string, id: NumericIdentity): readonly KvOp[] => [
-    { kind: 'put', key: ALLOCATIONS_PREFIX + text, value: String(id) },
-    { kind: 'put', key: identityKey(id), value: text },
-  ];
-  const list = async (
-    signal: AbortSignal,
-  ): Promise<{ ids: Map<string, KvPair>; allocations: Map<string, KvPair> }> => {
-    const ids = await store.list(idsPrefix, { signal });
-    const allocations = await store.list(ALLOCATIONS_PREFIX, { signal });
-    return {
-      ids: new Map(ids.pairs.map((pair) => [pair.key.slice(idsPrefix.length), pair])),
-      allocations: new Map(
-        allocations.pairs.map((pair) => [pair.key.slice(ALLOCATIONS_PREFIX.length), pair]),
-      ),
-    };
+  const noteShown = (id: NumericIdentity): NumericIdentity => {
+    shown.add(id);
+    return id;
   };
-  const textOf = (pair: KvPair | undefined): string => pair?.value.toString('utf8') ?? '';
 
-  /** Takes `id` for labels; the number that they have now, or undefined when another one must be tried. */
+  /** Takes a number for labels; the number that they have now, or undefined when another one must be tried. */
   const claim = async (
-    text: string,
-    id: NumericIdentity,
+    choice: Choice,
     signal: AbortSignal,
   ): Promise<NumericIdentity | undefined> => {
-    const isFree = { key: identityKey(id), exists: false };
-    const attempt = async (compare: readonly KvCompare[], number: NumericIdentity) =>
-      (await store.transact({ compare, then: puts(text, number) }, { signal })).succeeded
-        ? number
-        : undefined;
-    if (await attempt([{ key: ALLOCATIONS_PREFIX + text, exists: false }, isFree], id)) return id;
-    const other = await store.get(ALLOCATIONS_PREFIX + text, { signal });
+    const { text, id, isLocal } = choice;
+    const attempt = async (compare: readonly KvCompare[], then: readonly KvOp[], number = id) => {
+      const { succeeded } = await store.transact({ compare, then }, { signal });
+      if (!succeeded) return undefined;
+      return isLocal ? number : noteShown(number);
+    };
+    const key = ALLOCATIONS_PREFIX + text;
+    const taken = await attempt([{ key, exists: false }, ...isFree(id)], putIdentity(choice));
+    if (taken !== undefined) return taken;
+    const other = await store.get(key, { signal });
     if (other === undefined) {
       used.add(id);
       return undefined;
     }
-    const { key, modRevision } = other;
-    const stands = { key, modRevision };
+    const stands = { key, modRevision: other.modRevision };
     const theirs = ownNumber(textOf(other));
     if (theirs !== undefined) {
       const published = await store.get(identityKey(theirs), { signal });
-      if (published === undefined) {
-        return attempt([stands, { key: identityKey(theirs), exists: false }], theirs);
+      if (published !== undefined && textOf(published) === text) return noteShown(theirs);
+      const local = await store.get(localIdentityKey(theirs), { signal });
+      const isOurs = isOf(local, text);
+      if (isOurs && isLocal) return theirs;
+      if (published === undefined && (isOurs || local === undefined)) {
+        const compare = isOurs
+          ? [stands, { key: identityKey(theirs), exists: false }]
+          : [stands, ...isFree(theirs)];
+        return attempt(compare, [putLabels({ text, id: theirs, isLocal })], theirs);
       }
-      if (textOf(published) === text) return theirs;
     }
     // What stands there is of another cluster id, damaged, or somebody else's number: nobody can use it.
-    return attempt([stands, isFree], id);
+    return attempt([stands, ...isFree(id)], putIdentity(choice));
   };
   /** Takes a number that stands with these labels already, as one of an etcd that lost our own keys. */
   const claimOrphan = async (
     text: string,
-    signal: AbortSignal,
+    options: { readonly isLocal: boolean; readonly signal: AbortSignal },
   ): Promise<NumericIdentity | undefined> => {
+    const { isLocal, signal } = options;
     const id = orphans.get(text);
     if (id === undefined) return undefined;
     orphans.delete(text);
     const published = await store.get(identityKey(id), { signal });
-    if (published === undefined || textOf(published) !== text) return undefined;
-    const compare = [
+    const isShown = published !== undefined;
+    const found = published ?? (await store.get(localIdentityKey(id), { signal }));
+    if (found === undefined || textOf(found) !== text) return undefined;
+    const compare: KvCompare[] = [
       { key: ALLOCATIONS_PREFIX + text, exists: false },
-      { key: published.key, modRevision: published.modRevision },
+      { key: found.key, modRevision: found.modRevision },
     ];
+    if (!isShown) compare.push({ key: identityKey(id), exists: false });
     // The number is written once more, so that a collection of garbage under way leaves it.
-    const { succeeded } = await store.transact({ compare, then: puts(text, id) }, { signal });
-    return succeeded ? id : undefined;
+    const then = putIdentity({ text, id, isLocal: isLocal && !isShown });
+    const { succeeded } = await store.transact({ compare, then }, { signal });
+    if (!succeeded) return undefined;
+    return isShown || !isLocal ? noteShown(id) : id;
   };
   /** Makes many claims in one transaction; one by one those of a transaction that did not hold. */
   const claimAll = async (batch: readonly Claim[], signal: AbortSignal): Promise<void> => {
     try {
       const compare = batch.flatMap(({ text, id }) => [
         { key: ALLOCATIONS_PREFIX + text, exists: false },
-        { key: identityKey(id), exists: false },
+        ...isFree(id),
       ]);
-      const then = batch.flatMap(({ text, id }) => puts(text, id));
-      const { succeeded } = await store.transact({ compare, then }, { signal });
-      for (const { text, id, resolve, reject } of batch) {
-        if (succeeded) resolve(id);
-        else await claim(text, id, signal).then(resolve, reject);
+      const { succeeded } = await store.transact(
+        { compare, then: batch.flatMap(putIdentity) },
+        { signal },
+      );
+      for (const one of batch) {
+        const { id, isLocal, resolve, reject } = one;
+        if (succeeded) resolve(isLocal ? id : noteShown(id));
+        else await claim(one, signal).then(resolve, reject);
       }
     } catch (error) {
       for (const { reject } of batch) reject(error);
     }
   };
   const claimSoon = async (
-    text: string,
-    id: NumericIdentity,
+    choice: Choice,
     signal: AbortSignal,
   ): Promise<NumericIdentity | undefined> => {
-    reserved.add(id);
+    reserved.add(choice.id);
     try {
       return await new Promise((resolve, reject) => {
-        claims.push({ text, id, resolve, reject });
+        claims.push({ ...choice, resolve, reject });
         if (claims.length > 1) return;
         setImmediate(() => {
           const made = claims;
@@ -228,26 +253,81 @@ export function createIdentityAllocator(options: IdentityAllocatorOptions): Iden
         });
       });
     } finally {
-      reserved.delete(id);
+      reserved.delete(choice.id);
     }
   };
-  const allocateNew = async (text: string, signal: AbortSignal): Promise<NumericIdentity> => {
-    const orphan = await claimOrphan(text, signal);
+  const allocateNew = async (
+    text: string,
+    options: { readonly isLocal: boolean; readonly signal: AbortSignal },
+  ): Promise<NumericIdentity> => {
+    const { isLocal, signal } = options;
+    const orphan = await claimOrphan(text, options);
     if (orphan !== undefined) return remember(text, orphan);
     for (;;) {
-      const id = await claimSoon(text, nextFree(), signal);
+      const id = await claimSoon({ text, id: nextFree(), isLocal }, signal);
       if (id !== undefined) return remember(text, id);
+    }
+  };
+  /** Writes labels that have a number where peers read, too. */
+  const show = async (
+    text: string,
+    id: NumericIdentity,
+    signal: AbortSignal,
+  ): Promise<NumericIdentity> => {
+    const allocation = await store.get(ALLOCATIONS_PREFIX + text, { signal });
+    if (allocation !== undefined && textOf(allocation) === String(id)) {
+      const compare = [
+        { key: allocation.key, modRevision: allocation.modRevision },
+        { key: identityKey(id), exists: false },
+      ];
+      const then = [putLabels({ text, id, isLocal: false })];
+      const { succeeded } = await store.transact({ compare, then }, { signal });
+      if (succeeded) return noteShown(id);
+      const published = await store.get(identityKey(id), { signal });
+      if (published !== undefined && textOf(published) === text) return noteShown(id);
+    }
+    // Meanwhile somebody took the number away.
+    known.delete(text);
+    return allocateNew(text, { isLocal: false, signal });
+  };
+  const allocate: IdentityAllocator['allocate'] = async (labels, options) => {
+    const { isLocal, signal } = options;
+    const text = encodeLabels(labels);
+    const existing = known.get(text);
+    if (existing !== undefined && (isLocal || shown.has(existing))) return existing;
+    const running = allocating.get(text);
+    // What runs may be for the own agents alone.
+    if (running !== undefined) return running.then(() => allocate(labels, options));
+    const made = existing === undefined ? allocateNew(text, options) : show(text, existing, signal);
+    const allocated = made.finally(() => allocating.delete(text));
+    allocating.set(text, allocated);
+    return allocated;
+  };
+  /** Follows the keys under a prefix until `signal` aborts. What went with all of etcd is kept, to be put back. */
+  const followKeys = async (
+    prefix: string,
+    on: { readonly put: (pair: KvPair) => void; readonly gone: (name: string) => void },
+    signal: AbortSignal,
+  ): Promise<void> => {
+    for await (const event of store.watch({ prefix }, { signal })) {
+      if (event.kind === 'put') on.put(event.pair);
+      if (event.kind === 'delete' && !event.derived) on.gone(event.key.slice(prefix.length));
     }
   };
 
   return {
     known,
+    isShown(text) {
+      const id = known.get(text);
+      return id !== undefined && shown.has(id);
+    },
     async load(signal) {
-      const { ids, allocations } = await list(signal);
+      const { ids, locals, allocations } = await listIdentities(store, idsPrefix, signal);
       known.clear();
       used.clear();
       orphans.clear();
-      for (const [number, pair] of ids) {
+      shown.clear();
+      for (const [number, pair] of [...locals, ...ids]) {
         const id = ownNumber(number);
         if (id === undefined) continue;
         used.add(id);
@@ -257,135 +337,102 @@ export function createIdentityAllocator(options: IdentityAllocatorOptions): Iden
         const id = ownNumber(textOf(pair));
         // Two sets of labels with one number would be one set of peers' policies: only the published one has it.
         if (id === undefined) continue;
-        if (textOf(ids.get(String(id))) === text) remember(text, id);
+        const isShown = textOf(ids.get(String(id))) === text;
+        if (isShown) shown.add(id);
+        if (isShown || textOf(locals.get(String(id))) === text) remember(text, id);
         else used.add(id);
       }
     },
     async follow(signal) {
-      for await (const event of store.watch({ prefix: ALLOCATIONS_PREFIX }, { signal })) {
-        if (event.kind === 'put') {
-          const id = ownNumber(textOf(event.pair));
-          if (id !== undefined) remember(event.pair.key.slice(ALLOCATIONS_PREFIX.length), id);
-        }
-        // What went with all of etcd is kept, to be put back.
-        if (event.kind === 'delete' && !event.derived) {
-          const text = event.key.slice(ALLOCATIONS_PREFIX.length);
-          const id = known.get(text);
-          known.delete(text);
-          if (id !== undefined) used.delete(id);
-        }
-      }
+      const allocations = followKeys(
+        ALLOCATIONS_PREFIX,
+        {
+          put(pair) {
+            const id = ownNumber(textOf(pair));
+            if (id !== undefined) remember(pair.key.slice(ALLOCATIONS_PREFIX.length), id);
+          },
+          gone(text) {
+            const id = known.get(text);
+            known.delete(text);
+            if (id !== undefined) used.delete(id);
+          },
+        },
+        signal,
+      );
+      const places = followKeys(
+        idsPrefix,
+        {
+          put(pair) {
+            const id = ownNumber(pair.key.slice(idsPrefix.length));
+            if (id !== undefined) shown.add(id);
+          },
+          gone(number) {
+            const id = ownNumber(number);
+            if (id !== undefined) shown.delete(id);
+          },
+        },
+        signal,
+      );
+      await Promise.all([allocations, places]);
     },
-    async allocate(labels, signal) {
-      const text = encodeLabels(labels);
-      const existing = known.get(text);
-      if (existing !== undefined) return existing;
-      const running = allocating.get(text);
-      if (running !== undefined) return running;
-      const allocated = allocateNew(text, signal).finally(() => allocating.delete(text));
-      allocating.set(text, allocated);
-      return allocated;
-    },
+    allocate,
     async restore(signal) {
-      const { ids, allocations } = await list(signal);
+      const { ids, locals, allocations } = await listIdentities(store, idsPrefix, signal);
       const lost: string[] = [];
       for (const pair of allocations.values()) {
         const id = ownNumber(textOf(pair));
         if (id !== undefined) used.add(id);
       }
       const restoreOne = async ([text, id]: readonly [string, NumericIdentity]): Promise<void> => {
+        const number = String(id);
         const allocated = textOf(allocations.get(text));
-        const published = textOf(ids.get(String(id)));
-        if (allocated === String(id) && published === text) return;
+        const published = textOf(ids.get(number));
+        const local = textOf(locals.get(number));
+        const isLocal = !shown.has(id);
+        const stands = published === text || (isLocal && local === text);
+        if (allocated === number && stands) return;
         // It changed since the lists.
         if (known.get(text) !== id) return;
-        const isFree = (allocated === '' || allocated === String(id)) && published === '';
+        const isOurs =
+          (allocated === '' || allocated === number) &&
+          (published === '' || published === text) &&
+          (local === '' || local === text);
+        const asListed = (key: string, pair: KvPair | undefined): KvCompare => ({
+          key,
+          modRevision: pair?.modRevision ?? 0n,
+        });
         const compare = [
-          { key: ALLOCATIONS_PREFIX + text, modRevision: allocations.get(text)?.modRevision ?? 0n },
-          { key: identityKey(id), exists: false },
+          asListed(ALLOCATIONS_PREFIX + text, allocations.get(text)),
+          asListed(identityKey(id), ids.get(number)),
+          asListed(localIdentityKey(id), locals.get(number)),
         ];
-        if (
-          isFree &&
-          (await store.transact({ compare, then: puts(text, id) }, { signal })).succeeded
-        )
-          return;
+        const then = putIdentity({ text, id, isLocal: isLocal && published === '' });
+        if (isOurs && (await store.transact({ compare, then }, { signal })).succeeded) return;
         known.delete(text);
         lost.push(text);
       };
       await forEachOf([...known], restoreOne);
       return lost;
     },
-    async collectGarbage(inUse, { fence, signal }) {
-      const { ids, allocations } = await list(signal);
-      const fences = fence === undefined ? [] : [fence];
-      let collected = 0;
-      const remove = async (pair: KvPair, also: readonly KvOp[] = []): Promise<boolean> => {
-        const { key, modRevision } = pair;
-        const { succeeded } = await store.transact(
-          {
-            compare: [...fences, { key, modRevision }],
-            then: [{ kind: 'delete', key }, ...also],
-          },
-          { signal },
-        );
-        if (succeeded) collected += 1;
-        return succeeded;
-      };
-      const allocated = new Set<string>();
-      const unused: (readonly [string, KvPair])[] = [];
-      for (const [text, pair] of allocations) {
-        const id = ownNumber(textOf(pair));
-        if (id !== undefined && textOf(ids.get(String(id))) === text) allocated.add(String(id));
-        if (!inUse.has(text)) unused.push([text, pair]);
-      }
-      await forEachOf(unused, async ([text, pair]) => {
-        const number = textOf(pair);
-        const id = allocated.has(number) ? ownNumber(number) : undefined;
-        // A damaged allocation takes nobody's number along.
-        const isOwn = id !== undefined && textOf(ids.get(number)) === text;
-        const also: KvOp[] = isOwn ? [{ kind: 'delete', key: identityKey(id) }] : [];
-        if (!(await remove(pair, also))) return;
-        known.delete(text);
-        if (isOwn) used.delete(id);
+    async collectGarbage(inUse, { fence, hidden, signal }) {
+      const { collected, orphans: left } = await collectIdentities(store, {
+        listed: await listIdentities(store, idsPrefix, signal),
+        inUse,
+        hidden: hidden ?? new Set(),
+        fence,
+        orphans: orphansSeen,
+        ownNumber,
+        forget(text, id) {
+          if (text !== undefined) known.delete(text);
+          if (id === undefined) return;
+          used.delete(id);
+          shown.delete(id);
+        },
+        hide: (id) => void shown.delete(id),
+        signal,
       });
-      const seen = new Map<string, bigint>();
-      await forEachOf([...ids], async ([number, pair]) => {
-        if (allocated.has(number)) return;
-        const id = ownNumber(number);
-        // Of another cluster id: readers would refuse them, and nobody else takes them away.
-        if (id === undefined) return void (await remove(pair));
-        // One of ours without an allocation may be about to get it.
-        if (orphansSeen.get(number) !== pair.modRevision) {
-          seen.set(number, pair.modRevision);
-          return;
-        }
-        if (await remove(pair)) used.delete(id);
-      });
-      orphansSeen = seen;
+      orphansSeen = left;
       return collected;
     },
   };
-}
-
-/** Runs `work` for each item, some at a time. Rejects with the first failure, when all that began have ended. */
-async function forEachOf<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
-  const queue = [...items];
-  queue.reverse();
-  const worker = async (): Promise<void> => {
-    while (queue.length > 0) {
-      const item = queue.pop();
-      if (item === undefined) return;
-      try {
-        await work(item);
-      } catch (error) {
-        queue.length = 0;
-        throw error;
-      }
-    }
-  };
-  const results = await Promise.allSettled(
-    Array.from({ length: Math.min(CONCURRENT_CALLS, items.length) }, worker),
-  );
-  const failed = results.find((result) => result.status === 'rejected');
-  if (failed !== undefined) throw failed.reason;
 }

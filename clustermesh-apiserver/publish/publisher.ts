@@ -1,7 +1,9 @@
 /** From the cluster's records to keys in etcd: identities before the addresses that carry them, markers after everything. */
 import type { KvCompare, KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
+import { createDurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
+import type { BucketCounts } from '../../mesh/runtime/metrics.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
 import { REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
 import type { AnnotationWarning } from '../convert/annotation-warning.ts';
@@ -97,6 +99,8 @@ export interface Publisher {
   /** Who else holds what a node says it has. */
   findNodeConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
   readonly status: PublisherStatus;
+  /** How long changed keys waited until etcd had them. */
+  readonly queueTimes: BucketCounts;
   /** Resolves when `status.ready` first becomes true. */
   readonly ready: Promise<void>;
   /** Resolves when this process first leads or stands by: whoever reads then is told by markers what is whole. */
@@ -136,11 +140,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     clock,
     logger,
   });
-  if (mode === 'any-cni' && options.conversion?.globalNamespacesByDefault === false) {
-    logger.warn(
-      'namespaces are hidden from the mesh unless they say otherwise, and from the own agents: policies know none of their pods',
-    );
-  }
+  const queueTimes = createDurationCounts();
   const firstReady = createLatch();
   const begun = createLatch();
   const settings = {
@@ -153,6 +153,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     mode,
     serviceExports: kinds.includes('ServiceExport'),
     identities,
+    queueTimes,
     clock,
     logger,
   };
@@ -230,6 +231,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
   return {
     ready: firstReady.opened(NEVER),
     begun: begun.opened(NEVER),
+    queueTimes,
     get lease() {
       return term?.lease;
     },

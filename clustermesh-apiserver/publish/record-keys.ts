@@ -7,6 +7,8 @@ import {
   identityKey,
   ipKey,
   ipsPrefix,
+  LOCAL_IDENTITIES_PREFIX,
+  LOCAL_IPS_PREFIX,
   LOCAL_POLICIES_PREFIX,
   LOCAL_SERVICES_PREFIX,
   localPolicyKey,
@@ -104,6 +106,10 @@ export function prefixOfSet(
       return servicesPrefix(cluster);
     case 'serviceexports':
       return serviceExportsPrefix(cluster);
+    case 'local-ips':
+      return LOCAL_IPS_PREFIX;
+    case 'local-identities':
+      return mode === 'cilium' ? LOCAL_IDENTITIES_PREFIX : undefined;
     case 'local-services':
       return LOCAL_SERVICES_PREFIX;
     case 'local-policies':

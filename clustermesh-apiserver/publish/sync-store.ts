@@ -12,6 +12,7 @@ import {
 } from '../../mesh/kvstore/kvstore.ts';
 import { createBackoff } from '../../mesh/runtime/backoff.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
+import type { DurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { Digests } from './digests.ts';
 import type { Stamper } from './stamp.ts';
@@ -28,6 +29,8 @@ export interface SyncStoreOptions {
   readonly stamper?: Stamper;
   /** Makes the digests that go with changes. Default: none. */
   readonly digests?: Digests;
+  /** Counts how long each key waits from its first change until etcd has it. Default: nobody does. */
+  readonly queueTimes?: DurationCounts;
   readonly logger: Logger;
   readonly clock?: Clock;
 }
@@ -108,6 +111,8 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
   const written = new Map<string, string | typeof UNKNOWN>();
   /** Keys to be written, each with the number of its latest change. */
   const pending = new Map<string, number>();
+  /** Since when they wait, by the monotonic clock. */
+  const waitingSince = new Map<string, number>();
   const last = new Set<string>();
   /** Keys that last ones wait for; undefined while none waits. */
   let holding: Set<string> | undefined;
@@ -136,13 +141,20 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
       if (waiter.open.size === 0) waiter.done();
     }
   };
+  const leaveQueue = (key: string): void => {
+    if (!pending.delete(key)) return;
+    const since = waitingSince.get(key);
+    waitingSince.delete(key);
+    if (since !== undefined) options.queueTimes?.observe(clock.monotonic() - since);
+  };
   const touch = (key: string): void => {
     changes += 1;
     if (isRight(key)) {
-      pending.delete(key);
+      leaveQueue(key);
       settle(key, changes);
       return;
     }
+    if (!pending.has(key)) waitingSince.set(key, clock.monotonic());
     pending.set(key, changes);
     wake();
   };
@@ -205,7 +217,7 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
       if (latest === undefined || latest === change) {
         if (value === undefined) written.delete(key);
         else written.set(key, value);
-        if (isRight(key)) pending.delete(key);
+        if (isRight(key)) leaveQueue(key);
       }
       settle(key, change);
     }
@@ -217,7 +229,7 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
         'etcd refuses a value: it is left out',
       );
       refused.set(key, error.message);
-      if (pending.get(key) === change) pending.delete(key);
+      if (pending.get(key) === change) leaveQueue(key);
       settle(key, change);
     }
   };

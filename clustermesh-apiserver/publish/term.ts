@@ -1,6 +1,7 @@
 /** What a publisher does while it leads: it brings etcd from whatever a predecessor left to what is wanted, and keeps it so. */
 import type { KvCompare, KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
+import type { DurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
 import type { IpAddress } from '../../mesh/wire/ip.ts';
@@ -70,6 +71,8 @@ export interface TermOptions {
   readonly serviceExports: boolean;
   /** Gives identities their numbers; undefined where somebody else does. */
   readonly identities: IdentityAllocator | undefined;
+  /** Counts how long changed keys wait until etcd has them. */
+  readonly queueTimes: DurationCounts;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Called when the term begins to take changes; what was wanted before, it has. */
@@ -153,6 +156,7 @@ function openTerm(
     },
     stamper: createStamper({ lease, clock }),
     digests: createDigests({ cluster: options.cluster.name, lease }),
+    queueTimes: options.queueTimes,
     logger,
     clock,
   });

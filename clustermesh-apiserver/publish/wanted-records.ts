@@ -65,6 +65,8 @@ export function createWantedRecords(options: WantedRecordsOptions): WantedRecord
     identities: createLatch(),
     services: createLatch(),
     serviceexports: createLatch(),
+    'local-ips': createLatch(),
+    'local-identities': createLatch(),
     'local-services': createLatch(),
     'local-policies': createLatch(),
   };

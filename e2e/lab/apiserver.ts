@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { secretFiles } from '../../pki/layout.ts';
 import { SECRET_NAMES } from '../../pki/names.ts';
-import { peerTrustFolder, pkiFolder } from './certificates.ts';
+import { peersFolder, peerTrustFolder, pkiFolder } from './certificates.ts';
 import { execute } from './command.ts';
 import { createDaemon, type Daemon } from './daemon.ts';
 import { KUBERNETES_NAMESPACE, type LabKubernetes } from './kubernetes.ts';
@@ -97,6 +97,13 @@ function sourceFlags(cluster: ClusterPlan, kubernetes: LabKubernetes | undefined
         '--mode=any-cni',
         `--kubeconfig=${kubernetes.kubeconfig}`,
         `--lease-namespace=${KUBERNETES_NAMESPACE}`,
+        ...(cluster.mcs
+          ? [
+              '--clustermesh-enable-mcs-api',
+              '--clustermesh-enable-endpoint-sync',
+              `--clustermesh-config=${peersFolder(cluster.first)}`,
+            ]
+          : []),
       ];
 }
 

@@ -29,8 +29,9 @@ const CONTROLLERS = ['endpointslice-controller', 'garbage-collector-controller']
 const CRDS = ['ciliumnetworkpolicies'];
 const RELAY_MAIN = fileURLToPath(new URL('./relay/main.js', import.meta.url));
 
-/** What a user applies to let the clustermesh-apiserver in. */
-const RBAC = projectPath('clustermesh-apiserver/kubernetes/manifests/rbac-any-cni.yaml');
+/** What a user applies to let the clustermesh-apiserver in, and what more for the Multi-Cluster Services API. */
+const RBAC = ['rbac-any-cni.yaml'];
+const MCS_RBAC = ['rbac-service-exports.yaml', 'rbac-controllers.yaml', 'rbac-mcs.yaml'];
 
 /** Namespace of the clustermesh-apiserver's service account and its leases. */
 export const KUBERNETES_NAMESPACE = 'isthmus-system';
@@ -53,7 +54,11 @@ export async function openLabKubernetes(
   };
   try {
     await kube.installCrds(CRDS);
-    await kube.kubectl(['apply', '-f', RBAC]);
+    const files = [...RBAC, ...(cluster.mcs ? MCS_RBAC : [])];
+    const paths = files.map((file) =>
+      projectPath(`clustermesh-apiserver/kubernetes/manifests/${file}`),
+    );
+    await kube.kubectl(['apply', ...paths.flatMap((path) => ['-f', path])]);
     const { kubeconfig } = await kube.addUser('clustermesh-apiserver', {
       namespace: KUBERNETES_NAMESPACE,
     });
@@ -61,7 +66,7 @@ export async function openLabKubernetes(
     return {
       name: cluster.name,
       kube,
-      manifests: createApiManifests(kubectl),
+      manifests: createApiManifests(kubectl, kube),
       kubectl,
       kubeconfig,
       async reachFromNode() {

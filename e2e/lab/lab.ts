@@ -109,10 +109,18 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
 
   onStep('network namespaces, cgroups and certificates');
   const [, , certificates] = await settleAll(
-    [makeNetwork(plan, signal), makeFolders(plan), makeCertificates(plan)],
+    [
+      makeNetwork(plan, signal),
+      makeFolders(plan),
+      makeCertificates(plan),
+      startKubernetes(plan, { ...options, signal, fail }),
+    ],
     fail,
   );
-  await startKubernetes(plan, { ...options, signal, fail });
+  await settleAll(
+    kubernetes.map((one) => one.reachFromNode()),
+    fail,
+  );
   const apiservers = plan.clusters.map((cluster) =>
     createApiserver(cluster, {
       persistent,
@@ -143,7 +151,10 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
   });
 
   onStep('etcd and apiserver of each cluster, agent of each node');
-  for (const cluster of plan.clusters) await writeObjects(plan, cluster, apiserver(cluster.name));
+  await settleAll(
+    plan.clusters.map((cluster) => writeObjects(plan, cluster, apiserver(cluster.name))),
+    fail,
+  );
   await settleAll(
     [...apiservers, ...agents].map((daemon) => daemon.start()),
     fail,
@@ -209,7 +220,7 @@ function hasApiServer({ objects }: ClusterPlan): boolean {
   return objects === 'kubernetes';
 }
 
-/** Starts the API servers of all clusters that have one, and adds them to `kubernetes`. */
+/** Starts the API servers of all clusters that have one, and adds them to `kubernetes`; nodes cannot reach them yet. */
 async function startKubernetes(
   plan: LabPlan,
   options: BuildOptions & {
@@ -225,7 +236,6 @@ async function startKubernetes(
     clusters.map(async (cluster) => {
       const started = await openLabKubernetes(cluster, { signal });
       kubernetes.push(started);
-      await started.reachFromNode();
     }),
     fail,
   );

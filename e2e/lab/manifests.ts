@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
+import type { KubeCluster } from '../peers/kube-cluster.ts';
 import { type KubernetesObject, manifestFile } from './kubernetes-object.ts';
 
 /** A cluster's Kubernetes objects. */
@@ -11,12 +12,17 @@ export interface Manifests {
   write(object: KubernetesObject): Promise<string>;
   /** Writes several, those that others live in first. */
   writeAll(objects: readonly KubernetesObject[]): Promise<void>;
+  /** Writes what kubelets report of an object that is there; `write` would do, too, and takes longer. */
+  writeStatus(object: KubernetesObject): Promise<void>;
   /** Removes what `write` wrote; nothing when it is not there. */
   remove(object: KubernetesObject): Promise<void>;
 }
 
 /** Runs kubectl with these arguments; throws when it fails. */
 export type Kubectl = (args: readonly string[], options?: { input?: string }) => Promise<string>;
+
+/** Sends requests as an administrator; throws when one is refused. */
+export type Requester = Pick<KubeCluster, 'ask'>;
 
 /** Objects whose status kubelets write, which an API server takes only on a path of its own. */
 const STATUS_KINDS: readonly string[] = ['Node', 'Pod'];
@@ -34,6 +40,9 @@ export function createManifests(folder: string): Manifests {
   };
   return {
     write,
+    async writeStatus(object) {
+      await write(object);
+    },
     async writeAll(objects) {
       for (const object of objects) await write(object);
     },
@@ -43,8 +52,11 @@ export function createManifests(folder: string): Manifests {
   };
 }
 
-/** Writes to an API server by the real kubectl, as users do; what kubelets would report goes to the status. */
-export function createApiManifests(kubectl: Kubectl): Manifests {
+/**
+ * Writes to an API server by the real kubectl, as users do. What kubelets would report goes to the status, by plain requests, as
+ * theirs are.
+ */
+export function createApiManifests(kubectl: Kubectl, requester: Requester): Manifests {
   const send = async (
     verb: readonly string[],
     objects: readonly KubernetesObject[],
@@ -65,8 +77,16 @@ export function createApiManifests(kubectl: Kubectl): Manifests {
       apply,
       specified.filter((object) => !isNamespace(object)),
     );
-    // Not applied but replaced: an applied status cannot have two addresses of one type, as every dual-stack node has.
-    await send(['replace', '--subresource=status'], objects.filter(hasStatus));
+    await Promise.all(objects.filter(hasStatus).map(writeStatus));
+  };
+  /** Lists are replaced, not merged: an applied status cannot have two addresses of one type, as every dual-stack node has. */
+  const writeStatus: Manifests['writeStatus'] = async ({ kind, metadata, status }) => {
+    const { namespace, name } = metadata;
+    const where = namespace === undefined ? '' : `/namespaces/${namespace}`;
+    await requester.ask('PATCH', `/api/v1${where}/${kind.toLowerCase()}s/${name}/status`, {
+      body: { status },
+      contentType: 'application/merge-patch+json',
+    });
   };
   return {
     async write(object) {
@@ -74,6 +94,7 @@ export function createApiManifests(kubectl: Kubectl): Manifests {
       return `${object.kind.toLowerCase()}/${object.metadata.name}`;
     },
     writeAll,
+    writeStatus,
     async remove({ apiVersion, kind, metadata: { namespace, name } }) {
       const group = apiVersion.includes('/') ? `.${apiVersion.split('/')[0]}` : '';
       const where = namespace === undefined ? [] : ['--namespace', namespace];

@@ -47,6 +47,7 @@ export interface ClusterPlan {
   readonly folder: string;
   readonly manifests: string;
   readonly objects: ClusterTopology['objects'];
+  readonly mcs: boolean;
   readonly serviceCidrs: readonly string[];
   readonly namespaces: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly services: readonly ServicePlan[];
@@ -113,6 +114,7 @@ export function planLab(
       folder: join(folder, 'clusters', cluster.name),
       manifests: join(folder, 'clusters', cluster.name, 'manifests'),
       objects: cluster.objects,
+      mcs: cluster.mcs,
       serviceCidrs: cluster.serviceCidrs,
       namespaces: cluster.namespaces,
       services: topology.services

@@ -145,7 +145,12 @@ export function createPods(
       await onChange(all());
       return pod;
     },
-    setReady: (name, ready) => publish(find(name), ready),
+    async setReady(name, ready) {
+      const pod = find(name);
+      await manifestsOf(pod.cluster).writeStatus(
+        podObject(pod, { ips: pod.ips, node: nodeOf(pod), ready }),
+      );
+    },
     async relabel(name, labels) {
       const pod = { ...find(name), labels: { ...labels } };
       running.set(name, pod);

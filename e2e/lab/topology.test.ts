@@ -47,6 +47,7 @@ test('parseTopology() names what is wrong', (t) => {
       /cluster id 1 is there twice/,
     ],
     ['equal nodes', { clusters: [{ ...small, nodes: ['n', 'n'] }] }, /node n is there twice/],
+    ['mcs of files', { clusters: [{ ...small, mcs: true }] }, /mcs needs objects: kubernetes/],
     ['a pod nowhere', { ...SMALL, pods: [{ name: 'p', node: 'zz' }] }, /no node is named zz/],
     [
       'a service nowhere',

@@ -34,6 +34,8 @@ const clusterSchema = z.strictObject({
       agentDownTimeout: z.string().default('500ms'),
     })
     .prefault({}),
+  /** Whether its apiserver makes the Multi-Cluster Services API work; for objects of `kubernetes` alone. */
+  mcs: z.boolean().default(false),
   /** Kubernetes namespaces that need labels; those that pods and services name exist anyway. */
   namespaces: z.record(z.string(), labelsSchema).default({}),
 });
@@ -139,6 +141,9 @@ export function parseTopology(value: unknown, source = 'topology'): Topology {
       topology.pods.map((pod) => pod.name),
     ),
     ...unknownNames(topology),
+    ...topology.clusters
+      .filter(({ mcs, objects }) => mcs && objects !== 'kubernetes')
+      .map(({ name }) => `cluster ${name}: mcs needs objects: kubernetes`),
   ];
   if (problems.length > 0) {
     throw new LabError('topology', `cannot use ${source}: ${problems.join('; ')}`);

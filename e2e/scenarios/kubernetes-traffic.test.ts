@@ -14,6 +14,7 @@ const BOTH = ['web-alpha', 'web-beta'];
 const AFFINITY = 'service.cilium.io/affinity';
 const SHARED = 'service.cilium.io/shared';
 const GLOBAL = 'service.cilium.io/global';
+const GLOBAL_NAMESPACE = 'clustermesh.cilium.io/global';
 
 /** Changes annotations of the service in a cluster, as a user does; `name-` takes one away. */
 function annotate(lab: Lab, cluster: string, ...changes: readonly string[]): Promise<string> {
@@ -53,11 +54,14 @@ interface SteadyTraffic extends AsyncDisposable {
   end(): Promise<{ readonly answered: number; readonly lost: number }>;
 }
 
-function startTraffic(lab: Lab): SteadyTraffic {
-  const url = urlOf(lab.clusterIp('alpha', 'web'), 80);
+function startTraffic(
+  lab: Lab,
+  from = 'client',
+  url = urlOf(lab.clusterIp('alpha', 'web'), 80),
+): SteadyTraffic {
   const request = `curl --silent --output /dev/null --max-time 5 --write-out '%{http_code}\\n' ${url}`;
   const script = `while :; do ${request}; sleep 0.1; done`;
-  const running = lab.spawn('client', ['sh', '-c', script]);
+  const running = lab.spawn(from, ['sh', '-c', script]);
   return {
     async end() {
       await running.stop();
@@ -154,6 +158,11 @@ test('traffic between two clusters by what kubectl has written', {
     t.ok(answered > 50, `${answered} were answered`);
   });
 
+  await t.test(
+    'a namespace that is not global is whole in its own cluster, and nothing to the peer',
+    (t) => hiddenNamespace(t, lab),
+  );
+
   await t.test('a Service that is deleted is withdrawn, and comes back', async (t) => {
     const { kubectl, manifests } = lab.kubernetes('beta');
     const text = await kubectl(['get', 'service', 'web', '--namespace', 'shop', '-o', 'json']);
@@ -166,3 +175,78 @@ test('traffic between two clusters by what kubectl has written', {
     await answeredBy(t, lab, { why: 'made again', pods: BOTH });
   });
 });
+
+/** Pods of a namespace that hides itself: reached and judged by labels at home, unknown to the other cluster. */
+async function hiddenNamespace(t: Test, lab: Lab): Promise<void> {
+  const { kubectl, manifests } = lab.kubernetes('alpha');
+  const namespace = 'inner';
+  const switchTo = (global: string): Promise<string> =>
+    kubectl(['annotate', 'namespace', namespace, '--overwrite', `${GLOBAL_NAMESPACE}=${global}`]);
+  await kubectl(['create', 'namespace', namespace]);
+  await switchTo('false');
+  await manifests.write({
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'NetworkPolicy',
+    metadata: { name: 'own-callers', namespace },
+    spec: {
+      podSelector: { matchLabels: { app: 'store' } },
+      ingress: [{ from: [{ podSelector: { matchLabels: { app: 'caller' } } }] }],
+    },
+  });
+  const [store, caller] = await Promise.all([
+    lab.addPod({
+      name: 'inner-store',
+      node: 'alpha-2',
+      namespace,
+      labels: { app: 'store' },
+      role: 'server',
+      ports: [{ port: 8080 }],
+    }),
+    lab.addPod({ name: 'inner-caller', node: 'alpha-1', namespace, labels: { app: 'caller' } }),
+  ]);
+  const knows = async (node: string, ip: string): Promise<boolean> =>
+    (await lab.agent(node).map('ipcache')).some(({ prefix }) =>
+      String(prefix).startsWith(`${ip}/`),
+    );
+  const enforced = async (): Promise<boolean> => {
+    const { endpoints } = await lab.agent('alpha-2').status();
+    const found = endpoints.find(({ pod }) => pod === `${namespace}/${store.name}`);
+    return found !== undefined && found.identity > 255 && found.ingressEnforced;
+  };
+  await lab.waitFor('both to be known at home, and the policy', async () => {
+    const known = [await knows('alpha-1', store.ip()), await knows('alpha-2', caller.ip())];
+    return !known.includes(false) && (await enforced());
+  });
+  for (const family of [4, 6] as const) {
+    const url = urlOf(store.ip(family), 8080);
+    t.equal(
+      (await curl(lab, caller.name, url)).stdout,
+      `${store.name} ${caller.ip(family)}\n`,
+      `reached by who may, over IPv${family}`,
+    );
+  }
+  const url = urlOf(store.ip(), 8080);
+  t.equal((await curl(lab, 'client', url)).code, 28, 'and by nobody else: labels are known');
+  const outside = urlOf(lab.pod('web-alpha').ip(), 8080);
+  t.equal((await curl(lab, caller.name, outside)).stdout, `web-alpha ${caller.ip()}\n`);
+  for (const pod of [store, caller]) {
+    t.equal(await knows('beta-1', pod.ip()), false, `the peer does not know ${pod.name}`);
+  }
+
+  // Shown and hidden again while requests are under way: at home nobody notices.
+  await using steady = startTraffic(lab, caller.name, url);
+  for (const [global, isKnown] of [
+    ['true', true],
+    ['false', false],
+  ] as const) {
+    await switchTo(global);
+    await lab.waitFor(
+      `the peer to ${isKnown ? 'know' : 'forget'} it`,
+      async () => (await knows('beta-1', store.ip())) === isKnown,
+    );
+  }
+  t.equal((await curl(lab, 'client', url)).code, 28, 'the policy stands');
+  const { answered, lost } = await steady.end();
+  t.equal(lost, 0, 'no request was lost meanwhile');
+  t.ok(answered > 5, `${answered} were answered`);
+}

@@ -42,8 +42,10 @@ export function acceptPair(kind: MeshKind, pair: KvPair, context: AcceptContext)
       case 'nodes':
         return acceptNode(key, pair, context);
       case 'identities':
+      case 'local-identities':
         return acceptIdentity(key, pair, context);
       case 'ips':
+      case 'local-ips':
         return acceptIp(key, pair, context);
       case 'services':
         return acceptService(key, pair, context);
@@ -82,8 +84,10 @@ export function retraction(kind: MeshKind, name: string): ClusterChange {
     case 'nodes':
       return { kind: 'node', name, value: undefined };
     case 'identities':
+    case 'local-identities':
       return { kind: 'identity', id: parseNumericIdentity(Number(name)), value: undefined };
     case 'ips':
+    case 'local-ips':
       return { kind: 'ip', prefix: parseIpPrefix(name), value: undefined };
     case 'services':
       return { kind: 'service', name, value: undefined };

@@ -8,6 +8,8 @@ import {
   clusterConfigKey,
   identitiesPrefix,
   ipsPrefix,
+  LOCAL_IDENTITIES_PREFIX,
+  LOCAL_IPS_PREFIX,
   LOCAL_POLICIES_PREFIX,
   LOCAL_SERVICES_PREFIX,
   nodesPrefix,
@@ -19,6 +21,7 @@ import { WireError } from '../wire/wire-error.ts';
 import type { AcceptContext } from './accept.ts';
 import type { ClusterRef, MeshKind } from './cluster-sink.ts';
 import { openDigests } from './digests.ts';
+import { wholeOf } from './halves.ts';
 import { createIntakeKeeper } from './intake-keeper.ts';
 import { createKindReader, type KindReader } from './kind-reader.ts';
 import { isOwnStore, leadsToOurselves, refuseOwnStore } from './own-store.ts';
@@ -203,7 +206,8 @@ function refusalOfOwn(config: ClusterConfig, { name, context }: ReaderOptions): 
 
 /** Kinds that are read only when others are known: who it is before where it is, and both before what leads there. */
 const READ_AFTER: Readonly<Partial<Record<MeshKind, readonly MeshKind[]>>> = {
-  ips: ['identities', 'nodes'],
+  ips: ['identities', 'local-identities', 'nodes'],
+  'local-ips': ['identities', 'local-identities', 'nodes'],
   services: ['nodes', 'ips'],
 };
 
@@ -229,12 +233,19 @@ async function readKinds(
     nodeIps: context.nodeIps,
   };
   state.begin(session.ref, accept, prefix);
-  const digests = await openDigests(store, { clock: context.clock, signal });
+  const { own } = session.ref;
+  const digests = await openDigests(store, { own, clock: context.clock, signal });
   if (signal.aborted) return;
   session.start(digests.run());
   const keeper = createIntakeKeeper(store, { ...options, readers });
   session.start(keeper.run());
 
+  /** Of a kind in two halves it is told when both are known. */
+  const tellSynced = (kind: MeshKind): void => {
+    const whole = wholeOf(kind);
+    const halves = offered.filter((one) => wholeOf(one) === whole);
+    if (halves.every((half) => facts.synced.has(half))) context.sink.synced(session.ref, whole);
+  };
   /** Revision that the markers, and what had to be read first, are known at. */
   let known = 0n;
   const begin = (kind: MeshKind): void => {
@@ -261,7 +272,7 @@ async function readKinds(
         if (revision > known) known = revision;
         facts.synced.add(kind);
         facts.lists.set(kind, (facts.lists.get(kind) ?? 0) + 1);
-        context.sink.synced(session.ref, kind);
+        tellSynced(kind);
         beginAllowed();
         facts.changed();
       },
@@ -338,12 +349,21 @@ export function kindsOffered(
 }
 
 /**
- * Marker of a kind below `cilium/synced/<cluster>/`. What is for the own agents alone has none: our apiserver writes its
- * markers only when everything is in etcd, so that of the services stands for it.
+ * Marker of a kind below `cilium/synced/<cluster>/`. What is for the own agents alone has none, lest an older apiserver is
+ * waited for in vain: ours writes a marker only when what it also stands for is in etcd.
  */
 function markerOf(kind: MeshKind, cached: boolean): string {
-  const marked = kind === 'local-services' || kind === 'local-policies' ? 'services' : kind;
-  return canaryPrefix(marked, { cached });
+  switch (kind) {
+    case 'local-identities':
+      return canaryPrefix('identities', { cached });
+    case 'local-ips':
+      return canaryPrefix('ips', { cached });
+    case 'local-services':
+    case 'local-policies':
+      return canaryPrefix('services', { cached });
+    default:
+      return canaryPrefix(kind, { cached });
+  }
 }
 
 function prefixOf(kind: MeshKind, cluster: ClusterName, cached: boolean): string {
@@ -359,6 +379,10 @@ function prefixOf(kind: MeshKind, cluster: ClusterName, cached: boolean): string
     case 'serviceexports':
     case 'endpointslices':
       return `${canaryPrefix(kind, { cached })}/${cluster}/`;
+    case 'local-identities':
+      return LOCAL_IDENTITIES_PREFIX;
+    case 'local-ips':
+      return LOCAL_IPS_PREFIX;
     case 'local-services':
       return LOCAL_SERVICES_PREFIX;
     case 'local-policies':

@@ -17,6 +17,8 @@ export const MESH_KINDS = [
   'services',
   'serviceexports',
   'endpointslices',
+  'local-identities',
+  'local-ips',
   'local-services',
   'local-policies',
 ] as const;
@@ -25,9 +27,11 @@ export type MeshKind = (typeof MESH_KINDS)[number];
 /** What an agent reads from a peer. */
 export const PEER_KINDS = ['nodes', 'identities', 'ips', 'services'] as const satisfies MeshKind[];
 
-/** What an agent reads from its own cluster: the last two are for own agents alone. */
+/** What an agent reads from its own cluster: the last four are for own agents alone. */
 export const OWN_KINDS = [
   ...PEER_KINDS,
+  'local-identities',
+  'local-ips',
   'local-services',
   'local-policies',
 ] as const satisfies MeshKind[];
@@ -38,6 +42,15 @@ export const MIRRORED_KINDS = [
   'serviceexports',
   'endpointslices',
 ] as const satisfies MeshKind[];
+
+/**
+ * Kinds that are one to whoever is told: what peers may know, and what only the own agents may. Nobody is told of the
+ * second ones by name.
+ */
+export const LOCAL_HALVES = [
+  ['identities', 'local-identities'],
+  ['ips', 'local-ips'],
+] as const satisfies readonly (readonly [MeshKind, MeshKind])[];
 
 /** A cluster whose configuration was read and accepted. */
 export interface ClusterRef {
@@ -76,7 +89,7 @@ export interface ClusterSink {
   configured?(cluster: ClusterRef, config: ClusterConfig): void;
   /** `pair` is what the change was made of, byte for byte; undefined for what is taken back. */
   apply(cluster: ClusterRef, change: ClusterChange, pair: KvPair | undefined): void;
-  /** Everything of that kind has been applied; called again after each later full list. */
+  /** Everything of that kind (both halves of it) has been applied; called again after each later full list. */
   synced(cluster: ClusterRef, kind: MeshKind): void;
   /** The cluster is gone from the mesh; all it said was taken back before. */
   removed(cluster: ClusterRef): void;

@@ -2,7 +2,7 @@
 import { KvError, type KvPair, type KvStore } from '../kvstore/kvstore.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { decodeMeshDigest, type MeshDigest } from '../wire/digest.ts';
-import { MESH_DIGEST_PREFIX, meshDigestKey } from '../wire/keys.ts';
+import { LOCAL_DIGEST_PREFIX, MESH_DIGEST_PREFIX, meshDigestKey } from '../wire/keys.ts';
 import { WireError } from '../wire/wire-error.ts';
 
 /** How often a server that does not show digests is asked again: it may have been upgraded. */
@@ -27,7 +27,12 @@ export interface Digests {
 /** Resolves when it is known what there is, and then goes on following it as `run`, until `signal` aborts. */
 export async function openDigests(
   store: KvStore,
-  options: { readonly clock: Clock; readonly signal: AbortSignal },
+  options: {
+    /** Whether it is the own cluster's, which has digests for its own agents beside. */
+    readonly own: boolean;
+    readonly clock: Clock;
+    readonly signal: AbortSignal;
+  },
 ): Promise<Digests & { readonly run: () => Promise<void> }> {
   const { clock, signal } = options;
   const known = new Set<string>();
@@ -45,8 +50,8 @@ export async function openDigests(
     }
   };
   /** Ends when `signal` aborts, or where we are not let look. */
-  const follow = async (onAnswered: () => void): Promise<void> => {
-    for await (const event of store.watch({ prefix: MESH_DIGEST_PREFIX }, { signal })) {
+  const follow = async (prefix: string, onAnswered: () => void): Promise<void> => {
+    for await (const event of store.watch({ prefix }, { signal })) {
       if (event.kind === 'delete') known.delete(event.key);
       else if (event.kind === 'put') take(event.pair);
       else if (event.kind === 'synced') onAnswered();
@@ -56,18 +61,24 @@ export async function openDigests(
       }
     }
   };
-  const followForEver = async (onAnswered: () => void): Promise<void> => {
+  const followForEver = async (prefix: string, onAnswered: () => void): Promise<void> => {
     while (!signal.aborted) {
-      await follow(onAnswered);
+      await follow(prefix, onAnswered);
       if (signal.aborted) return;
       await clock.sleep(ASK_AGAIN_MS * (0.5 + Math.random()), signal).catch(() => undefined);
     }
   };
-  let running: Promise<void> = Promise.resolve();
-  await new Promise<void>((resolve, reject) => {
-    running = followForEver(resolve);
-    running.then(resolve, reject);
-  });
+  const prefixes = options.own ? [MESH_DIGEST_PREFIX, LOCAL_DIGEST_PREFIX] : [MESH_DIGEST_PREFIX];
+  const followers: Promise<void>[] = [];
+  const answers = prefixes.map(
+    (prefix) =>
+      new Promise<void>((resolve, reject) => {
+        const following = followForEver(prefix, resolve);
+        followers.push(following);
+        following.then(resolve, reject);
+      }),
+  );
+  await Promise.all(answers);
 
   return {
     has: (prefix) => known.has(meshDigestKey(prefix)),
@@ -88,6 +99,8 @@ export async function openDigests(
       callbacks.set(key, found.add(callback));
       return () => found.delete(callback);
     },
-    run: () => running,
+    async run() {
+      await Promise.all(followers);
+    },
   };
 }

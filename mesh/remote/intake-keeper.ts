@@ -103,7 +103,8 @@ export function createIntakeKeeper(
         while (!signal.aborted) {
           bell.clear();
           const now = clock.monotonic();
-          const next = Math.min(intake.expire(now), rejudgeAt);
+          const expired = intake.expire(now, (kind) => readers.get(kind)?.state ?? 'away');
+          const next = Math.min(expired, rejudgeAt);
           if (rejudgeAt <= now) {
             rejudgeAt = Number.POSITIVE_INFINITY;
             stopForeign = awaitForeign();

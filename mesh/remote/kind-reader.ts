@@ -8,6 +8,7 @@ import { nameOfKey } from './accept.ts';
 import type { MeshKind } from './cluster-sink.ts';
 import { createDigestCheck, type DigestVerdict, type HeldState } from './digest-check.ts';
 import type { Digests } from './digests.ts';
+import type { HalfState } from './halves.ts';
 import type { Intake, Lane } from './intake.ts';
 import type { LagMeter } from './lag.ts';
 import type { PeerIntake } from './peer-intake.ts';
@@ -39,6 +40,8 @@ const LEISURE = 12;
 
 /** Reads one kind. */
 export interface KindReader {
+  /** How far it is behind its server. */
+  readonly state: HalfState;
   /** Reads until `signal` aborts. */
   run(): Promise<void>;
   /** Asks for the list to be read again: for a mismatch, for a first digest, or since ranges changed hands. */
@@ -83,6 +86,8 @@ export function createKindReader(
   let isRelistAsked = false;
   let isListing = true;
   let verified: KindVerification | undefined;
+  let hearing: HalfState = 'away';
+  let lane: Lane | undefined;
 
   const held = (): HeldState => {
     const names = state.holdings.names(kind);
@@ -179,6 +184,7 @@ export function createKindReader(
   const endList = async (revision: bigint, stated: number | undefined): Promise<void> => {
     const isMarked = await isMarkedAt(revision);
     if (signal.aborted) return;
+    hearing = 'current';
     state.endList(kind, { isMarked, now: clock.monotonic() });
     options.rested();
     isListing = false;
@@ -217,6 +223,7 @@ export function createKindReader(
       case 'synced':
         return endList(event.revision, event.stated);
       case 'progress':
+        if (hearing === 'catching-up') hearing = 'current';
         if (isComparing()) conclude(check.upTo(event.revision, held()));
         return undefined;
       case 'disconnected':
@@ -225,17 +232,29 @@ export function createKindReader(
         return event satisfies never;
     }
   };
-  const readOnce = async (lane: Lane): Promise<void> => {
+  /** Before it is queued: that a server is not heard any more counts at once. */
+  const listen = (event: KvEvent): void => {
+    if (event.kind === 'disconnected' || event.kind === 'list-start') hearing = 'away';
+    else if (hearing === 'away' && !isListing) hearing = 'catching-up';
+  };
+  const readOnce = async (opened: Lane): Promise<void> => {
     const reading = AbortSignal.any([signal, again.signal]);
     // What a list left out is found at its end, by us.
     const watched = store.watchBatches({ prefix }, { signal: reading, derives: false });
     for await (const batch of watched) {
-      for (const event of batch) options.arrived(event);
-      await lane.push(batch);
+      for (const event of batch) {
+        options.arrived(event);
+        listen(event);
+      }
+      await opened.push(batch);
     }
   };
 
   return {
+    get state() {
+      const isBehind = lane !== undefined && lane.queued() > 0;
+      return hearing === 'current' && isBehind ? 'catching-up' : hearing;
+    },
     relist,
     async run() {
       const unfollow = digests.follow(prefix, ({ revision, digest }) => {
@@ -248,15 +267,16 @@ export function createKindReader(
         while (!signal.aborted) {
           again = new AbortController();
           isRelistAsked = false;
-          const lane = options.intake.open(cluster, {
+          const opened = options.intake.open(cluster, {
             event: handle,
             blurred: (revision) => check.blur(revision),
             rested: options.rested,
           });
           try {
-            await readOnce(lane);
+            lane = opened;
+            await readOnce(opened);
           } finally {
-            await lane.close();
+            await opened.close();
           }
           if (!again.signal.aborted) return;
         }

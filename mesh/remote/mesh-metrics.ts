@@ -191,6 +191,13 @@ function kindsOf(cluster: PeerStatus): readonly MeshKind[] {
 
 /** A kind as Cilium's metrics call it: `nodes/v1` (`pkg/kvstore`, `GetScopeFromKey`). */
 export function scopeOf(kind: MeshKind): string {
-  if (kind === 'local-services' || kind === 'local-policies') return kind;
-  return canaryPrefix(kind).split('/').slice(2).join('/');
+  switch (kind) {
+    case 'local-identities':
+    case 'local-ips':
+    case 'local-services':
+    case 'local-policies':
+      return kind;
+    default:
+      return canaryPrefix(kind).split('/').slice(2).join('/');
+  }
 }

@@ -72,7 +72,7 @@ function open(options: { limits?: IntakeLimits; mode?: PeerCidrMode; own?: Clust
     },
     expire(milliseconds: number) {
       now += milliseconds;
-      intake.expire(now);
+      intake.expire(now, () => 'current');
       settle();
     },
   };

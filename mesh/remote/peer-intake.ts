@@ -12,6 +12,7 @@ import { createAdmission, type Scope } from './admission.ts';
 import type { Announced } from './announced.ts';
 import { type BackendCheck, createBackendCheck } from './backend-check.ts';
 import type { ClusterChange, ClusterRef, ClusterSink, MeshKind } from './cluster-sink.ts';
+import { createHalves, type HalfState, wholeOf } from './halves.ts';
 import { createHoldings, type Holdings } from './holdings.ts';
 import { createMassDeleteGuard, type HeldBack, type MassDeleteGuard } from './mass-delete-guard.ts';
 import { createRefusals, type RefusalReason, type Refusals } from './refusals.ts';
@@ -54,8 +55,11 @@ export interface PeerIntake {
    * `takeWanted` has something to do.
    */
   settle(now: number): boolean;
-  /** Lets go of what may not be kept longer. Returns when to call next, Infinity: not before something changes. */
-  expire(now: number): number;
+  /**
+   * Lets go of what may not be kept longer; `stateOf` says how far the readers are. Returns when to call next, Infinity: not
+   * before something changes.
+   */
+  expire(now: number, stateOf: (kind: MeshKind) => HalfState): number;
   /** Looks again at what is in use, since ranges changed hands; a step is one address. */
   rejudge(scope: Scope): Iterable<void>;
   /** Keys to be read again since a node that they depend on has come. */
@@ -83,6 +87,8 @@ const MAX_VALUE_BYTES: Readonly<Record<MeshKind, number>> = {
   services: 8 * 1024 * 1024,
   serviceexports: 256 * 1024,
   endpointslices: 8 * 1024 * 1024,
+  'local-identities': 128 * 1024,
+  'local-ips': 64 * 1024,
   'local-services': 8 * 1024 * 1024,
   'local-policies': 2 * 1024 * 1024,
 };
@@ -126,6 +132,17 @@ export function createPeerIntake(options: {
   const emit = (change: ClusterChange, pair: KvPair | undefined): void => {
     if (target !== undefined) sink.apply(target, change, pair);
   };
+  const halves = isOwn ? createHalves((kind, name) => holdings.has(kind, name)) : undefined;
+  /** Tells of a value that is held, unless another one covers it. */
+  const tellOf = (kind: MeshKind, change: ClusterChange, pair: KvPair): void => {
+    const told = halves === undefined ? change : halves.put(kind, changeName(change), change);
+    if (told !== undefined) emit(told, pair);
+  };
+  /** Tells that a value is not held any more, and what stands below it. */
+  const tellGone = (kind: MeshKind, name: string): void => {
+    const told = halves === undefined ? retraction(kind, name) : halves.gone(kind, name);
+    if (told !== undefined) emit(told, undefined);
+  };
 
   const tell = (key: string, reason: RefusalReason, message: string): void => {
     if (refusals.note(key, reason, message)) {
@@ -146,7 +163,7 @@ export function createPeerIntake(options: {
   /** Takes a held name out of use. */
   const letGo = (kind: MeshKind, name: string): boolean => {
     if (!holdings.remove(kind, name)) return false;
-    emit(retraction(kind, name), undefined);
+    tellGone(kind, name);
     if (kind === 'ips') {
       lapsing.delete(name);
       admission.forgetIp(heldPrefix(name));
@@ -192,7 +209,7 @@ export function createPeerIntake(options: {
       case 'ip':
         if (lapsing.size > 0) lapsing.delete(name);
         if (waiting.size > 0) waiting.delete(name);
-        emit(change, pair);
+        tellOf(kind, change, pair);
         if (isNew && isChecked) backends.touch(splitPrefix(change.prefix).address);
         return;
       case 'node':
@@ -206,7 +223,7 @@ export function createPeerIntake(options: {
         return;
       }
       default:
-        emit(change, pair);
+        tellOf(kind, change, pair);
     }
   };
 
@@ -335,9 +352,10 @@ export function createPeerIntake(options: {
           emit({ kind: 'service', name, value: service }, undefined);
         }
       }
-      return lapsing.size > 0 || wanted.size > 0 || guard.status().length > 0;
+      const isKeeping = halves?.isKeeping === true;
+      return lapsing.size > 0 || wanted.size > 0 || isKeeping || guard.status().length > 0;
     },
-    expire(now) {
+    expire(now, stateOf) {
       for (const { kind, names } of guard.due(now)) {
         logger.warn(
           { kind, count: names.length },
@@ -345,7 +363,9 @@ export function createPeerIntake(options: {
         );
         for (const name of names) letGo(kind, name);
       }
-      let next = Number.POSITIVE_INFINITY;
+      const expired = halves?.expire(now, stateOf);
+      for (const [kind, name] of expired?.gone ?? []) emit(retraction(kind, name), undefined);
+      let next = expired?.next ?? Number.POSITIVE_INFINITY;
       for (const [name, at] of [...lapsing]) {
         if (at === undefined || at > now) {
           next = Math.min(next, at ?? now + hostGraceMs);
@@ -387,8 +407,14 @@ export function createPeerIntake(options: {
     },
     drain(kinds) {
       for (const kind of [...kinds].reverse()) {
-        for (const name of holdings.takeAll(kind)) emit(retraction(kind, name), undefined);
+        const whole = wholeOf(kind);
+        for (const name of holdings.takeAll(kind)) {
+          // What is in both halves is taken back with the second.
+          if (whole === kind || !holdings.has(whole, name))
+            emit(retraction(whole, name), undefined);
+        }
       }
+      for (const [kind, name] of halves?.clear() ?? []) emit(retraction(kind, name), undefined);
       refusals.clearAll();
       waiting.clear();
       lapsing.clear();

@@ -52,7 +52,8 @@ export function clientChannelOptions(
     'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
     'grpc.keepalive_time_ms': timeMs,
     'grpc.keepalive_timeout_ms': timeoutMs,
-    'grpc.keepalive_permit_without_calls': 1,
+    // etcd cuts clients that ping while no call is open. What has to notice a stall has a stream open, or a deadline.
+    'grpc.keepalive_permit_without_calls': 0,
     // The defaults go up to two minutes, in which a server that is back stays unnoticed.
     'grpc.initial_reconnect_backoff_ms': 100,
     'grpc.max_reconnect_backoff_ms': 3000,

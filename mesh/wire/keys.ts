@@ -8,10 +8,18 @@ export const HEARTBEAT_KEY = 'cilium/.heartbeat';
 export const CLUSTER_CONFIG_PREFIX = 'cilium/cluster-config/';
 /** Markers of all clusters: the cluster, then the prefix that has been written. */
 export const SYNCED_PREFIX = 'cilium/synced/';
+/** What is for the own cluster's agents alone: no peer may read it. */
+const LOCAL_PREFIX = 'isthmus/local/';
 /** Every Service of the own cluster, for its own agents alone. */
 export const LOCAL_SERVICES_PREFIX = 'isthmus/local/services/';
 /** Every policy of the own cluster, for its own agents alone. */
 export const LOCAL_POLICIES_PREFIX = 'isthmus/local/policies/';
+/** Addresses of the own cluster that only its own agents may know: those of namespaces that are not global. */
+export const LOCAL_IPS_PREFIX = 'isthmus/local/ip/';
+/** Identities of the own cluster that only its own agents may know, by number. */
+export const LOCAL_IDENTITIES_PREFIX = 'isthmus/local/identities/';
+/** Digests of what is for the own agents alone: a peer is not even told how much there is of it. */
+export const LOCAL_DIGEST_PREFIX = 'isthmus/local/digest/';
 /** What peers may use beyond Cilium's format. */
 export const MESH_PREFIX = 'isthmus/mesh/';
 /** Digests of what was published, each under the prefix that it is of. */
@@ -107,6 +115,16 @@ export function identityKey(id: NumericIdentity): string {
   return `${CANARY_PREFIXES.identities}/id/${id}`;
 }
 
+/** Key of an address that only the own agents may know. Its value has the form of any other address. */
+export function localIpKey(ip: IpAddress | IpPrefix): string {
+  return LOCAL_IPS_PREFIX + ip;
+}
+
+/** Key of the labels of an identity that only the own agents may know. Its value has the form of any other identity. */
+export function localIdentityKey(id: NumericIdentity): string {
+  return LOCAL_IDENTITIES_PREFIX + String(id);
+}
+
 /** Key of a global service at its source. */
 export function serviceKey(cluster: ClusterName, namespace: string, name: string): string {
   return `${servicesPrefix(cluster)}${namespace}/${name}`;
@@ -139,7 +157,8 @@ export function localPolicyKey(kind: string, namespace: string, name: string): s
 
 /** Key of the digest of what was published under a prefix, which may be given with its trailing slash or without. */
 export function meshDigestKey(prefix: string): string {
-  return MESH_DIGEST_PREFIX + (prefix.endsWith('/') ? prefix.slice(0, -1) : prefix);
+  const name = prefix.endsWith('/') ? prefix.slice(0, -1) : prefix;
+  return (name.startsWith(LOCAL_PREFIX) ? LOCAL_DIGEST_PREFIX : MESH_DIGEST_PREFIX) + name;
 }
 
 /** Key of a mirror's report of a peer. */

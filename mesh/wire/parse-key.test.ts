@@ -44,6 +44,21 @@ test('keys that only others write parse as well', async (t) => {
     ['cilium/kvstoremesh-lock/77', { kind: 'internal' }],
     ['cilium/state/noderegister/v1/vm1', { kind: 'internal' }],
     ['isthmus/registry/nodes/n1', { kind: 'internal' }],
+    [
+      'isthmus/local/ip/10.1.0.5',
+      {
+        kind: 'ip',
+        cluster: undefined,
+        prefix: parseIpPrefix('10.1.0.5/32'),
+        isCidr: false,
+        cached: false,
+      },
+    ],
+    [
+      'isthmus/local/identities/65793',
+      { kind: 'identity', cluster: undefined, id: parseNumericIdentity(65_793), cached: false },
+    ],
+    ['isthmus/local/digest/isthmus/local/ip', { kind: 'mesh-digest', prefix: 'isthmus/local/ip' }],
   ];
   for (const [key, parsed] of cases) t.strictSame(parseKey(key), parsed, key);
 });
@@ -56,6 +71,11 @@ test('what is no key is refused by its name', async (t) => {
     ['isthmus/registry', /an empty part/],
     ['isthmus/registry//x', /an empty part/],
     ['isthmus/mesh/other', /unknown area "other"/],
+    ['isthmus/local/digest', /expected isthmus\/local\/digest\/<prefix>/],
+    ['isthmus/local/ip/10.1.0.5/x', /./],
+    ['isthmus/local/ip/2001:DB8::1', /expected it written 2001:db8::1/],
+    ['isthmus/local/identities/x', /expected a decimal number/],
+    ['isthmus/local/identities/1/2', /expected id\/<number>/],
     ['isthmus/mesh/digest', /expected isthmus\/mesh\/digest\/<prefix>/],
     ['isthmus/mesh/digest/a//b', /expected isthmus\/mesh\/digest\/<prefix>/],
     ['isthmus/mesh/stamp/x', /4 parts, expected 3/],

@@ -97,6 +97,9 @@ const BEGINNINGS: readonly (readonly [RegExp, ParsedKey['kind']])[] = [
   [/^cilium\/synced\//, 'synced'],
   [/^isthmus\/local\/services\//, 'local-service'],
   [/^isthmus\/local\/policies\//, 'local-policy'],
+  [/^isthmus\/local\/ip\//, 'ip'],
+  [/^isthmus\/local\/identities\//, 'identity'],
+  [/^isthmus\/local\/digest\//, 'mesh-digest'],
   [/^isthmus\/mesh\/digest\//, 'mesh-digest'],
   [/^isthmus\/mesh\/peer\//, 'mesh-peer'],
 ];
@@ -242,16 +245,26 @@ function parseLocalKey(key: string, parts: readonly string[]): ParsedKey {
       name,
     };
   }
+  // Beside where they stand they are as any other of this cluster's.
+  if (area === 'ip') return parseIpKey(key, ['default', ...rest], false);
+  if (area === 'identities') return parseIdentityKey(key, ['id', ...rest], false);
+  if (area === 'digest') return parseDigestKey(key, rest);
   throw badKey(key, `unknown area ${JSON.stringify(area)}`);
+}
+
+function parseDigestKey(key: string, parts: readonly string[]): ParsedKey {
+  if (parts.length > 0 && !parts.includes('')) {
+    return { kind: 'mesh-digest', prefix: parts.join('/') };
+  }
+  const [root, area] = key.split('/');
+  throw badKey(key, `expected ${root}/${area}/digest/<prefix>`);
 }
 
 function parseMeshKey(key: string, parts: readonly string[]): ParsedKey {
   const [, , area, ...rest] = parts;
   switch (area) {
     case 'digest':
-      if (rest.length === 0 || rest.includes(''))
-        throw badKey(key, 'expected isthmus/mesh/digest/<prefix>');
-      return { kind: 'mesh-digest', prefix: rest.join('/') };
+      return parseDigestKey(key, rest);
     case 'stamp':
       expectParts(key, rest, 0);
       return { kind: 'mesh-stamp' };

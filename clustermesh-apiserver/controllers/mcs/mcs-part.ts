@@ -7,6 +7,7 @@ import { type Controller, createController } from '../controller.ts';
 import type { ControllerContext, ControllerPart } from '../controller-part.ts';
 import type { KubernetesObject } from '../kubernetes-object.ts';
 import type { LeaderTerm } from '../leader-lease.ts';
+import { problemsOfViews } from '../object-view.ts';
 import { createWorkQueue } from '../work-queue.ts';
 import { DERIVED_PREFIX, derivedServiceName } from './derived-name.ts';
 import { installDefinitions } from './install-crds.ts';
@@ -42,6 +43,8 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
   /** Services that wait for peers, which are named. */
   const held = new Map<string, readonly string[]>();
   let controller: Controller | undefined;
+  /** Why the definitions cannot be installed; undefined: they can, or need not be. */
+  let installProblem: string | undefined;
 
   const allKeys = function* (): Generator<string> {
     yield* remote.keys('serviceexports');
@@ -160,9 +163,12 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
       try {
         await installDefinitions({ applier: context.applier, logger, signal });
         rounds.lookAgain();
+        installProblem = undefined;
         return;
       } catch (error) {
         if (signal.aborted) return;
+        const reason = error instanceof Error ? error.message : String(error);
+        installProblem = `definitions cannot be installed: ${reason}`;
         logger.warn({ err: error }, 'definitions cannot be installed, will be retried');
       }
       await clock.sleep(backoff.next(), signal).catch(() => undefined);
@@ -198,6 +204,10 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
           : [`exports of ${[...peers].sort().join(', ')}: ${held.size} imports stay as they are`];
       return {
         waitingFor: [...waitingFor(), ...holds],
+        problems: [
+          ...(installProblem === undefined ? [] : [installProblem]),
+          ...problemsOfViews(Object.values(rounds.current?.views ?? {})),
+        ],
         controllers: controller === undefined ? [] : [controller.status()],
       };
     },

@@ -1,13 +1,12 @@
 /** A model, and the keys that stand in etcd for what it says, for tests. */
-import type { Labels } from '../../../mesh/wire/identity.ts';
 import { encodeLabels } from '../../../mesh/wire/identity.ts';
 import { parseClusterId, parseClusterName } from '../../../mesh/wire/ids.ts';
-import { ipKey } from '../../../mesh/wire/keys.ts';
+import { ipKey, localIpKey } from '../../../mesh/wire/keys.ts';
 import { keysOf } from '../../publish/record-keys.ts';
 import { type ClusterObjectKind, parseObject } from '../../sources/objects.ts';
 import { type AnnotationWarning, describeWarning } from '../annotation-warning.ts';
 import { type ClusterModel, type ConversionOptions, createClusterModel } from '../cluster-model.ts';
-import type { RecordChange } from '../records.ts';
+import type { EndpointRecord, RecordChange } from '../records.ts';
 
 /** A model with its keys. */
 export interface ModelRig {
@@ -46,7 +45,10 @@ export function createModelRig(options: ConversionOptions = {}): ModelRig {
         const { kind, namespace, name } = change.object;
         warnings.set(`${kind} ${namespace}/${name}`, change.value ?? []);
       } else if (change.kind === 'endpoint') {
-        write(ipKey(change.address), change.value && describeEndpoint(change.value));
+        const { address, value } = change;
+        const isLocal = value?.isLocal === true;
+        write(ipKey(address), isLocal ? undefined : value && describeEndpoint(value));
+        write(localIpKey(address), isLocal ? describeEndpoint(value) : undefined);
       } else for (const [key, value] of keysOf(change, CLUSTER3.name)) write(key, value);
     }
   };
@@ -71,6 +73,6 @@ export function createModelRig(options: ConversionOptions = {}): ModelRig {
   };
 }
 
-function describeEndpoint({ labels, ...rest }: { readonly labels: Labels }): string {
+function describeEndpoint({ labels, isLocal: _, ...rest }: EndpointRecord): string {
   return JSON.stringify({ ...rest, labels: encodeLabels(labels) });
 }

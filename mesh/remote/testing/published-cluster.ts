@@ -16,6 +16,8 @@ import {
   clusterConfigKey,
   identityKey,
   ipKey,
+  localIdentityKey,
+  localIpKey,
   localPolicyKey,
   localServiceKey,
   nodeKey,
@@ -48,6 +50,11 @@ export interface PublishedCluster<Store extends KvStore = MemoryStore> {
   /** `pod`: its name in namespace demo; default: the entry names none. */
   ip(ip: string, options: { host: string | null; local: number; pod?: string }): Promise<void>;
   removeIp(ip: string): Promise<void>;
+  /** Moves an address to where only own agents read, as its publisher does when its namespace is hidden. */
+  hideIp(ip: string): Promise<void>;
+  removeHiddenIp(ip: string): Promise<void>;
+  /** Moves an identity likewise. */
+  hideIdentity(local: number): Promise<void>;
   /** Service `demo/<name>` with a port `http`. */
   service(
     name: string,
@@ -153,6 +160,26 @@ export function publishCluster(
         }),
       );
     },
+    async hideIp(ip) {
+      const key = ipKey(parseIpAddress(ip));
+      const pair = await store.get(key);
+      if (pair === undefined) throw new Error(`${ip} is not published`);
+      await store.transact({
+        compare: [],
+        then: [
+          { kind: 'put', key: localIpKey(parseIpAddress(ip)), value: pair.value },
+          { kind: 'delete', key },
+        ],
+      });
+    },
+    async hideIdentity(local) {
+      const key = identityKey(identityOf(local));
+      const pair = await store.get(key);
+      if (pair === undefined) throw new Error(`identity ${local} is not published`);
+      await store.put(localIdentityKey(identityOf(local)), pair.value);
+      await store.delete(key);
+    },
+    removeHiddenIp: async (ip) => void (await store.delete(localIpKey(parseIpAddress(ip)))),
     removeIp: async (ip) => void (await store.delete(ipKey(parseIpAddress(ip)))),
     service: (service, backends, changes = {}) =>
       store.put(

@@ -1,6 +1,6 @@
-import type { BucketCounts } from '../../mesh/runtime/metrics.ts';
+import type { BucketCounts } from './metrics.ts';
 
-/** Upper bounds in seconds: from a reconcile that finds nothing to do to one that waits for an API server that is down. */
+/** Upper bounds in seconds: from work that finds nothing to do to work that waits for a server that is down. */
 const BOUNDS: readonly number[] = [
   0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 ];

@@ -1,0 +1,368 @@
+/**
+ * What the controllers' manifests allow is enough, and no part of it is too much: with any one verb missing something does not
+ * work, and status names the verb that is missing. A real API server judges, with the admission plugin that asks who may say
+ * that an object belongs to another.
+ */
+import { readFile } from 'node:fs/promises';
+import { type Test, test } from 'tap';
+import { parseAllDocuments } from 'yaml';
+import { createMcsPart } from '../../clustermesh-apiserver/controllers/mcs/mcs-part.ts';
+import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
+import { openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
+import { connectionReader } from '../../mesh/remote/connection.ts';
+import { systemClock } from '../../mesh/runtime/clock.ts';
+import { createLogger } from '../../mesh/runtime/log.ts';
+import { openTempDir } from '../../mesh/testing/temp-dir.ts';
+import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import { waitFor } from '../lab/wait-for.ts';
+import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { needKube } from '../peers/kube-programs.ts';
+import type { KubeRule, KubeUser } from '../peers/kube-user.ts';
+import { SHORT_LEASE } from './controllers-rig.ts';
+import { followCluster } from './followed-cluster.ts';
+import { manifest } from './mcs-rig.ts';
+
+const kube = needKube(process.env);
+const MCS = '/apis/multicluster.x-k8s.io/v1beta1';
+const FILES = [
+  'rbac-any-cni.yaml',
+  'rbac-service-exports.yaml',
+  'rbac-controllers.yaml',
+  'rbac-mcs.yaml',
+];
+/** Part of the files, of which the others are for the source and for replicas with an etcd each. */
+const OF_CONTROLLERS = ['rbac-controllers.yaml', 'rbac-mcs.yaml'];
+const LEASES = 'leases.coordination.k8s.io';
+const SLICES = 'endpointslices.discovery.k8s.io';
+const IMPORTS = 'serviceimports.multicluster.x-k8s.io';
+const DEFINITIONS = 'customresourcedefinitions.apiextensions.k8s.io';
+
+/** What has to be done for a permission to be missed. */
+type Trigger =
+  /** A replica begins; the Lease is there, or is deleted before. */
+  | 'start'
+  | 'start-without-lease'
+  /** A Service with an endpoint is exported. */
+  | 'export'
+  /** It is not any more. */
+  | 'unexport';
+
+/** Every use that the controllers' files allow, with what shows that it is missing. Resources are named as in RBAC. */
+const ROWS: readonly (readonly [use: string, trigger: Trigger, shown?: RegExp])[] = [
+  [`create ${LEASES}`, 'start-without-lease'],
+  [`get ${LEASES}`, 'start'],
+  [`update ${LEASES}`, 'start'],
+  [`list ${IMPORTS}`, 'start'],
+  [`watch ${IMPORTS}`, 'start'],
+  [`patch serviceexports/status.multicluster.x-k8s.io`, 'export'],
+  [`get ${IMPORTS}`, 'export'],
+  [`create ${IMPORTS}`, 'export'],
+  [`patch ${IMPORTS}`, 'export'],
+  ['patch serviceimports/status.multicluster.x-k8s.io', 'export'],
+  ['get services', 'export'],
+  ['create services', 'export'],
+  ['patch services', 'export'],
+  [`get ${SLICES}`, 'export'],
+  [`create ${SLICES}`, 'export'],
+  [`patch ${SLICES}`, 'export'],
+  // The API server says what it would have set, and not which permission it asked for.
+  ['update serviceimports/finalizers.multicluster.x-k8s.io', 'export', /blockOwnerDeletion/],
+  ['update services/finalizers', 'export', /blockOwnerDeletion/],
+  [`delete ${SLICES}`, 'unexport'],
+  ['delete services', 'unexport'],
+  [`delete ${IMPORTS}`, 'unexport'],
+];
+
+interface Rig {
+  readonly cluster: KubeCluster;
+  readonly user: KubeUser;
+  readonly all: readonly KubeRule[];
+  /** Lets the controllers do this and nothing else; resolves when the API server judges so. */
+  allow(rules: readonly KubeRule[]): Promise<void>;
+  start(): Promise<Replica>;
+}
+
+interface Replica extends AsyncDisposable {
+  /** Everything that status says, as text. */
+  status(): string;
+}
+
+test('the manifests allow what is used, and nothing else', {
+  skip: kube.skip,
+  timeout: 120_000,
+}, async (t) => {
+  const cluster = await openKubeCluster({
+    name: 'permissions',
+    programs: kube.programs,
+    apiserverArgs: ['--enable-admission-plugins=OwnerReferencesPermissionEnforcement'],
+  });
+  t.teardown(() => cluster[Symbol.asyncDispose]());
+  const all = (await Promise.all(FILES.map(rulesOf))).flat();
+  const user = await cluster.addUser('clustermesh-apiserver', { rules: all });
+  const rig = await openRig(t, { cluster, user, all });
+  await t.test('definitions are installed by who may', (child) => definitions(rig, child));
+  await t.test('each permission of the controllers is missed by its name', (child) =>
+    eachIsMissed(rig, child),
+  );
+  await t.test('each permission of the source is missed by its name', (child) =>
+    sourceIsMissed(rig, child),
+  );
+});
+
+/** Rules that a file's ClusterRoles and Roles hold. */
+async function rulesOf(file: string): Promise<readonly KubeRule[]> {
+  const text = await readFile(manifest(file), 'utf8');
+  return parseAllDocuments(text).flatMap((document) => {
+    const { kind, rules = [] } = document.toJS() as { kind: string; rules?: readonly KubeRule[] };
+    return kind === 'ClusterRole' || kind === 'Role' ? rules : [];
+  });
+}
+
+/** What rules allow, one by one: `create services`; names of objects are left out. */
+function usesOf(rules: readonly KubeRule[]): string[] {
+  const uses = rules.flatMap(({ apiGroups = [], resources = [], verbs }) =>
+    verbs.flatMap((verb) =>
+      resources.map((resource) => `${verb} ${resource}${apiGroups[0] && `.${apiGroups[0]}`}`),
+    ),
+  );
+  return [...new Set(uses)];
+}
+
+/** The same rules without some uses. */
+function without(rules: readonly KubeRule[], isLeftOut: (use: string) => boolean): KubeRule[] {
+  return rules
+    .flatMap((rule) =>
+      (rule.resources ?? []).map((resource) => ({
+        ...rule,
+        resources: [resource],
+        verbs: rule.verbs.filter(
+          (verb) => !usesOf([{ ...rule, resources: [resource], verbs: [verb] }]).some(isLeftOut),
+        ),
+      })),
+    )
+    .filter(({ verbs }) => verbs.length > 0);
+}
+
+async function openRig(t: Test, given: Pick<Rig, 'cluster' | 'user' | 'all'>): Promise<Rig> {
+  const directory = await openTempDir('permissions-peers');
+  t.teardown(() => directory[Symbol.asyncDispose]());
+  const { cluster, user } = given;
+  await cluster.ask('POST', '/api/v1/namespaces', {
+    body: { metadata: { name: 'isthmus-system' } },
+  });
+  let serial = 0;
+  let grants = 0;
+  return {
+    ...given,
+    async allow(rules) {
+      grants += 1;
+      // The last rule is what is waited for: so it is another one each time.
+      const mark = { apiGroups: ['test'], resources: ['marks'], resourceNames: [`m${grants}`] };
+      await user.grant([...rules, { ...mark, verbs: ['get'] }]);
+    },
+    async start() {
+      serial += 1;
+      const api = await openKubernetes({ kubeconfig: user.kubeconfig, clock: systemClock });
+      const controllers = createControllers({
+        api,
+        cluster: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
+        directory: directory.path,
+        readConnection: connectionReader({ clock: systemClock }),
+        nodeKind: 'Node',
+        replica: `replica-${serial}`,
+        leaseNamespace: 'isthmus-system',
+        leaseTimes: SHORT_LEASE,
+        namespacesAreGlobal: true,
+        endpointSliceSync: { batchMs: 50 },
+        parts: [(context) => createMcsPart(context, { installCrds: true })],
+        clock: systemClock,
+        logger: createLogger('permissions', { level: 'silent' }),
+      });
+      const stopping = new AbortController();
+      const running = controllers.run(stopping.signal);
+      running.catch(() => undefined);
+      return {
+        status: () => JSON.stringify(controllers.status),
+        async [Symbol.asyncDispose]() {
+          stopping.abort();
+          await running.finally(() => api[Symbol.asyncDispose]());
+        },
+      };
+    },
+  };
+}
+
+/** Waits until status says what is missing. */
+async function says(
+  t: Test,
+  replica: Replica,
+  expected: { use: string; text: RegExp },
+): Promise<void> {
+  const { use, text } = expected;
+  await waitFor(use, () => text.test(replica.status()), {
+    intervalMs: 20,
+    timeoutMs: 15_000,
+  }).catch(() => undefined);
+  t.match(replica.status(), text, use);
+}
+
+/** How the API server, or we, say that a use is not allowed. */
+function refusalOf(use: string): RegExp {
+  const [, verb = '', resource = ''] = /^(\S+) ([^.]+)/.exec(use) ?? [];
+  return new RegExp(`(cannot|may not) ${verb} (resource \\\\+")?${resource}`);
+}
+
+async function definitions({ cluster, allow, all, start }: Rig, t: Test): Promise<void> {
+  for (const use of [`create ${DEFINITIONS}`, `patch ${DEFINITIONS}`]) {
+    await allow(without(all, (one) => one === use));
+    await using replica = await start();
+    await says(t, replica, { use, text: refusalOf(use) });
+  }
+  await allow(all);
+  await using _replica = await start();
+  await waitFor('the definitions', async () => (await cluster.send('GET', MCS)).status === 200, {
+    timeoutMs: 20_000,
+  });
+  // Without it the fields of the oldest release are used, which the others know, too.
+  await allow(without(all, (one) => one === `get ${DEFINITIONS}`));
+  await using plain = await start();
+  await _replica[Symbol.asyncDispose]();
+  await exportService(cluster, 'plain');
+  await waitFor('an import all the same', () => importOf(cluster, 'plain'));
+  t.equal((await importOf(cluster, 'plain'))?.spec.internalTrafficPolicy, undefined);
+  await plain[Symbol.asyncDispose]();
+  await allow(all);
+}
+
+async function eachIsMissed({ cluster, allow, all, start }: Rig, t: Test): Promise<void> {
+  const granted = usesOf((await Promise.all(OF_CONTROLLERS.map(rulesOf))).flat());
+  t.same(
+    granted.filter((use) => !use.endsWith(DEFINITIONS)).sort(),
+    [...new Set(ROWS.map(([use]) => use))].sort(),
+    'there is a row for each',
+  );
+  const lease = `/apis/coordination.k8s.io/v1/namespaces/isthmus-system/leases`;
+  const of = (trigger: Trigger) => ROWS.filter(([, one]) => one === trigger);
+  for (const [use, trigger, text = refusalOf(use)] of [
+    ...of('start-without-lease'),
+    ...of('start'),
+  ]) {
+    await allow(without(all, (one) => one === use));
+    if (trigger === 'start-without-lease') {
+      await cluster.send('DELETE', `${lease}/isthmus-clustermesh-apiserver`);
+    }
+    await using replica = await start();
+    await says(t, replica, { use, text });
+    if (trigger === 'start-without-lease') {
+      await allow(all);
+      await waitFor('a Lease', async () => !refusalOf(use).test(replica.status()));
+    }
+  }
+  await allow(all);
+  await using replica = await start();
+  const exported = of('export').map((_, index) => `export-${index}`);
+  const removed = of('unexport').map((_, index) => `unexport-${index}`);
+  for (const namespace of removed) await exportService(cluster, namespace);
+  for (const namespace of removed) await untilImported(cluster, namespace);
+  const missed = async (
+    namespace: string,
+    [use, trigger, text = refusalOf(use)]: (typeof ROWS)[number],
+  ): Promise<void> => {
+    await allow(without(all, (one) => one === use));
+    if (trigger === 'export') await exportService(cluster, namespace);
+    else await cluster.ask('DELETE', `${MCS}/namespaces/${namespace}/serviceexports/web`);
+    await says(t, replica, { use, text });
+    // Healed before the next one, whose words may be the same.
+    await allow(all);
+    if (trigger === 'export') await untilImported(cluster, namespace);
+    else await waitFor(`the end of ${use}`, async () => !text.test(replica.status()));
+  };
+  for (const [index, row] of of('export').entries()) await missed(exported[index] ?? '', row);
+  for (const [index, row] of of('unexport').entries()) await missed(removed[index] ?? '', row);
+  for (const namespace of removed) {
+    await waitFor('no import', async () => (await importOf(cluster, namespace)) === undefined);
+  }
+  t.notMatch(replica.status(), /cannot|may not/, 'and all has healed without a restart');
+}
+
+/** Kinds that are read: each without its verb, all at once, since each has a state of its own. */
+async function sourceIsMissed({ user, allow, all }: Rig, t: Test): Promise<void> {
+  const rules = (
+    await Promise.all(['rbac-any-cni.yaml', 'rbac-service-exports.yaml'].map(rulesOf))
+  ).flat();
+  for (const verb of ['list', 'watch']) {
+    await allow(without(all, (use) => use.startsWith(`${verb} `)));
+    await using followed = await followCluster(user.kubeconfig, {
+      mode: 'any-cni',
+      serviceExports: true,
+    });
+    const wanted = usesOf(rules).filter(
+      (use) => use.startsWith(`${verb} `) && !/ cilium/.test(use),
+    );
+    for (const use of wanted) {
+      const named = (): boolean =>
+        [...followed.board.missing, ...followed.board.stale].some((line) =>
+          line.includes(`may not ${use};`),
+        );
+      await waitFor(use, named, { intervalMs: 20, timeoutMs: 10_000 }).catch(() => undefined);
+      t.ok(named(), `may not ${use}`);
+    }
+    t.equal(wanted.length, 7);
+  }
+  await allow(all);
+}
+
+interface Import {
+  readonly spec: { readonly internalTrafficPolicy?: string };
+  readonly status?: { readonly conditions?: readonly { type: string; status: string }[] };
+}
+
+async function importOf(cluster: KubeCluster, namespace: string): Promise<Import | undefined> {
+  const { status, body } = await cluster.send(
+    'GET',
+    `${MCS}/namespaces/${namespace}/serviceimports/web`,
+  );
+  return status === 200 ? (body as Import) : undefined;
+}
+
+/** Waits until the import is ready, and the slice of its endpoint is there. */
+async function untilImported(cluster: KubeCluster, namespace: string): Promise<void> {
+  const selector = encodeURIComponent('multicluster.kubernetes.io/service-name=web');
+  const slices = `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices?labelSelector=${selector}`;
+  await waitFor(
+    `the import of ${namespace}`,
+    async () => {
+      const found = await importOf(cluster, namespace);
+      const isReady = found?.status?.conditions?.some(
+        ({ type, status }) => type === 'Ready' && status === 'True',
+      );
+      const { items } = (await cluster.ask('GET', slices)) as { items: readonly object[] };
+      return isReady === true && items.length > 0;
+    },
+    { intervalMs: 20, timeoutMs: 20_000 },
+  );
+}
+
+/** A namespace with a Service, the slice of one endpoint, and the export. */
+async function exportService(cluster: KubeCluster, namespace: string): Promise<void> {
+  await cluster.ask('POST', '/api/v1/namespaces', { body: { metadata: { name: namespace } } });
+  const ports = [{ name: 'http', port: 80, protocol: 'TCP' }];
+  await cluster.ask('POST', `/api/v1/namespaces/${namespace}/services`, {
+    body: { metadata: { name: 'web' }, spec: { ports } },
+  });
+  await cluster.ask('POST', `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices`, {
+    body: {
+      metadata: { name: 'web-1', labels: { 'kubernetes.io/service-name': 'web' } },
+      addressType: 'IPv4',
+      ports,
+      endpoints: [{ addresses: ['10.1.0.5'], conditions: { ready: true } }],
+    },
+  });
+  await cluster.ask('POST', `${MCS}/namespaces/${namespace}/serviceexports`, {
+    body: {
+      apiVersion: 'multicluster.x-k8s.io/v1beta1',
+      kind: 'ServiceExport',
+      metadata: { name: 'web' },
+    },
+  });
+}
