@@ -20,11 +20,9 @@ export interface AttachmentKeeperOptions {
   readonly logger: Logger;
 }
 
-/** Keeps attachments, and counts what it did. */
+/** Keeps attachments. */
 export interface AttachmentKeeper {
   run(signal: AbortSignal): Promise<void>;
-  /** How often something had to be attached again. */
-  repairs(): number;
   /** What cannot be done, or is waited for, a sentence each. */
   problems(): readonly string[];
 }
@@ -32,7 +30,6 @@ export interface AttachmentKeeper {
 /** Makes a keeper that does nothing until it runs. */
 export function createAttachmentKeeper(options: AttachmentKeeperOptions): AttachmentKeeper {
   const { datapath, clock, logger } = options;
-  let repairs = 0;
   /** A failure is told once until something else happens. */
   let told: string | undefined;
 
@@ -43,7 +40,6 @@ export function createAttachmentKeeper(options: AttachmentKeeperOptions): Attach
       logger.info({ maps: pending }, 'upgrade is complete: all programs are of this version');
     }
     const done = (await datapath.heal?.(options.hostInterfaces())) ?? [];
-    repairs += done.length;
     for (const repair of done) {
       logger.warn({ repair }, 'programs were detached by somebody else and are attached again');
     }
@@ -51,7 +47,6 @@ export function createAttachmentKeeper(options: AttachmentKeeperOptions): Attach
   };
 
   return {
-    repairs: () => repairs,
     problems() {
       const pending = datapath.upgrade?.pending() ?? [];
       const waiting =

@@ -34,7 +34,7 @@ export interface ConfigOptions
 }
 
 /** Bytes of the entry. */
-export function encodeConfig(options: ConfigOptions): Buffer {
+function encodeConfig(options: ConfigOptions): Buffer {
   const { fields } = CONFIG;
   const value = Buffer.alloc(CONFIG.size);
   const view = new DataView(value.buffer, value.byteOffset, value.length);
@@ -65,6 +65,13 @@ export function encodeConfig(options: ConfigOptions): Buffer {
 /** Writes the whole entry; programs without a valid one drop every packet. */
 export function writeConfig(map: { readonly fd: number }, options: ConfigOptions): void {
   updateElement(map.fd, Buffer.alloc(4), encodeConfig(options));
+}
+
+/** The level that is in effect. */
+export function readTraceLevel(map: { readonly fd: number }): number {
+  const value = Buffer.alloc(CONFIG.size);
+  lookupElement(map.fd, Buffer.alloc(4), value);
+  return value.readUInt8(CONFIG.fields.traceLevel);
 }
 
 /** Switches the tracing of forwarded packets, 0 to 255, while programs run. */

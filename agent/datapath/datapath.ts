@@ -1,7 +1,7 @@
 /** The kernel side of a node: device, maps, programs and tables put together. */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { writeConfig } from './config.ts';
+import { readTraceLevel, writeConfig, writeTraceLevel } from './config.ts';
 import { readCounters } from './counters.ts';
 import type { Datapath, DatapathOptions } from './desired.ts';
 import { ensureTunnelDevice, findNodeDevices, removeTunnelDevice } from './devices.ts';
@@ -173,7 +173,10 @@ function buildDatapath(parts: OpenParts): OpenedDatapath {
     async heal(hostInterfaces) {
       const wanted = { ...hooksOf(parts), hostInterfaces };
       if (findDetached(links, wanted).length === 0) return [];
+      const config = maps.get('mesh_config');
+      const traceLevel = readTraceLevel(config);
       await ensureDevice(parts);
+      writeTraceLevel(config, traceLevel);
       return attachMissing(objects, links, wanted);
     },
     upgrade: {

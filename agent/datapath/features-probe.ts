@@ -14,10 +14,12 @@ const BPF_F_NO_PREALLOC = 1;
 const LOAD_OPTS_SIZE = 16;
 const MAP_OPTS_SIZE = 48;
 
+/** Whether programs of a type can be loaded. */
 export function hasProgramType(type: number): boolean {
   return check(library().probeProgramType(type, null), `probe program type ${type}`) === 1;
 }
 
+/** Whether maps of a type can be made. */
 export function hasMapType(type: number): boolean {
   return check(library().probeMapType(type, null), `probe map type ${type}`) === 1;
 }

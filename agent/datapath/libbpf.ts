@@ -66,7 +66,7 @@ ERRNO_NAMES.set(ENOTSUPP, 'ENOTSUPP');
 ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN');
 
 /** The C functions, by names of ours. */
-export type Library = ReturnType<typeof bindLibrary>;
+type Library = ReturnType<typeof bindLibrary>;
 
 let loaded: Library | undefined;
 

@@ -101,6 +101,8 @@ test('calls from outside: to a local server with the address of the caller', {
       const [syn, answer] = protocol === 'tcp' ? ['tcp S', 'tcp SA'] : ['udp', 'udp'];
       serve(run, node, [local], { protocol: name });
       const call = bytes({ from: caller, to: node, protocol, destinationPort: 30_080 });
+      const counted = ['forwarded ingress', 'service-translated ingress'];
+      t.match(run.fromHost(call), { kind: 'peer', reasons: counted }, 'counted once for each flow');
       t.match(run.fromHost(call), { kind: 'peer', reasons: ['forwarded ingress'] });
       t.equal(readVerified(run.output()), `[${caller}]:40000 > [${local}]:8080 ${syn}`);
       const reply = bytes({
@@ -295,7 +297,10 @@ test('calls from outside: policy at the server knows the caller', { skip }, asyn
       sourcePort,
       destinationPort: 30_080,
     });
-  t.strictSame(run.fromHost(call(1)), { kind: 'drop', reasons: ['policy-denied ingress'] });
+  t.strictSame(run.fromHost(call(1)), {
+    kind: 'drop',
+    reasons: ['service-translated ingress', 'policy-denied ingress'],
+  });
   const allow = testPolicy(1, 0x20000 + 9, { protocol: 6, port: 8080, portPrefixBits: 16 });
   run.tables.policy.apply({ upserts: [allow], deletes: [] });
   t.equal(run.fromHost(call(2)).kind, 'peer');
@@ -398,7 +403,7 @@ test('calls from outside: what does not fit into the tunnel', { skip }, async (t
     if (node === '192.0.2.1') packet.writeUInt16BE(0x4000, 14 + 6);
     t.match(run.fromHost(withChecksums(packet)), {
       kind: 'link',
-      reasons: ['packet-too-big egress'],
+      reasons: ['service-translated ingress', 'packet-too-big egress'],
     });
     const kind = node === '192.0.2.1' ? '3/4' : '2/0';
     t.equal(

@@ -44,6 +44,8 @@ export async function openRingReader(fd: number, listener: RingListener): Promis
   const workerData: RingWorkerData = { fd, shared };
   const worker = new Worker(new URL('./ring-worker.js', import.meta.url), {
     workerData,
+    // Flags of this process, such as a profiler's, are not for a thread with so little memory.
+    execArgv: [],
     resourceLimits: RESOURCE_LIMITS,
   });
   let isClosing = false;

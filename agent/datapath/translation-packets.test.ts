@@ -157,7 +157,7 @@ test('translation: what does not fit into the tunnel is told in the words of the
     if (family === FAMILIES[4]) packet.writeUInt16BE(0x4000, 14 + 6);
     t.match(run.fromEndpoint(withChecksums(packet)), {
       kind: 'peer',
-      reasons: ['packet-too-big egress'],
+      reasons: ['service-translated egress', 'packet-too-big egress'],
     });
     t.match(readVerified(run.output()), `mtu 1450 ([${client}]:40000 > [${service}]:80 udp`);
   }

@@ -199,7 +199,10 @@ test('translation: policy sees who really talks to whom', { skip }, async (t) =>
     upserts: [testEndpoint(1, family.client, { egressEnforced: true })],
     deletes: [],
   });
-  t.strictSame(run.fromEndpoint(call(1)), { kind: 'drop', reasons: ['policy-denied egress'] });
+  t.strictSame(run.fromEndpoint(call(1)), {
+    kind: 'drop',
+    reasons: ['service-translated egress', 'policy-denied egress'],
+  });
   run.tables.policy.apply({
     upserts: [
       testPolicy(1, REMOTE_IDENTITY, {
@@ -225,7 +228,10 @@ test('translation: policy sees who really talks to whom', { skip }, async (t) =>
     ],
     deletes: [],
   });
-  t.strictSame(run.fromEndpoint(call(3)), { kind: 'drop', reasons: ['policy-denied ingress'] });
+  t.strictSame(run.fromEndpoint(call(3)), {
+    kind: 'drop',
+    reasons: ['service-translated egress', 'policy-denied ingress'],
+  });
   run.tables.policy.apply({ upserts: [testPolicy(2, 0x10000 + 301)], deletes: [] });
   t.equal(
     run.fromEndpoint(call(4)).kind,

@@ -16,6 +16,7 @@
 #include "conntrack.h"
 #include "flow.h"
 #include "kernel.h"
+#include "metrics.h"
 #include "rewrite.h"
 #include "route.h"
 #include "services.h"
@@ -220,6 +221,7 @@ static __always_inline int nat_remember(struct scratch *scratch, bool keeps_port
 		return DROP_NAT_EXHAUSTED;
 	nat_key(&scratch->key, flow);
 	bpf_map_update_elem(&mesh_nat, &scratch->key, to, BPF_ANY);
+	count(COUNT_SERVICE_TRANSLATED, to->kind & NAT_OUTSIDE ? DIRECTION_INGRESS : DIRECTION_EGRESS, 0);
 	return 0;
 }
 

@@ -295,7 +295,7 @@ ASSERT_OFFSET(struct mesh_ct_key, direction, 37);
 #define CT_TRANSLATED 64
 
 struct mesh_ct_value {
-	/* Clock of bpf_ktime_get_coarse_ns(). First, as in every map that the garbage collector cleans. */
+	/* Clock of now_ns(). First, as in every map that the garbage collector cleans. */
 	__u64 expires_ns;
 	/* Identity of the other side when the flow was last seen. */
 	__u32 identity;

@@ -61,8 +61,10 @@ function disturbances(lab: Lab): Disturbance[] {
   const nodes = ['alpha-1', 'beta-1', 'beta-2', 'alpha-2'];
   let round = 0;
   const nextNode = (): string => nodes[round++ % nodes.length] ?? 'alpha-1';
-  const temporary: PodInput = {
-    name: TEMPORARY,
+  let pods = 0;
+  // A name of its own each time: what a server has written is kept by the pod's name.
+  const temporary = (): PodInput => ({
+    name: `${TEMPORARY}-${pods}`,
     node: 'beta-2',
     namespace: 'shop',
     labels: { app: 'web' },
@@ -71,7 +73,7 @@ function disturbances(lab: Lab): Disturbance[] {
       { name: 'http', port: 8080 },
       { name: 'dns', port: 5353, protocol: 'UDP' },
     ],
-  };
+  });
   const restart = async (node: string): Promise<void> => lab.agent(node).restart();
   const kill = async (node: string): Promise<void> => {
     await lab.agent(node).kill();
@@ -81,8 +83,9 @@ function disturbances(lab: Lab): Disturbance[] {
     {
       what: 'a backend comes',
       async act() {
-        await lab.addPod(temporary);
-        await untilBackend(lab, 'is known');
+        pods += 1;
+        const { ips } = await lab.addPod(temporary());
+        await untilBackends(lab, ips, 'are known');
       },
     },
     { what: 'an agent is killed', act: () => kill(nextNode()) },
@@ -90,12 +93,13 @@ function disturbances(lab: Lab): Disturbance[] {
     { what: 'an agent is upgraded', act: () => upgrade(lab, nextNode()) },
     {
       what: 'a backend goes',
-      // Gone for its clients first, as any backend that ends in order.
+      // Not ready first, then gone, as any backend that ends in order: its address lives longer than its place.
       async act() {
-        await lab.withdrawPod(TEMPORARY);
-        await untilBackend(lab, 'is forgotten');
+        const { name, ips } = lab.pod(temporary().name);
+        await lab.setReady(name, false);
+        await untilBackends(lab, ips, 'are forgotten');
         await wait(2000);
-        await lab.removePod(TEMPORARY);
+        await lab.removePod(name);
       },
     },
     { what: 'etcd of beta is killed', act: () => lab.apiserver('beta').killEtcd() },
@@ -105,15 +109,18 @@ function disturbances(lab: Lab): Disturbance[] {
 }
 
 /** Waits until the client's node has, or has no more, the addresses of the backend that comes and goes. */
-async function untilBackend(lab: Lab, state: 'is known' | 'is forgotten'): Promise<void> {
-  const addresses = lab.pod(TEMPORARY).ips;
+async function untilBackends(
+  lab: Lab,
+  addresses: readonly string[],
+  state: 'are known' | 'are forgotten',
+): Promise<void> {
   await lab.waitFor(
-    `the backend that comes and goes ${state}`,
+    `backends ${addresses.join(', ')} ${state}`,
     async () => {
       const rows = await lab.agent('alpha-1').map('services');
       const backends = JSON.stringify(rows.map((row) => row.backends));
       return addresses.every(
-        (address) => backends.includes(`"${address}"`) === (state === 'is known'),
+        (address) => backends.includes(`"${address}"`) === (state === 'are known'),
       );
     },
     { timeoutMs: 60_000 },
@@ -182,16 +189,25 @@ test('promises 3 and 5: mixed traffic while agents are restarted, killed and upg
   const report = reportOf(client.output());
   const after = await Promise.all(nodes.map((node) => countsOf(lab, node)));
 
+  const drops = nodes.flatMap((node, index) =>
+    [...(after[index] ?? [])]
+      .map(([reason, packets]) => ({ reason, more: packets - (before[index]?.get(reason) ?? 0) }))
+      .filter(({ reason, more }) => more > 0 && isDrop(reason))
+      .map(({ reason, more }) => `${node}: ${reason} ${more} times`),
+  );
   let answered = 0;
   for (const [name, count] of Object.entries(report.connections)) {
-    const failures = { [name]: count.failures, history: count.failures.length > 0 ? history : [] };
-    t.same(failures, { [name]: [], history: [] }, `${name}: none failed of ${count.begun}`);
+    // With what went on meanwhile, where some did.
+    const found = count.failures.length === 0 ? [] : [...count.failures, ...history, ...drops];
+    t.same(found, [], `${name}: no connection failed of ${count.begun}`);
     t.equal(count.answered, count.begun);
     t.ok(count.answered > DURATION_S, `${name}: there were some`);
     answered += count.answered;
   }
-  const serviceAnswers = Object.keys(report.connections.service4?.byPod ?? {}).sort();
-  t.same(serviceAnswers, ['web-alpha', 'web-beta', TEMPORARY], 'every backend had its share');
+  const backends = Object.keys(report.connections.service4?.byPod ?? {});
+  for (const name of ['web-alpha', 'web-beta', `${TEMPORARY}-1`]) {
+    t.ok(backends.includes(name), `${name} had its share`);
+  }
   for (const [name, stream] of Object.entries(report.streams)) {
     t.equal(stream.failure, undefined, `stream to ${name}: neither reset nor closed`);
     t.ok(stream.longestGapMs < 10_000, `stream to ${name}: longest gap ${stream.longestGapMs} ms`);

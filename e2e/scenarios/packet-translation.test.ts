@@ -76,8 +76,11 @@ test('services packet by packet, to backends of two clusters', {
   await using lab = await openMesh(TOPOLOGY, { agentFlags: ['--kube-proxy-replacement=true'] });
   await lab.waitFor('both backends on alpha-1', async () => {
     const rows = await lab.agent('alpha-1').map('services');
-    const row = rows.find(({ port }) => port === NODE_PORT);
-    return Array.isArray(row?.backends) && row.backends.length === 2;
+    const wanted = rows.filter(({ port }) => port === NODE_PORT || port === 80);
+    return (
+      wanted.length === 4 &&
+      wanted.every(({ backends }) => Array.isArray(backends) && backends.length === 2)
+    );
   });
   const client = lab.pod('client');
   for (const [index, family] of ([4, 6] as const).entries()) {
