@@ -139,7 +139,9 @@ function assertedLayout(name: string): { size: number; fields: Record<string, nu
 }
 
 function readHeader(): string {
-  return readFileSync(projectPath('bpf/lib/wire.h'), 'utf8');
+  return ['wire.h', 'wire_events.h']
+    .map((name) => readFileSync(projectPath(`bpf/lib/${name}`), 'utf8'))
+    .join('');
 }
 
 function toSnake(name: string): string {
