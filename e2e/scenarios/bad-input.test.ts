@@ -93,6 +93,8 @@ test('mistakes', { skip, timeout: 240_000 }, async (t) => {
     });
   }
 
+  const otherBpfRoot = join(lab.plan.bpffs, 'other');
+  await mkdir(otherBpfRoot);
   const agentArgs = (changes: Record<string, string>): string[] => {
     const flags: Record<string, string> = {
       'cluster-name': 'alpha',
@@ -137,8 +139,13 @@ test('mistakes', { skip, timeout: 240_000 }, async (t) => {
     { what: 'agent: bad cluster id', argv: agentArgs({ 'cluster-id': '300' }), expected: /300/ },
     {
       what: 'agent: tunnel port of another device',
-      argv: agentArgs({ 'tunnel-device': 'other0' }),
+      argv: agentArgs({ 'tunnel-device': 'other0', 'bpf-root': otherBpfRoot }),
       expected: /8472/,
+    },
+    {
+      what: 'agent: its maps are in use',
+      argv: agentArgs({}),
+      expected: /another agent runs here: process \d+ holds/,
     },
     {
       what: 'agent: its socket is taken',
