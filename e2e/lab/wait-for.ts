@@ -3,7 +3,7 @@ import { LabError } from './lab-error.ts';
 
 /** Options of `waitFor`. */
 export interface WaitOptions {
-  /** Default 15,000. */
+  /** Default 60,000. */
   readonly timeoutMs?: number;
   /** Between two looks. Default 20. */
   readonly intervalMs?: number;
@@ -20,7 +20,7 @@ export async function waitFor<T>(
   look: () => Promise<T | false | undefined> | T | false | undefined,
   options: WaitOptions = {},
 ): Promise<T> {
-  const { timeoutMs = 15_000, intervalMs = 20, signal, clock = systemClock } = options;
+  const { timeoutMs = 60_000, intervalMs = 20, signal, clock = systemClock } = options;
   const deadline = clock.monotonic() + timeoutMs;
   let lastError: unknown;
   for (;;) {

@@ -5,7 +5,7 @@ import { labSkipReason } from '../lab/preflight.ts';
 import { parseTopology } from '../lab/topology.ts';
 import { askUdp, curl, curlMany, openMesh, urlOf, waitUntilReady } from './mesh.ts';
 
-const CONNECTED_CLIENT = fileURLToPath(new URL('../lab/udp-client/connected.js', import.meta.url));
+const CONNECTED_CLIENT = fileURLToPath(new URL('../lab/udp-connected/main.js', import.meta.url));
 
 const skip = labSkipReason(process.env);
 const NODES = ['alpha-1', 'alpha-2'] as const;

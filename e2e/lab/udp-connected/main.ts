@@ -1,5 +1,5 @@
 /**
- * Sends from a connected socket until a second server answers: `connected.js ADDRESS PORT`. Writes who answers whenever
+ * Sends from a connected socket until a second server answers: `main.js ADDRESS PORT`. Writes who answers whenever
  * that changes, and each error; after an error it connects anew. Exit code 1 when all that takes longer than 30 seconds.
  */
 import { createSocket } from 'node:dgram';
