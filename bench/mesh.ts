@@ -27,7 +27,7 @@ const DEFAULTS = {
   /** 1: all peers in one etcd, as a mirror keeps them; else each etcd holds one peer in its own layout. */
   etcds: 1,
   rounds: 1,
-  /** How long an agent is left alone before its memory is read. */
+  /** How long an agent is left alone after its first sync, and before its memory is read. */
   settleSeconds: 15,
   /** Most endpoints of the smaller agent, against which memory for each endpoint is measured; 0: it is not. */
   fewEndpoints: 100_000,
@@ -71,6 +71,7 @@ export async function benchMesh(context: BenchContext): Promise<void> {
     if (sizes.churn > 0) {
       // Lag is what a mesh in use sees, not one that is still being read for the first time.
       await untilQuiet(agent);
+      await wait(sizes.settleSeconds * 1000);
       await churn(lab, {
         agent,
         view,
