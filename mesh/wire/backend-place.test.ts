@@ -1,6 +1,7 @@
 import { test } from 'tap';
 import { type BackendPlace, encodePlaces, readPlaces } from './backend-place.ts';
 import { parseIpAddress } from './ip.ts';
+import { encodeGoJson } from './json.ts';
 import { refusalOf } from './testing/refusal.ts';
 
 const AT = { key: 'k', field: 'places' };
@@ -32,6 +33,16 @@ test('each place is written once, in an order of its own', async (t) => {
   t.equal(read.get(one), read.get(three), 'equal places are one object');
   t.equal(encodePlaces(new Map()), undefined);
   t.equal(readPlaces(AT, undefined).size, 0);
+});
+
+test('what is no proper Unicode is in the order that it has when it is read again', async (t) => {
+  const places = new Map([
+    [parseIpAddress('10.0.0.1'), place({ node: '\ud800' })],
+    [parseIpAddress('10.0.0.2'), place({ node: 'a' })],
+    [parseIpAddress('10.0.0.3'), place({ node: '\udc00' })],
+  ]);
+  const written = encodeGoJson(encodePlaces(places));
+  t.equal(encodeGoJson(encodePlaces(readPlaces(AT, JSON.parse(written)))), written);
 });
 
 test('a place that cannot be read is named', async (t) => {

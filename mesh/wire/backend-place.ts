@@ -1,6 +1,7 @@
 /** Where the backends of a Service run, as agents of the own cluster read it: many backends share a place, so each place is written once. */
 import { type IpAddress, parseIpAddress } from './ip.ts';
 import {
+  encodeGoJson,
   type FieldPath,
   failField,
   parseField,
@@ -27,9 +28,9 @@ export type BackendPlaces = ReadonlyMap<IpAddress, BackendPlace>;
 /** Of the many Services of which nothing is told: a map for each would cost more than the rest of them. */
 export const NO_PLACES: BackendPlaces = new Map();
 
-/** Text that is equal for equal places. */
+/** Text that is equal for places that are written alike: half a surrogate pair, too, is as it will be read again. */
 export function placeText({ node, zone, forZones, forNodes }: BackendPlace): string {
-  return JSON.stringify([node, zone, forZones, forNodes]);
+  return encodeGoJson([node, zone, forZones, forNodes]);
 }
 
 /** JSON of places, sorted; undefined, which is left out, for none. */
