@@ -53,12 +53,12 @@ async function up(
   name: string,
   { print, say, signal }: LabCommandOptions,
 ): Promise<void> {
-  const { openLab } = await import('../e2e/lab/lab.ts');
+  const { openSettledLab } = await import('../e2e/lab/settled-lab.ts');
   const { parseTopologyText } = await import('../e2e/lab/topology.ts');
   const text = await readFile(file, 'utf8').catch((cause: Error) => {
-    throw new CliError('problem', `cannot read ${file}: ${cause.message}`, { cause });
+    throw new CliError('usage', `cannot read ${file}: ${cause.message}`, { cause });
   });
-  const lab = await openLab(parseTopologyText(text, file), {
+  const lab = await openSettledLab(parseTopologyText(text, file), {
     name,
     signal,
     persistent: true,

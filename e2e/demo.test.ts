@@ -106,6 +106,9 @@ test('clustermesh lab up, exec, status, list, down', { skip, timeout: 120_000 },
   const up = await cli('lab', 'up', TOPOLOGY, '--name', name);
   t.equal(up.code, 0, up.output);
   t.match(up.output, /10\.101\.0\.10/);
+  const call = ['curl', '-sS', '--max-time', '2', 'http://10.101.0.10/'];
+  const first = await cli('lab', 'exec', '--name', name, 'client', '--', ...call);
+  t.match(first, { code: 0, output: /^web-(alpha|beta) / }, 'the first call is answered');
   const exec = await cli(
     'lab',
     'exec',

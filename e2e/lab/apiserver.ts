@@ -66,7 +66,7 @@ export function createApiserver(
       waitFor(`the apiserver of ${cluster.name} to be ready`, isReady, {
         signal,
         intervalMs: 100,
-        timeoutMs: 30_000,
+        timeoutMs: 90_000,
       }),
   });
   const signalEtcd = async (signal: NodeJS.Signals): Promise<void> => {

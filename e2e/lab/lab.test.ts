@@ -11,7 +11,7 @@ import { claimLab, labNames } from './lab-state.ts';
 import { LABS_FOLDER, labCgroup } from './plan.ts';
 import { labSkipReason } from './preflight.ts';
 import { namespacesOf, sweepLabs, tearDownLab } from './teardown.ts';
-import { parseTopology } from './topology.ts';
+import { type PodInput, parseTopology } from './topology.ts';
 import { waitFor } from './wait-for.ts';
 
 const skip = labSkipReason(process.env);
@@ -80,7 +80,13 @@ test('a lab makes pods by the real plugins, and leaves nothing behind', { skip }
       t.equal(answer.stdout, host.includes('[') ? 'server fd00:10:3:1::1\n' : 'server 10.3.1.1\n');
     }
     await lab.checkPod('server');
-    const second = await lab.addPod({ name: 'second', node: 'solo-1' });
+    const twice: PodInput = {
+      name: 'second',
+      node: 'solo-1',
+      role: 'server',
+      ports: [{ port: 8080 }],
+    };
+    const second = await lab.addPod(twice);
     t.equal(second.ip(), '10.3.1.3');
     t.equal((await lab.agent('solo-1').status()).endpoints.length, 2);
     await lab.removePod('second');
@@ -88,6 +94,10 @@ test('a lab makes pods by the real plugins, and leaves nothing behind', { skip }
     t.notOk(existsSync(`/run/netns/${second.netns}`));
     t.equal((await lab.addPod({ name: 'third', node: 'solo-1' })).ips.length, 2);
     t.throws(() => lab.pod('second'), { code: 'unknown-name' });
+    const url = `http://${(await lab.addPod(twice)).ip()}:8080`;
+    const { stdout } = await lab.execOnNode('solo-1', ['curl', '-sS', '--max-time', '3', url]);
+    t.equal(stdout, 'second 10.3.1.1\n', 'one that comes again listens when it is there');
+    await lab.removePod('second');
     await lab.agent('solo-1').kill();
     await t.rejects(lab.addPod({ name: 'fourth', node: 'solo-1' }), {
       code: 'cni',

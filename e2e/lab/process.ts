@@ -1,6 +1,6 @@
 /** Programs that a lab keeps running: daemons on nodes, servers in pods. */
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import { placed } from './command.ts';
@@ -19,7 +19,7 @@ export interface LabProcess extends AsyncDisposable {
   /** Resolves when it has ended, for whatever reason. */
   readonly exited: Promise<ProcessExit>;
   readonly isRunning: () => boolean;
-  /** What it has written so far. */
+  /** What it has written so far; what others wrote to the same file before is not part of it. */
   output(): string;
   /** Sends a signal; nothing when it has ended. */
   kill(signal: NodeJS.Signals): void;
@@ -46,6 +46,7 @@ export function startProcess(argv: readonly string[], options: StartOptions): La
   const guarded = options.persistent ? argv : ['setpriv', '--pdeathsig=KILL', '--', ...argv];
   const [program = '', ...args] = placed(guarded, options);
   const output = openSync(log, 'a', 0o600);
+  const { size: before } = fstatSync(output);
   // A group of its own: ctrl-C in a terminal reaches us alone, and we end everything in order.
   const child = spawn(program, args, { detached: true, stdio: ['ignore', output, output] });
   closeSync(output);
@@ -72,7 +73,7 @@ export function startProcess(argv: readonly string[], options: StartOptions): La
     log,
     exited,
     isRunning: () => child.exitCode === null && child.signalCode === null,
-    output: () => readFileSync(log, 'utf8'),
+    output: () => readFileSync(log).subarray(before).toString('utf8'),
     kill,
     stop,
     [Symbol.asyncDispose]: async () => {

@@ -16,7 +16,7 @@ const run = promisify(execFile);
 const ETCD = '/usr/bin/etcd';
 /** As Cilium's chart names the member. */
 const MEMBER = 'clustermesh-apiserver';
-const READY_TIMEOUT_MS = 20_000;
+const READY_TIMEOUT_MS = 60_000;
 
 /** It, running. Disposing kills it. */
 export interface CiliumEtcd extends AsyncDisposable {

@@ -10,7 +10,7 @@ import { untilReady } from '../../mesh/testing/until-ready.ts';
 /** Its name for `needPeers`. */
 export const corednsPeer = 'coredns/coredns';
 
-const READY_TIMEOUT_MS = 20_000;
+const READY_TIMEOUT_MS = 60_000;
 
 /** A running CoreDNS. Disposing ends it. */
 export interface Coredns extends AsyncDisposable {

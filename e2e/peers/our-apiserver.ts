@@ -10,7 +10,7 @@ import { type SecretFiles, writePrivateFile, writeSecret } from '../../pki/layou
 import { serverLeaf } from '../../pki/names.ts';
 
 const MAIN = fileURLToPath(new URL('../../clustermesh-apiserver/main.js', import.meta.url));
-const READY_TIMEOUT_MS = 20_000;
+const READY_TIMEOUT_MS = 60_000;
 
 /** It, with the authority of its cluster. Disposing ends it. */
 export interface OurApiserver extends AsyncDisposable {
