@@ -31,6 +31,8 @@ const DEFAULTS = {
   churn: 500,
   seconds: 10,
   rounds: 1,
+  /** 0: not from Cilium's objects. */
+  ciliumMode: 1,
   /** 1: also from Pods and Nodes alone, which are written as well. */
   anyCni: 1,
   /** 0: without Cilium. */
@@ -69,7 +71,7 @@ interface Round {
 export async function benchKubernetes(context: BenchContext): Promise<void> {
   const sizes: Sizes = parseSizes(context.args, DEFAULTS);
   await using lab = await openKubernetesLab(sizes, { ...context, pods: sizes.anyCni === 1 });
-  const publishers: Publisher[] = ['isthmus'];
+  const publishers: Publisher[] = sizes.ciliumMode === 1 ? ['isthmus'] : [];
   if (sizes.anyCni === 1) publishers.push('isthmus-any-cni');
   if (sizes.cilium === 1 && lab.cilium.kind === 'found') publishers.push('cilium');
   if (lab.cilium.kind === 'missing') context.say(`without Cilium: ${lab.cilium.reason}`);

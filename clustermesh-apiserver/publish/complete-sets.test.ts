@@ -28,6 +28,7 @@ const POLICIES = [
   'NetworkPolicy',
   'CiliumNetworkPolicy',
   'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
 ] as const;
 const NODE = 'cilium/state/nodes/v1/alpha/';
 const IP = 'cilium/state/ip/v1/default/';

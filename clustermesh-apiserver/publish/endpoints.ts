@@ -12,6 +12,7 @@ import { encodeIpIdentity } from '../../mesh/wire/ip-identity.ts';
 import { ipKey, localIpKey } from '../../mesh/wire/keys.ts';
 import { WireError } from '../../mesh/wire/wire-error.ts';
 import type { EndpointRecord } from '../convert/records.ts';
+import { createFarewells } from './farewells.ts';
 import { type IdentityAllocator, IdentityError } from './identities.ts';
 import type { SyncStore } from './sync-store.ts';
 import { untilAnswered } from './until-answered.ts';
@@ -50,6 +51,7 @@ export interface EndpointPublisher {
    * have no wire form it is not, which is logged.
    */
   upsert(record: EndpointRecord): void;
+  /** Wants an address gone; it goes a little later, see `createFarewells`. */
   delete(address: IpAddress): void;
   /** Resolves when every address wanted has been handed on, or is known to be left out. */
   settled(signal: AbortSignal): Promise<void>;
@@ -105,6 +107,7 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     sync.delete(ipKey(address));
     sync.delete(localIpKey(address));
   };
+  const farewells = createFarewells({ withdraw, clock });
   const touch = (address: IpAddress): void => {
     dirty.add(address);
     ring();
@@ -214,12 +217,13 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
   return {
     upsert(record) {
       records.set(record.address, record);
+      farewells.cancel(record.address);
       touch(record.address);
     },
     delete(address) {
       records.delete(address);
       leftOut.delete(address);
-      withdraw(address);
+      farewells.begin(address);
     },
     async settled(signal) {
       if (dirty.size === 0 && !isBusy) return;
@@ -240,6 +244,8 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
     async run(signal) {
       const onAbort = (): void => ring();
       signal.addEventListener('abort', onAbort, { once: true });
+      const ending = new AbortController();
+      const leaving = farewells.run(AbortSignal.any([signal, ending.signal]));
       try {
         while (!signal.aborted) {
           if (dirty.size === 0) {
@@ -263,6 +269,8 @@ export function createEndpointPublisher(options: EndpointPublisherOptions): Endp
         }
       } finally {
         signal.removeEventListener('abort', onAbort);
+        ending.abort();
+        await leaving;
       }
     },
     async maintain(isComplete, signal) {

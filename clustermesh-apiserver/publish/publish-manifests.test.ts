@@ -309,6 +309,7 @@ test('publishManifests() leaves out a value that is too large, and publishes the
   t.same([...(await rig.read('cilium/state/services/')).keys()], [WEB_SERVICE]);
   t.same(Object.keys(published.publisher.status.refused), [
     'cilium/state/services/v1/alpha/demo/huge',
+    'isthmus/local/services/demo/huge',
   ]);
   await rig.write(
     'a.yaml',

@@ -1,17 +1,21 @@
 import { type Test, test } from 'tap';
 import { KvError } from '../../mesh/kvstore/kvstore.ts';
 import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
+import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
+import { createManualClock } from '../../mesh/testing/manual-clock.ts';
 import { eventually } from '../testing/publishing-rig.ts';
 import { createSyncStore } from './sync-store.ts';
 
 const signal = new AbortController().signal;
 
 /** A sync store over a store in memory. It writes once `start` is called. */
-async function rig(t: Test, options: { maxValueBytes?: number } = {}) {
-  const store = createMemoryStore(options);
+async function rig(t: Test, options: { maxValueBytes?: number; clock?: Clock } = {}) {
+  const { clock = systemClock, ...limits } = options;
+  const store = createMemoryStore(limits);
   const lease = await store.lease(900);
-  const sync = createSyncStore({ store, lease, logger: createLogger('test', { level: 'silent' }) });
+  const logger = createLogger('test', { level: 'silent' });
+  const sync = createSyncStore({ store, lease, clock, logger });
   const stopping = new AbortController();
   let running: Promise<void> | undefined;
   const stop = async (): Promise<void> => {
@@ -49,6 +53,33 @@ test('upsert() coalesces, and drops what is there already', async (t) => {
   await sync.flushed(signal);
   t.same(writes, ['put a/b']);
   t.equal(await read('a/b'), '3');
+});
+
+test('a change that comes alone is written at once, those of a stream together', async (t) => {
+  const clock = createManualClock();
+  const { sync, store, writes, start } = await rig(t, { clock });
+  const sizes: number[] = [];
+  const transact = store.transact;
+  store.transact = async (transaction, rest) => {
+    sizes.push(transaction.then.length);
+    return transact(transaction, rest);
+  };
+  start();
+  sync.upsert('a/alone', '1');
+  await sync.flushed(signal);
+  t.same(sizes, [1], 'nobody has turned the clock');
+  sync.upsert('a/second', '1');
+  await clock.advance(9);
+  for (let key = 0; key < 40; key += 1) sync.upsert(`a/${key}`, '1');
+  t.same(sizes, [1]);
+  const written = sync.flushed(signal);
+  await clock.advance(1);
+  await written;
+  t.same(sizes, [1, 41]);
+  for (let key = 0; key < 100; key += 1) sync.upsert(`b/${key}`, '1');
+  await sync.flushed(signal);
+  t.same(sizes, [1, 41, 100], 'a whole transaction waits for nothing');
+  t.equal(writes.length, 142);
 });
 
 test('delete() deletes only what was written or adopted', async (t) => {

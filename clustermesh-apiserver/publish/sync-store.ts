@@ -82,6 +82,11 @@ export interface SyncStore {
 
 /** Writes in one transaction; etcd's own limit is 128 operations. */
 const OPERATIONS_PER_BATCH = 100;
+/**
+ * Least time between the beginnings of two writes, in milliseconds, while there is less than a whole one to write: a change
+ * that comes alone is written at once, and those of a stream together, since a transaction costs us and etcd more than its keys.
+ */
+const PACE_MS = 10;
 /** Bytes in one transaction, well below the server's request limit. */
 const BYTES_PER_BATCH = 1_000_000;
 
@@ -330,8 +335,15 @@ export function createSyncStore(options: SyncStoreOptions): SyncStore {
     async run(signal) {
       const onAbort = (): void => wake();
       signal.addEventListener('abort', onAbort, { once: true });
+      let begunAt = Number.NEGATIVE_INFINITY;
       while (!signal.aborted && !isFenced) {
         if (pending.size > 0) {
+          const early = begunAt + PACE_MS - clock.monotonic();
+          if (early > 0 && pending.size < OPERATIONS_PER_BATCH && singly === 0) {
+            await clock.sleep(early, signal).catch(() => undefined);
+            continue;
+          }
+          begunAt = clock.monotonic();
           await step(signal);
           continue;
         }

@@ -1,5 +1,6 @@
 import { Client, type ClientDuplexStream, type ClientUnaryCall, Metadata } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
+import { onAbort } from '../runtime/abort-callbacks.ts';
 import { loadProtoFile } from '../runtime/proto-file.ts';
 import type { EtcdEndpoint } from './etcd-endpoint.ts';
 import { toKvError } from './etcd-error.ts';
@@ -117,8 +118,7 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
       const client = clientOf(endpoint);
       return new Promise((resolve, reject) => {
         let call: ClientUnaryCall | undefined;
-        const onAbort = (): void => call?.cancel();
-        signal?.addEventListener('abort', onAbort, { once: true });
+        const letGo = signal && onAbort(signal, () => call?.cancel());
         call = client.makeUnaryRequest(
           METHODS.range.path,
           METHODS.range.serialize,
@@ -127,7 +127,7 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
           new Metadata(),
           { deadline: Date.now() + timeoutMs },
           (error, answer) => {
-            signal?.removeEventListener('abort', onAbort);
+            letGo?.();
             if (signal?.aborted) reject(signal.reason);
             else if (error !== null) reject(failed(error, doing, endpoint));
             else if (answer !== undefined) resolve(answer);

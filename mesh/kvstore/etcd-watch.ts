@@ -1,3 +1,4 @@
+import { onAbort } from '../runtime/abort-callbacks.ts';
 import type { Backoff } from '../runtime/backoff.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { EtcdConnection } from './etcd-connection.ts';
@@ -183,8 +184,7 @@ async function* followStream(
   // 0 would mean "from now on".
   const startRevision = state.repeated > 0n ? state.repeated : state.resumeFrom;
   const channel = streams.open(target, { startRevision, isAlone: state.isAlone });
-  const close = (): void => channel.close();
-  signal.addEventListener('abort', close, { once: true });
+  const letGo = onAbort(signal, () => channel.close());
   try {
     for (;;) {
       const news = await channel.read();
@@ -201,7 +201,7 @@ async function* followStream(
       }
     }
   } finally {
-    signal.removeEventListener('abort', close);
+    letGo();
     channel.close();
   }
 }

@@ -1,3 +1,4 @@
+import { onAbort } from '../runtime/abort-callbacks.ts';
 import { createBackoff } from '../runtime/backoff.ts';
 import { type Clock, systemClock } from '../runtime/clock.ts';
 import type { Keepalive } from '../runtime/grpc-client.ts';
@@ -280,9 +281,8 @@ async function revokeLease(
 async function untilAborted<T>(answer: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return answer;
   return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    answer.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+    const letGo = onAbort(signal, () => reject(signal.reason));
+    answer.then(resolve, reject).finally(letGo);
   });
 }
 

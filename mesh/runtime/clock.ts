@@ -1,3 +1,5 @@
+import { onAbort } from './abort-callbacks.ts';
+
 /** Time as a dependency, so that tests can turn it by hand (`mesh/testing/manual-clock.ts`). */
 export interface Clock {
   /** Wall clock, milliseconds since 1970: for what is published. It may jump. */
@@ -22,14 +24,15 @@ function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
       reject(signal.reason);
       return;
     }
-    const onAbort = (): void => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
+    let letGo: (() => void) | undefined;
     const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', onAbort);
+      letGo?.();
       resolve();
     }, milliseconds);
-    signal?.addEventListener('abort', onAbort, { once: true });
+    if (signal === undefined) return;
+    letGo = onAbort(signal, () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
   });
 }
