@@ -68,8 +68,11 @@ export function createConnectionChoice(options: {
       await found.store[Symbol.asyncDispose]();
       return;
     }
+    // One that was proven before and never taken has no other owner.
+    const unused = proven;
     proven = found;
     use(next);
+    await unused?.store[Symbol.asyncDispose]();
   };
 
   return {
