@@ -1,118 +1,144 @@
-import {
-  CLUSTER_LABEL,
-  NAMESPACE_LABEL,
-  NAMESPACE_LABELS_PREFIX,
-} from '../../mesh/wire/identity.ts';
-import type { ParseContext } from './parse.ts';
+/** The spec of a `networking.k8s.io/v1` NetworkPolicy. */
+import { NAMESPACE_LABEL, NAMESPACE_LABELS_PREFIX } from '../../mesh/wire/identity.ts';
+import { excerpt } from '../../mesh/wire/wire-error.ts';
+import { cidrPeer, parseCidr, parseExceptions } from './cidr-peer.ts';
+import { limitCluster } from './cilium-selectors.ts';
+import { isAbsent, listAt, recordAt, refuseOthers } from './manifest-field.ts';
+import type { ParseContext } from './parse-context.ts';
 import { PolicyError } from './policy-error.ts';
-import { parsePort } from './ports.ts';
+import { checkPortCount, parsePort } from './ports.ts';
 import {
   ANY_PORT,
+  type Direction,
   type PeerMatch,
   type PolicyClause,
   type PolicyProblem,
   type Rule,
 } from './rule.ts';
-import {
-  asksFor,
-  listAt,
-  parseSelector,
-  recordAt,
-  requireLabel,
-  requirePresence,
-  type Selector,
-} from './selector.ts';
+import { createRuleGather, isolatedClause, type ParsedClause } from './rule-gather.ts';
+import { parseSelector, requireLabel, requirePresence, type Selector } from './selector.ts';
 
 const SPEC_FIELDS = new Set(['podSelector', 'policyTypes', 'ingress', 'egress']);
-const RULE_FIELDS = new Set(['from', 'ports']);
-const PEER_FIELDS = new Set(['podSelector', 'namespaceSelector']);
+const RULE_FIELDS: Readonly<Record<Direction, ReadonlySet<string>>> = {
+  ingress: new Set(['from', 'ports']),
+  egress: new Set(['to', 'ports']),
+};
+const PEER_FIELDS = new Set(['podSelector', 'namespaceSelector', 'ipBlock']);
+const IP_BLOCK_FIELDS = new Set(['cidr', 'except']);
 
 /**
- * Parses the spec of a `networking.k8s.io/v1` NetworkPolicy. A rule that cannot be enforced allows nothing and becomes
- * a problem; throws PolicyError only where the whole spec is beyond repair.
+ * Parses the spec. A rule that cannot be enforced allows nothing and becomes a problem; throws PolicyError only where it
+ * cannot be told whom the policy is about.
  */
 export function parseNetworkPolicySpec(
   spec: Readonly<Record<string, unknown>>,
   context: ParseContext,
-): { clause: PolicyClause; problems: PolicyProblem[] } {
+): ParsedClause {
   const problems: PolicyProblem[] = [];
-  const subject = [
-    ...parseSelector(spec.podSelector ?? {}, { path: 'spec.podSelector', sourced: false }),
-    requireLabel('k8s', NAMESPACE_LABEL, context.namespace),
-  ];
-  let isolates = false;
-  for (const field of Object.keys(spec)) {
-    if (SPEC_FIELDS.has(field)) continue;
-    isolates = true;
-    problems.push({
-      path: `spec.${field}`,
-      message: `spec.${field} is not supported by this version: nothing may reach the pods selected`,
-    });
-  }
-  const types = listAt(spec.policyTypes, 'spec.policyTypes');
-  const egress = listAt(spec.egress, 'spec.egress');
-  const ingressEnforced = types.length === 0 || types.includes('Ingress');
-  const egressEnforced = types.includes('Egress') || (types.length === 0 && egress.length > 0);
-  const rules: Rule[] = [];
-  if (ingressEnforced) {
-    listAt(spec.ingress, 'spec.ingress').forEach((rule, index) => {
-      try {
-        rules.push(parseRule(rule, `spec.ingress[${index}]`, context));
-      } catch (error) {
-        if (!(error instanceof PolicyError)) throw error;
-        problems.push({ path: error.path, message: `${error.message}: the rule allows nothing` });
-      }
-    });
-  }
-  if (egressEnforced) problems.push(egressProblem('spec'));
-  return { clause: { subject, ingressEnforced, egressEnforced, isolates, rules }, problems };
-}
-
-/** What a policy with egress rules is told. */
-export function egressProblem(path: string): PolicyProblem {
-  return {
-    path: `${path}.egress`,
-    message: `${path}.egress is not supported by this version: nothing may leave the pods selected, take egress out of the policy to lift that`,
+  const pods = parseSelector(spec.podSelector ?? {}, { path: 'spec.podSelector', sourced: false });
+  const subject: PolicyClause['subject'] = {
+    kind: 'pods',
+    selector: [...pods, requireLabel('k8s', NAMESPACE_LABEL, context.namespace)],
   };
+  try {
+    refuseOthers(spec, SPEC_FIELDS, 'spec');
+    const types = parseTypes(spec);
+    const gather = createRuleGather(subject.kind, problems);
+    for (const direction of types) {
+      listAt(spec[direction], `spec.${direction}`).forEach((rule, index) => {
+        const place = { path: `spec.${direction}[${index}]`, direction, verdict: 'allow' } as const;
+        gather.add(place, () => parseRule(rule, place, context));
+      });
+    }
+    const clause: PolicyClause = {
+      subject,
+      ingressEnforced: types.has('ingress'),
+      egressEnforced: types.has('egress'),
+      isolates: false,
+      rules: gather.rules,
+    };
+    return { clause, problems };
+  } catch (error) {
+    return isolatedClause(subject, error, problems);
+  }
 }
 
-function parseRule(value: unknown, path: string, context: ParseContext): Rule {
+/** Directions that the policy is about. Without `policyTypes`: ingress, and egress if there are rules of it. */
+function parseTypes(spec: Readonly<Record<string, unknown>>): ReadonlySet<Direction> {
+  const types = listAt(spec.policyTypes, 'spec.policyTypes');
+  if (types.length === 0) {
+    const hasEgress = listAt(spec.egress, 'spec.egress').length > 0;
+    return new Set<Direction>(hasEgress ? ['ingress', 'egress'] : ['ingress']);
+  }
+  return new Set(
+    types.map((type, index): Direction => {
+      if (type === 'Ingress') return 'ingress';
+      if (type === 'Egress') return 'egress';
+      throw new PolicyError(
+        'invalid',
+        `spec.policyTypes[${index}]`,
+        `is ${excerpt(type)}: expected Ingress or Egress`,
+      );
+    }),
+  );
+}
+
+function parseRule(
+  value: unknown,
+  place: Pick<Rule, 'path' | 'direction' | 'verdict'>,
+  context: ParseContext,
+): Rule {
+  const { path, direction } = place;
   const object = recordAt(value ?? {}, path);
-  refuseOthers(object, RULE_FIELDS, path);
-  const from = listAt(object.from, `${path}.from`);
+  refuseOthers(object, RULE_FIELDS[direction], path);
+  const peersField = direction === 'ingress' ? 'from' : 'to';
+  const peers = listAt(object[peersField], `${path}.${peersField}`);
   const ports = listAt(object.ports, `${path}.ports`);
+  checkPortCount(ports.length, `${path}.ports`);
   return {
+    ...place,
+    // An empty list says the same as none: everybody, every port.
     peers:
-      from.length === 0
+      peers.length === 0
         ? [{ kind: 'any' }]
-        : from.map((peer, index) => parsePeer(peer, `${path}.from[${index}]`, context)),
+        : peers.map((peer, index) => parsePeer(peer, `${path}.${peersField}[${index}]`, context)),
     ports:
       ports.length === 0
         ? [ANY_PORT]
         : ports.flatMap((port, index) =>
-            parsePort(port, { path: `${path}.ports[${index}]`, defaultProtocol: 'TCP' }),
+            parsePort(port, { path: `${path}.ports[${index}]`, dialect: 'kubernetes' }),
           ),
+    requires: [],
   };
 }
 
 function parsePeer(value: unknown, path: string, context: ParseContext): PeerMatch {
   const object = recordAt(value, path);
   refuseOthers(object, PEER_FIELDS, path);
-  const { podSelector, namespaceSelector } = object;
-  if (podSelector === undefined && namespaceSelector === undefined) {
-    throw new PolicyError('invalid', path, 'must have a podSelector or a namespaceSelector');
+  const { podSelector, namespaceSelector, ipBlock } = object;
+  const selects = !isAbsent(podSelector) || !isAbsent(namespaceSelector);
+  if (selects !== isAbsent(ipBlock)) {
+    throw new PolicyError(
+      'invalid',
+      path,
+      'must have either an ipBlock or a podSelector, a namespaceSelector or both of these',
+    );
   }
+  if (!selects) return parseIpBlock(ipBlock, `${path}.ipBlock`);
   const pods = parseSelector(podSelector ?? {}, { path: `${path}.podSelector`, sourced: false });
-  return {
-    kind: 'selector',
-    selector: [...pods, ...namespaces(namespaceSelector, path, context), ...cluster(pods, context)],
-  };
+  const selector = [...pods, ...namespaces(namespaceSelector, path, context)];
+  return { kind: 'selector', selector: limitCluster(selector, context) };
+}
+
+function parseIpBlock(value: unknown, path: string): PeerMatch {
+  const object = recordAt(value, path);
+  refuseOthers(object, IP_BLOCK_FIELDS, path);
+  const prefix = parseCidr(object.cidr, `${path}.cidr`, { bareAddress: false });
+  return cidrPeer(prefix, parseExceptions(object.except, `${path}.except`, prefix));
 }
 
 function namespaces(value: unknown, path: string, context: ParseContext): Selector {
-  if (value === undefined || value === null) {
-    return [requireLabel('k8s', NAMESPACE_LABEL, context.namespace)];
-  }
+  if (isAbsent(value)) return [requireLabel('k8s', NAMESPACE_LABEL, context.namespace)];
   const selector = parseSelector(value, {
     path: `${path}.namespaceSelector`,
     sourced: false,
@@ -120,20 +146,4 @@ function namespaces(value: unknown, path: string, context: ParseContext): Select
   });
   // An empty one means every namespace: whatever is in one.
   return [...selector, requirePresence('k8s', NAMESPACE_LABEL)];
-}
-
-function cluster(pods: Selector, context: ParseContext): Selector {
-  if (!context.defaultLocalCluster || asksFor(pods, CLUSTER_LABEL, 'k8s')) return [];
-  return [requireLabel('k8s', CLUSTER_LABEL, context.clusterName)];
-}
-
-function refuseOthers(
-  object: Readonly<Record<string, unknown>>,
-  known: ReadonlySet<string>,
-  path: string,
-): void {
-  for (const [field, value] of Object.entries(object)) {
-    if (known.has(field) || value === null) continue;
-    throw new PolicyError('unsupported', `${path}.${field}`, 'is not supported by this version');
-  }
 }

@@ -1,107 +1,92 @@
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { LocalPolicy } from '../../mesh/wire/local-policy.ts';
-import { parseCiliumSpec, subjectOf } from './cilium-policy.ts';
+import { limitSubject } from './cilium-selectors.ts';
+import { parseCiliumSpec } from './cilium-spec.ts';
+import { isAbsent, listAt, recordAt } from './manifest-field.ts';
 import { parseNetworkPolicySpec } from './network-policy.ts';
-import { PolicyError } from './policy-error.ts';
-import type { ParsedPolicy, PolicyClause, PolicyProblem } from './rule.ts';
-import { listAt, recordAt } from './selector.ts';
+import type { ParseContext } from './parse-context.ts';
+import type { ParsedPolicy, PolicyClause } from './rule.ts';
+import { isolatedClause, type ParsedClause } from './rule-gather.ts';
 
-/** What a selector leaves unsaid is taken from here. */
-export interface ParseContext {
-  readonly clusterName: ClusterName;
-  /** Namespace of the policy, empty for a clusterwide one. */
-  readonly namespace: string;
-  /** A selector of peers that does not ask for a cluster means this one (Cilium >= 1.19: true). */
-  readonly defaultLocalCluster: boolean;
-}
+/** More specs in one policy would only be an attempt to exhaust memory. */
+const MAX_SPECS = 1_000;
 
 /**
  * Parses a policy as its user wrote it. Never throws: what cannot be read or is not supported is listed in `problems`,
- * and never opens anything. A policy that cannot be read at all selects every pod of its namespace and allows nothing.
+ * and never opens anything. A policy that cannot be read at all selects every pod of its namespace and allows nothing. A
+ * CiliumCIDRGroup has no rules: `parseCidrGroup` reads it.
  */
 export function parsePolicy(
   policy: LocalPolicy,
   options: { clusterName: ClusterName; defaultLocalCluster: boolean },
 ): ParsedPolicy {
-  const clauses: PolicyClause[] = [];
-  const problems: PolicyProblem[] = [];
+  const { kind, name, generation } = policy;
   const context: ParseContext = {
     clusterName: options.clusterName,
-    namespace: policy.kind === 'CiliumClusterwideNetworkPolicy' ? '' : policy.namespace,
+    namespace: namespaceOf(policy),
     defaultLocalCluster: options.defaultLocalCluster,
   };
-  for (const { path, value } of specsOf(policy, problems)) {
-    try {
-      const spec = recordAt(value, path);
-      if (isAboutNodes(spec)) {
-        problems.push({
-          path: `${path}.nodeSelector`,
-          message: `${path}.nodeSelector is not supported by this version: the policy is about nodes and has no effect`,
-        });
-        continue;
-      }
-      const parsed =
-        policy.kind === 'NetworkPolicy'
-          ? parseNetworkPolicySpec(spec, context)
-          : parseCiliumSpec(spec, { ...context, path });
-      clauses.push(parsed.clause);
-      problems.push(...parsed.problems);
-    } catch (error) {
-      if (!(error instanceof PolicyError)) throw error;
-      const whom = context.namespace === '' ? 'every pod' : `every pod of ${context.namespace}`;
-      problems.push({
-        path: error.path,
-        message: `${error.message}: until it is corrected nothing may reach ${whom}`,
-      });
-      clauses.push(isolateAll(context.namespace));
-    }
-  }
+  const parsed = kind === 'CiliumCIDRGroup' ? [] : parseSpecs(policy, context);
   return {
-    kind: policy.kind,
+    kind,
     namespace: context.namespace,
-    name: policy.name,
-    generation: policy.generation,
-    clauses,
-    problems,
+    name,
+    generation,
+    clauses: parsed.map(({ clause }) => clause),
+    problems: parsed.flatMap(({ problems }) => problems),
   };
+}
+
+/** Without one an object is in `default`, as everywhere in Kubernetes; it must not become clusterwide by that. */
+function namespaceOf({ kind, namespace }: LocalPolicy): string {
+  const isNamespaced = kind === 'NetworkPolicy' || kind === 'CiliumNetworkPolicy';
+  return isNamespaced ? namespace || 'default' : '';
+}
+
+function parseSpecs(policy: LocalPolicy, context: ParseContext): ParsedClause[] {
+  try {
+    return specsOf(policy).map(({ path, value }) => parseSpec(policy, { ...context, path }, value));
+  } catch (error) {
+    return [isolatedClause(widestSubject(undefined, context), error, [])];
+  }
 }
 
 /** `spec`, and in Cilium's kinds `specs` as well. */
-function specsOf(
+function specsOf(policy: LocalPolicy): { path: string; value: unknown }[] {
+  const manifest = recordAt(policy.manifest, 'the manifest');
+  const specs = policy.kind === 'NetworkPolicy' ? [] : listAt(manifest.specs, 'specs', MAX_SPECS);
+  const found = specs.map((value, index) => ({ path: `specs[${index}]`, value }));
+  const { spec } = manifest;
+  return isAbsent(spec) && found.length > 0 ? found : [{ path: 'spec', value: spec }, ...found];
+}
+
+function parseSpec(
   policy: LocalPolicy,
-  problems: PolicyProblem[],
-): { path: string; value: unknown }[] {
-  const whole = { path: 'spec', value: undefined };
+  context: ParseContext & { readonly path: string },
+  value: unknown,
+): ParsedClause {
   try {
-    const manifest = recordAt(policy.manifest, 'the manifest');
-    const specs = policy.kind === 'NetworkPolicy' ? [] : listAt(manifest.specs, 'specs');
-    const found = specs.map((value, index) => ({ path: `specs[${index}]`, value }));
-    const { spec } = manifest;
-    return spec === undefined && found.length > 0
-      ? found
-      : [{ path: 'spec', value: spec }, ...found];
+    const spec = recordAt(value, context.path);
+    return policy.kind === 'NetworkPolicy'
+      ? parseNetworkPolicySpec(spec, context)
+      : parseCiliumSpec(spec, context);
   } catch (error) {
-    if (!(error instanceof PolicyError)) throw error;
-    problems.push({ path: error.path, message: error.message });
-    return [whole];
+    return isolatedClause(widestSubject(value, context), error, []);
   }
 }
 
-/** A host policy (a CiliumClusterwideNetworkPolicy may select nodes instead of pods). */
-function isAboutNodes(spec: Readonly<Record<string, unknown>>): boolean {
-  return (
-    spec.nodeSelector !== undefined &&
-    spec.nodeSelector !== null &&
-    (spec.endpointSelector === undefined || spec.endpointSelector === null)
-  );
+/** Everybody whom a spec may be about that does not say it readably. */
+function widestSubject(value: unknown, { namespace }: ParseContext): PolicyClause['subject'] {
+  return namespace === '' && isAboutNodes(value)
+    ? { kind: 'nodes', selector: [] }
+    : { kind: 'pods', selector: limitSubject([], namespace) };
 }
 
-function isolateAll(namespace: string): PolicyClause {
-  return {
-    subject: subjectOf([], namespace),
-    ingressEnforced: true,
-    egressEnforced: false,
-    isolates: true,
-    rules: [],
-  };
+function isAboutNodes(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return (
+    'nodeSelector' in value &&
+    !isAbsent(value.nodeSelector) &&
+    !('endpointSelector' in value && !isAbsent(value.endpointSelector))
+  );
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { test } from 'tap';
-import { portBlocks } from './rule.ts';
+import { portBlocks } from './ports.ts';
 
 test('portBlocks() covers exactly the range, in aligned blocks', async (t) => {
   t.doesNotThrow(() =>
@@ -12,16 +12,17 @@ test('portBlocks() covers exactly the range, in aligned blocks', async (t) => {
           const last = Math.min(65_535, first + length);
           let next = first;
           const blocks = portBlocks(6, first, last);
-          for (const { port, portPrefixBits } of blocks) {
-            const size = 2 ** (16 - portPrefixBits);
-            if (port !== next || port % size !== 0) return false;
-            next = port + size;
+          for (const block of blocks) {
+            if (block.kind === 'named') return false;
+            const size = 2 ** (16 - block.portPrefixBits);
+            if (block.port !== next || block.port % size !== 0) return false;
+            next = block.port + size;
           }
           return next === last + 1 && blocks.length <= 30;
         },
       ),
     ),
   );
-  t.same(portBlocks(6, 80, 80), [{ protocol: 6, port: 80, portPrefixBits: 16 }]);
+  t.same(portBlocks(6, 80, 80), [{ kind: 'block', protocol: 6, port: 80, portPrefixBits: 16 }]);
   t.equal(portBlocks(6, 1, 65_535).length, 16);
 });

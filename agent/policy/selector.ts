@@ -1,4 +1,5 @@
 import type { Labels } from '../../mesh/wire/identity.ts';
+import { listAt, recordAt, refuseOthers } from './manifest-field.ts';
 import { PolicyError } from './policy-error.ts';
 
 /** Source of a requirement that matches a label of any source, Cilium's default in its own policies. */
@@ -16,6 +17,8 @@ export interface Requirement {
 /** A conjunction of requirements; an empty one matches everything. */
 export type Selector = readonly Requirement[];
 
+const SELECTOR_FIELDS = new Set(['matchLabels', 'matchExpressions']);
+const EXPRESSION_FIELDS = new Set(['key', 'operator', 'values']);
 const OPERATORS = ['In', 'NotIn', 'Exists', 'DoesNotExist'] as const;
 
 /** Whether labels meet every requirement (Kubernetes' rules: NotIn and DoesNotExist hold for an absent label). */
@@ -78,17 +81,14 @@ export function parseSelector(
 ): Selector {
   const { path } = options;
   const object = recordAt(value, path);
-  for (const field of Object.keys(object)) {
-    if (field !== 'matchLabels' && field !== 'matchExpressions') {
-      throw new PolicyError('unsupported', `${path}.${field}`, 'is not part of a label selector');
-    }
-  }
+  refuseOthers(object, SELECTOR_FIELDS, path);
   const requirements: Requirement[] = [];
   if (object.matchLabels !== undefined && object.matchLabels !== null) {
     const labels = recordAt(object.matchLabels, `${path}.matchLabels`);
     for (const [name, wanted] of Object.entries(labels)) {
       if (typeof wanted !== 'string') {
-        throw new PolicyError('invalid', `${path}.matchLabels["${name}"]`, 'must be a string');
+        const at = `${path}.matchLabels["${name.slice(0, 100)}"]`;
+        throw new PolicyError('invalid', at, 'must be a string');
       }
       requirements.push({ ...splitKey(name, options), operator: 'In', values: [wanted] });
     }
@@ -105,6 +105,7 @@ function parseExpression(
   options: { sourced: boolean; keyPrefix?: string },
 ): Requirement {
   const object = recordAt(value, path);
+  refuseOthers(object, EXPRESSION_FIELDS, path);
   const { key, operator: operatorText } = object;
   if (typeof key !== 'string' || key === '') {
     throw new PolicyError('invalid', `${path}.key`, 'must be the name of a label');
@@ -133,19 +134,4 @@ function splitKey(
   const colon = name.indexOf(':');
   if (colon <= 0) return { source: ANY_SOURCE, key: name };
   return { source: name.slice(0, colon), key: name.slice(colon + 1) };
-}
-
-/** An object of a manifest; throws PolicyError where there is none. */
-export function recordAt(value: unknown, path: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new PolicyError('invalid', path, 'must be an object');
-  }
-  return value as Readonly<Record<string, unknown>>;
-}
-
-/** A list of a manifest, empty where the field is absent; throws PolicyError for anything else. */
-export function listAt(value: unknown, path: string): readonly unknown[] {
-  if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw new PolicyError('invalid', path, 'must be a list');
-  return value;
 }

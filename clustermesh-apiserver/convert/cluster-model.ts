@@ -150,9 +150,10 @@ export function createClusterModel(
         return;
       case 'NetworkPolicy':
       case 'CiliumNetworkPolicy':
-      case 'CiliumClusterwideNetworkPolicy': {
-        const { kind, namespace, name, generation, manifest } = object;
-        const value = exists ? { kind, namespace, name, generation, manifest } : undefined;
+      case 'CiliumClusterwideNetworkPolicy':
+      case 'CiliumCIDRGroup': {
+        const { kind, namespace, name } = object;
+        const value = exists ? object : undefined;
         ready.push({ kind: 'policy', policyKind: kind, namespace, name, value });
         return;
       }

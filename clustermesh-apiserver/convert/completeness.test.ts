@@ -67,6 +67,7 @@ const POLICIES = [
   'NetworkPolicy',
   'CiliumNetworkPolicy',
   'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
 ] as const;
 
 /** For each set: what has to be told before its first record, and before it is whole. */

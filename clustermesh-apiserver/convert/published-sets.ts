@@ -35,6 +35,7 @@ const POLICIES: readonly ClusterObjectKind[] = [
   'NetworkPolicy',
   'CiliumNetworkPolicy',
   'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
 ];
 /**
  * The own agents take the marker of `services` for that of what is theirs alone (`mesh/remote/cluster-reader.ts`), policies

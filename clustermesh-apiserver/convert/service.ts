@@ -79,6 +79,7 @@ export function convertService(input: ServiceInput, options: ServiceOptions): Co
     global: settings.global,
     shared: settings.shared,
     affinity: settings.affinity,
+    ...(Object.keys(service.labels).length === 0 ? {} : { labels: service.labels }),
     ...convertTraffic(service, settings.algorithm),
     backends: backends.draining.size === 0 ? backends.ports : backends.staying,
     draining: backends.draining,

@@ -92,6 +92,7 @@ export const RESOURCES = {
     'CiliumClusterwideNetworkPolicy',
     false,
   ),
+  ciliumCidrGroups: cilium('ciliumcidrgroups', 'CiliumCIDRGroup', false),
   serviceExports: {
     group: 'multicluster.x-k8s.io',
     version: 'v1alpha1',

@@ -58,6 +58,12 @@ const KIND_SOURCES: Readonly<Record<ClusterObjectKind, KindSource>> = {
     resource: RESOURCES.ciliumClusterwideNetworkPolicies,
     isCustom: true,
   },
+  // Cilium up to 1.17 serves it as `v2alpha1` alone.
+  CiliumCIDRGroup: {
+    resource: RESOURCES.ciliumCidrGroups,
+    isCustom: true,
+    otherVersions: ['v2alpha1'],
+  },
   CiliumNode: { resource: RESOURCES.ciliumNodes, isCustom: true },
   CiliumIdentity: { resource: RESOURCES.ciliumIdentities, isCustom: true },
   CiliumEndpoint: { resource: RESOURCES.ciliumEndpoints, isCustom: true },
@@ -73,11 +79,17 @@ const KIND_SOURCES: Readonly<Record<ClusterObjectKind, KindSource>> = {
   },
 };
 
+const CILIUM_POLICIES: readonly ClusterObjectKind[] = [
+  'CiliumNetworkPolicy',
+  'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
+];
+
 /** Kinds without which a cluster of a mode is whole: not every cluster has their definitions. */
 const OPTIONAL: Readonly<Record<ConversionMode, readonly ClusterObjectKind[]>> = {
-  'any-cni': ['CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'],
+  'any-cni': CILIUM_POLICIES,
   // Policies are for machines that may join: the cluster's own pods have Cilium's agents.
-  cilium: ['CiliumEndpointSlice', 'CiliumNetworkPolicy', 'CiliumClusterwideNetworkPolicy'],
+  cilium: ['CiliumEndpointSlice', ...CILIUM_POLICIES],
 };
 
 /** ClusterRole of `kubernetes/manifests/` that lets a kind be read. */

@@ -226,3 +226,126 @@ test('parseFile() refuses aliases that would fill the memory', async (t) => {
   const { problems } = parseFile('x.yaml', bomb);
   t.match(problems, [{ where: 'x.yaml', message: /^not YAML: .*alias/i }]);
 });
+
+test('parseFile() says on which lines the rules of a policy stand', async (t) => {
+  const text = `# two documents and a list
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: a, namespace: demo}
+spec:
+  endpointSelector: {}
+  ingress:
+    - fromEntities: [host]
+
+    # another
+    - toPorts: []
+  egressDeny: [{}, {}]
+---
+kind: List
+items:
+  - kind: Pod
+    metadata: {name: p, namespace: demo}
+  - kind: CiliumClusterwideNetworkPolicy
+    metadata: {name: b}
+    specs:
+      - endpointSelector: {}
+        egress: [{}]
+      - ingressDeny:
+          - {}
+  - kind: CiliumCIDRGroup
+    metadata: {name: g}
+    spec:
+      externalCIDRs: [192.0.2.0/24]
+`;
+  const { objects, problems } = parseFile('x.yaml', text);
+  t.same(problems, []);
+  const linesOf = (id: string) => {
+    const object = objects.get(id);
+    return object !== undefined && 'origin' in object ? object.origin : undefined;
+  };
+  t.same(linesOf('CiliumNetworkPolicy demo/a'), {
+    file: 'x.yaml',
+    lines: {
+      '': 2,
+      spec: 6,
+      'spec.ingress[0]': 8,
+      'spec.ingress[1]': 11,
+      'spec.egressDeny[0]': 12,
+      'spec.egressDeny[1]': 12,
+    },
+  });
+  t.same(linesOf('CiliumClusterwideNetworkPolicy /b'), {
+    file: 'x.yaml',
+    lines: {
+      '': 18,
+      'specs[0]': 21,
+      'specs[0].egress[0]': 22,
+      'specs[1]': 23,
+      'specs[1].ingressDeny[0]': 24,
+    },
+  });
+  t.same(linesOf('CiliumCIDRGroup /g'), { file: 'x.yaml', lines: { '': 25, spec: 28 } });
+  t.equal(linesOf('Pod demo/p'), undefined);
+});
+
+test('parseFile() bounds the lines that it tells, and reads JSON and aliases', async (t) => {
+  const many = `kind: NetworkPolicy
+metadata: {name: a}
+spec:
+  podSelector: {}
+  ingress:
+${'    - {}\n'.repeat(5_000)}`;
+  const originOf = (text: string) => {
+    const [object] = parseFile('x.yaml', text).objects.values();
+    return object !== undefined && 'origin' in object ? object.origin?.lines : undefined;
+  };
+  t.equal(Object.keys(originOf(many) ?? {}).length, 2_000);
+  const json = '{"kind":"NetworkPolicy",\n"metadata":{"name":"a"},\n"spec":{"ingress":[\n{}]}}';
+  t.same(originOf(json), { '': 1, spec: 3, 'spec.ingress[0]': 4 });
+  const alias = `kind: CiliumNetworkPolicy
+metadata: {name: a}
+spec: &spec
+  endpointSelector: {}
+  ingress: [{}]
+specs: [*spec]
+`;
+  t.same(originOf(alias), { '': 1, spec: 4, 'spec.ingress[0]': 5, 'specs[0]': 6 });
+});
+
+test('a policy that moves within its file is told again, with its new line', async (t) => {
+  const policy = 'kind: NetworkPolicy\nmetadata: {name: a, namespace: demo}\nspec: {}\n';
+  const rig = await watched(t, { 'a.yaml': policy });
+  await rig.until('the policy', () => rig.objects.size === 1);
+  t.match(
+    rig.objects.get('NetworkPolicy demo/a'),
+    '"origin":{"file":"a.yaml","lines":{"":1,"spec":3}}',
+  );
+  await replace(rig.dir, 'a.yaml', `# moved\n${policy}`);
+  await rig.until('its new line', () =>
+    (rig.objects.get('NetworkPolicy demo/a') ?? '').includes('{"":2,"spec":4}'),
+  );
+});
+
+test('a policy without a namespace keeps its last good version, as others do', async (t) => {
+  for (const kind of ['CiliumCIDRGroup', 'CiliumClusterwideNetworkPolicy']) {
+    const good = `kind: ${kind}\nmetadata: {name: g}\nspec: {}\n`;
+    const previous = parseFile('x.yaml', good);
+    const bad = `kind: ${kind}\nmetadata: {name: g, generation: -1}\nspec: {}\n`;
+    const { objects, problems } = parseFile('x.yaml', bad, { previous });
+    t.same([...objects.keys()], [`${kind} /g`]);
+    t.match(problems, [{ message: /its last good version stays in force$/ }]);
+  }
+});
+
+test('a policy that no agent would take for its depth keeps its last good version, and says so', async (t) => {
+  const policy = (depth: number) =>
+    `kind: NetworkPolicy\nmetadata: {name: a}\nspec: {a: ${'['.repeat(depth)}${']'.repeat(depth)}}\n`;
+  const previous = parseFile('x.yaml', policy(99));
+  t.same(previous.problems, []);
+  const { objects, problems } = parseFile('x.yaml', policy(100), { previous });
+  t.same([...objects.values()], [...previous.objects.values()]);
+  t.match(problems, [
+    { message: /more than 100 levels of objects and lists: no agent would take it; its last good/ },
+  ]);
+  t.match(parseFile('x.yaml', policy(20_000)).problems, [{ message: /^not YAML: / }]);
+});

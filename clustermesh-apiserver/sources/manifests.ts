@@ -1,10 +1,12 @@
 /** A cluster read from a directory of Kubernetes YAML: what stands in a file exists, what is gone from it is deleted. */
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { LineCounter, parseAllDocuments } from 'yaml';
+import { isScalar, isSeq, LineCounter, parseAllDocuments } from 'yaml';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { FreshLook } from '../../mesh/runtime/fresh-look.ts';
+import { fieldOf, policyLines } from '../../mesh/runtime/manifest-lines.ts';
 import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
+import { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
 import type { ObjectEvent } from './object-event.ts';
 import {
   CLUSTER_SCOPED_KINDS,
@@ -13,6 +15,7 @@ import {
   MANIFEST_KINDS,
   ObjectError,
   objectId,
+  type PolicyObject,
   parseObject,
 } from './objects.ts';
 
@@ -150,7 +153,11 @@ export function parseFile(
       reading.isIncomplete = true;
       continue;
     }
-    for (const item of itemsOf(value)) readDocument(item, where, reading);
+    const nodes = nodesOf(document.contents);
+    for (const [index, item] of itemsOf(value).entries()) {
+      const linesOf = (): Record<string, number> => policyLines(nodes[index], lines);
+      readDocument(item, { where, file: name, linesOf }, reading);
+    }
   }
   // Which objects the broken part was to describe nobody can tell: all that stood in the file stay.
   if (reading.isIncomplete) {
@@ -160,6 +167,12 @@ export function parseFile(
   }
   return reading;
 }
+
+/** Kinds without a namespace whose objects have one here, which is empty. */
+const NAMELESS_SPACE: readonly ClusterObjectKind[] = [
+  'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
+];
 
 /** A file in the course of being read. */
 interface Reading {
@@ -171,10 +184,21 @@ interface Reading {
   isIncomplete: boolean;
 }
 
-function readDocument(item: unknown, where: string, reading: Reading): void {
+/** Where an object stands. */
+interface Place {
+  /** In words. */
+  readonly where: string;
+  readonly file: string;
+  readonly linesOf: () => Record<string, number>;
+}
+
+function readDocument(item: unknown, { where, file, linesOf }: Place, reading: Reading): void {
   try {
     const object = parseObject(item, reading.kinds);
-    reading.objects.set(objectId(object), object);
+    reading.objects.set(
+      objectId(object),
+      isPolicy(object) ? { ...object, origin: { file, lines: linesOf() } } : object,
+    );
   } catch (error) {
     if (!(error instanceof ObjectError)) throw error;
     const id = nameOf(item);
@@ -185,6 +209,18 @@ function readDocument(item: unknown, where: string, reading: Reading): void {
     const consequence = kept === undefined ? '' : '; its last good version stays in force';
     reading.problems.push({ where, message: `${label}${error.message}${consequence}` });
   }
+}
+
+function isPolicy(object: ClusterObject): object is PolicyObject {
+  return POLICY_KINDS.some((kind) => kind === object.kind);
+}
+
+/** The nodes of what `itemsOf` makes of the same document. */
+function nodesOf(document: unknown): readonly unknown[] {
+  const kind = fieldOf(document, 'kind');
+  const isList = isScalar(kind) && kind.value === 'List';
+  const items = isList ? fieldOf(document, 'items') : undefined;
+  return isSeq(items) ? items.items : [document];
 }
 
 function itemsOf(value: unknown): readonly unknown[] {
@@ -208,8 +244,9 @@ function nameOf(item: unknown): string | undefined {
   ) {
     return undefined;
   }
-  // Objects of this one kind have a namespace that is empty.
-  if (kind === 'CiliumClusterwideNetworkPolicy') return `${kind} /${String(metadata.name)}`;
+  if (NAMELESS_SPACE.some((candidate) => candidate === kind)) {
+    return `${kind} /${String(metadata.name)}`;
+  }
   if (CLUSTER_SCOPED_KINDS.some((candidate) => candidate === kind)) {
     return `${kind} ${String(metadata.name)}`;
   }

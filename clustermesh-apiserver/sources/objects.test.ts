@@ -211,3 +211,47 @@ test('objectId() tells objects apart, and has the namespace of those that are in
   t.same(ids, ['CiliumNode a', 'CiliumEndpoint demo/a', 'CiliumEndpointSlice a']);
   t.ok(CLUSTER_SCOPED_KINDS.includes('CiliumEndpointSlice'));
 });
+
+test('parseObject() passes a policy on as its author wrote it', async (t) => {
+  const written = {
+    apiVersion: 'cilium.io/v2',
+    kind: 'CiliumNetworkPolicy',
+    metadata: { name: 'p', namespace: 'demo', uid: 'u', generation: 7, labels: { a: 'b' } },
+    spec: { endpointSelector: {}, ingress: [{ novelty: null }] },
+  };
+  const { metadata, ...rest } = written;
+  const kept = {
+    ...rest,
+    status: { conditions: [{ type: 'Valid' }] },
+    metadata: {
+      ...metadata,
+      resourceVersion: '12',
+      managedFields: [{}],
+      annotations: { 'kubectl.kubernetes.io/last-applied-configuration': '{}' },
+    },
+  };
+  const parsed = parseObject(kept);
+  t.strictSame(parsed, {
+    kind: 'CiliumNetworkPolicy',
+    namespace: 'demo',
+    name: 'p',
+    generation: 7,
+    manifest: written,
+  });
+  t.strictSame(parseObject(written), parsed, 'the same without what a server adds');
+  const noted = { ...written, metadata: { ...metadata, annotations: { note: 'x' } } };
+  t.match(parseObject(noted), { manifest: { metadata: { annotations: { note: 'x' } } } });
+});
+
+test('parseObject() takes a group of networks of either version, in no namespace', async (t) => {
+  for (const version of ['v2', 'v2alpha1']) {
+    const group = parseObject({
+      apiVersion: `cilium.io/${version}`,
+      kind: 'CiliumCIDRGroup',
+      metadata: { name: 'office', namespace: 'ignored' },
+      spec: { externalCIDRs: ['192.0.2.0/24'] },
+    });
+    t.match(group, { kind: 'CiliumCIDRGroup', namespace: '', name: 'office', generation: 0 });
+    t.equal(objectId(group), 'CiliumCIDRGroup /office');
+  }
+});

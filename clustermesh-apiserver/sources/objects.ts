@@ -74,6 +74,7 @@ const KINDS: Readonly<Record<ClusterObjectKind, KindFacts>> = {
   NetworkPolicy: { group: 'networking.k8s.io', parse: parsePolicyObject },
   CiliumNetworkPolicy: { group: 'cilium.io', parse: parsePolicyObject },
   CiliumClusterwideNetworkPolicy: { group: 'cilium.io', parse: parsePolicyObject },
+  CiliumCIDRGroup: { group: 'cilium.io', parse: parsePolicyObject },
   CiliumNode: { group: 'cilium.io', parse: parseCiliumNodeObject },
   CiliumIdentity: { group: 'cilium.io', parse: parseCiliumIdentityObject },
   CiliumEndpoint: { group: 'cilium.io', parse: parseCiliumEndpointObject },
@@ -91,6 +92,7 @@ export const MANIFEST_KINDS: readonly ClusterObjectKind[] = [
   'NetworkPolicy',
   'CiliumNetworkPolicy',
   'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
 ];
 
 /** Kinds whose objects are in no namespace. */
@@ -98,6 +100,7 @@ export const CLUSTER_SCOPED_KINDS: readonly ClusterObjectKind[] = [
   'Node',
   'Namespace',
   'CiliumClusterwideNetworkPolicy',
+  'CiliumCIDRGroup',
   'CiliumNode',
   'CiliumIdentity',
   'CiliumEndpointSlice',

@@ -54,6 +54,7 @@ test('keys are right after every fault of the API server', {
     'ciliumendpointslices',
     'ciliumnetworkpolicies',
     'ciliumclusterwidenetworkpolicies',
+    'ciliumcidrgroups',
   ]);
   const proxy = await openKubeFaultProxy(cluster.endpoint);
   t.teardown(() => proxy[Symbol.asyncDispose]());

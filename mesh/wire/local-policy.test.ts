@@ -43,7 +43,7 @@ test('each malformed field is refused with its key and name', async (t) => {
     [
       { kind: 'Pod' },
       'kind',
-      ' is "Pod", expected NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy',
+      ' is "Pod", expected NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup',
     ],
     [{ namespace: 1 }, 'namespace', ' is 1, expected a string'],
     [{ name: '' }, 'name', ' is an empty string, expected a name'],
@@ -55,6 +55,14 @@ test('each malformed field is refused with its key and name', async (t) => {
     [{ manifest: null }, 'manifest', ' is null, expected the object'],
     [{ manifest: [] }, 'manifest', ' is a list, expected an object'],
     [{ manifest: { a: nested(101) } }, 'manifest', levels],
+    [{ origin: 'a.yaml' }, 'origin', ' is "a.yaml", expected an object'],
+    [{ origin: { lines: {} } }, 'origin.file', ' is an empty string, expected a file'],
+    [{ origin: { file: 'a.yaml', lines: [] } }, 'origin.lines', ' is a list, expected an object'],
+    [
+      { origin: { file: 'a.yaml', lines: { spec: -1 } } },
+      'origin.lines',
+      ' is -1, expected a whole number of 0 to 9007199254740991',
+    ],
   ];
   for (const [fields, field, complaint] of cases) {
     const value = JSON.stringify({ ...JSON.parse(encodeLocalPolicy(policy)), ...fields });
@@ -72,4 +80,33 @@ test('a manifest may be nested, but not so deeply that writing it would exhaust 
   t.ok(decodeLocalPolicy(value(JSON.stringify({ a: nested(98) })), KEY));
   const deep = `{"a":${'['.repeat(400_000)}${']'.repeat(400_000)}}`;
   t.equal(refusalOf(() => decodeLocalPolicy(value(deep), KEY)).field, 'manifest');
+});
+
+test('a group of networks travels as policies do', async (t) => {
+  const group: LocalPolicy = {
+    kind: 'CiliumCIDRGroup',
+    namespace: '',
+    name: 'office',
+    generation: 1,
+    manifest: { spec: { externalCIDRs: ['192.0.2.0/24'] } },
+  };
+  const text =
+    '{"schema":1,"kind":"CiliumCIDRGroup","namespace":"","name":"office","generation":1,' +
+    '"manifest":{"spec":{"externalCIDRs":["192.0.2.0/24"]}}}';
+  t.equal(encodeLocalPolicy(group), text);
+  t.strictSame(decodeLocalPolicy(text, 'isthmus/local/policies/CiliumCIDRGroup/_/office'), group);
+});
+
+test('a policy says where it stands, or does not', async (t) => {
+  const origin = { file: 'web.yaml', lines: { '': 3, spec: 7, 'spec.ingress[0]': 9 } };
+  const text = encodeLocalPolicy({ ...policy, origin });
+  t.match(text, ',"origin":{"file":"web.yaml","lines":{"":3,"spec":7,"spec.ingress[0]":9}}}');
+  t.strictSame(decodeLocalPolicy(text, KEY), { ...policy, origin });
+  t.notOk('origin' in decodeLocalPolicy(encodeLocalPolicy(policy), KEY));
+  const bare = JSON.parse(encodeLocalPolicy(policy));
+  t.strictSame(decodeLocalPolicy(JSON.stringify({ ...bare, origin: null }), KEY), policy);
+  t.strictSame(decodeLocalPolicy(JSON.stringify({ ...bare, origin: { file: 'a.yaml' } }), KEY), {
+    ...policy,
+    origin: { file: 'a.yaml', lines: {} },
+  });
 });

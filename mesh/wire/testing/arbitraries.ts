@@ -232,6 +232,10 @@ const localPolicies = record({
     .dictionary(text, fc.jsonValue({ noUnicodeString: false }))
     .map((value) => JSON.parse(JSON.stringify(value))),
 });
+const lineNumbers = fc.dictionary(mapName, fc.nat(), { maxKeys: 4, noNullPrototype: true });
+const placedPolicies = fc
+  .tuple(localPolicies, fc.option(record({ file: name, lines: lineNumbers })))
+  .map(([policy, origin]) => (origin === null ? policy : { ...policy, origin }));
 
 const clusterConfigs: fc.Arbitrary<ClusterConfig> = record({
   id: fc.integer({ min: 0, max: 511 }),
@@ -365,7 +369,7 @@ export const codecs: readonly Codec[] = [
   {
     name: 'local-policy',
     key: 'isthmus/local/policies/NetworkPolicy/demo/a',
-    values: localPolicies,
+    values: placedPolicies,
     encode: encodeLocalPolicy,
     decode: decodeLocalPolicy,
   },
