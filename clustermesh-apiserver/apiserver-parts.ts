@@ -10,6 +10,7 @@ import type { Kvstoremesh } from './kvstoremesh/kvstoremesh.ts';
 import type { PublisherStatus } from './publish/publisher.ts';
 import type { PublishedCluster } from './publish-cluster.ts';
 import type { NodeBook } from './registry/node-book.ts';
+import type { PolicyBoard } from './registry/policy-board.ts';
 import type { Registry } from './registry/registry.ts';
 
 /** What has been started so far, for the health endpoint. */
@@ -20,6 +21,7 @@ export interface Parts {
   controllers?: Controllers;
   gate?: Gate;
   book?: NodeBook;
+  policies?: PolicyBoard;
   registry?: Registry;
   mirror?: Kvstoremesh;
   readonly lag: LagBook;
@@ -80,6 +82,7 @@ export function describeParts(
       parts.gate === undefined ? undefined : { address: parts.gate.address, ...parts.gate.status },
     registry: parts.registry?.address,
     nodes: parts.book?.report,
+    policies: parts.policies?.report,
     kvstoremesh: parts.mirror?.describe(),
   };
 }

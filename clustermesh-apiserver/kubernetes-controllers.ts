@@ -3,20 +3,25 @@ import { connectionReader } from '../mesh/remote/connection.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
 import type { Logger } from '../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
+import type { ControllerContext } from './controllers/controller-part.ts';
 import type { EndpointSliceSyncOptions } from './controllers/endpoint-slice-sync.ts';
 import type { LeaseTimes } from './controllers/lease-record.ts';
 import { createMcsPart, type McsOptions } from './controllers/mcs/mcs-part.ts';
+import { createPolicyStatus } from './controllers/policy-status.ts';
 import { type Controllers, createControllers } from './controllers/run.ts';
 import type { PublishedCluster } from './publish-cluster.ts';
+import type { PolicyBoard } from './registry/policy-board.ts';
 
 /** What is to be written. */
 export interface ControllersSettings {
-  /** Directory of the peers' files. */
-  readonly directory: string;
+  /** Directory of the peers' files; undefined where nothing is written that needs peers. */
+  readonly directory: string | undefined;
   /** Undefined: no EndpointSlices of global Services are written. */
   readonly endpointSliceSync: EndpointSliceSyncOptions | undefined;
   /** Undefined: nothing of the Multi-Cluster Services API is written. */
   readonly mcs: McsOptions | undefined;
+  /** Whether it is written onto policies how they stand. */
+  readonly policyStatus: boolean;
   /** Default: the namespace of the credentials. */
   readonly leaseNamespace: string | undefined;
   readonly leaseTimes: LeaseTimes;
@@ -32,6 +37,7 @@ export function createKubernetesControllers(
     readonly namespacesAreGlobal: boolean;
     readonly replica: string;
     readonly ownStoreId: () => string | undefined;
+    readonly policies: PolicyBoard;
     readonly clock: Clock;
     readonly logger: Logger;
   },
@@ -40,7 +46,7 @@ export function createKubernetesControllers(
   if (published.kubernetes === undefined) return undefined;
   if (published.mode === 'cilium') {
     logger.warn(
-      "in a cluster that Cilium runs its operator writes EndpointSlices and imports: --clustermesh-enable-endpoint-sync has no effect here, and --clustermesh-enable-mcs-api publishes this cluster's exports alone",
+      "in a cluster that Cilium runs its operator writes EndpointSlices, imports and the status of policies: --clustermesh-enable-endpoint-sync and --enable-policy-status have no effect here, and --clustermesh-enable-mcs-api publishes this cluster's exports alone",
     );
     return undefined;
   }
@@ -57,16 +63,20 @@ export function createKubernetesControllers(
     leaseTimes: settings.leaseTimes,
     namespacesAreGlobal: options.namespacesAreGlobal,
     endpointSliceSync: settings.endpointSliceSync,
-    parts:
-      mcs === undefined
+    parts: [
+      ...(mcs === undefined
         ? []
         : [
-            (context) =>
+            (context: ControllerContext) =>
               createMcsPart(context, {
                 ...mcs,
                 slicesAreSynced: settings.endpointSliceSync !== undefined,
               }),
-          ],
+          ]),
+      ...(settings.policyStatus
+        ? [(context: ControllerContext) => createPolicyStatus(context, { board: options.policies })]
+        : []),
+    ],
     clock,
     logger,
   });

@@ -97,6 +97,14 @@ export const KUBERNETES_OPTIONS = defineOptions({
     parse: choiceParser(['headless', 'all']),
     help: "imports for which peers' backends are written as EndpointSlices: headless ones, as Cilium does, or all",
   },
+  enablePolicyStatus: {
+    flag: '--enable-policy-status',
+    env: 'ISTHMUS_ENABLE_POLICY_STATUS',
+    default: 'false',
+    parse: parseBoolean,
+    switch: true,
+    help: 'in mode any-cni: write onto CiliumNetworkPolicies and CiliumClusterwideNetworkPolicies how they stand on the nodes, and Events about NetworkPolicies that are not enforced as written. With Cilium its operator does it',
+  },
   leaseNamespace: {
     flag: '--lease-namespace NAMESPACE',
     env: 'ISTHMUS_LEASE_NAMESPACE',

@@ -236,6 +236,7 @@ test('runApiserver() is ready only when all is published and both doors are open
     missing: [],
     published: { ready: true },
     problems: [],
+    policies: [],
   });
   const scraped = await scrape();
   const prefix = 'cilium_clustermesh_apiserver_';

@@ -29,6 +29,7 @@ import { type EtcdSettings, openStore } from './open-store.ts';
 import { checkKubernetes, checkManifests, checkServerFiles } from './preflight.ts';
 import { type PublishedCluster, publishCluster, type SourceSettings } from './publish-cluster.ts';
 import { createNodeBook } from './registry/node-book.ts';
+import { createPolicyBoard, type PolicyBoard } from './registry/policy-board.ts';
 import { listenRegistry } from './registry/registry.ts';
 import { createSessionBoard } from './registry/session-board.ts';
 
@@ -160,7 +161,14 @@ async function runParts(
     signal,
   });
   parts.published = published;
-  const writing = startWriting(options, { published, parts, replica, store });
+  const policies = createPolicyBoard({
+    store,
+    isHere: (node) => ['connected', 'gone'].includes(parts.book?.stateOf(node) ?? ''),
+    clock,
+    logger,
+  });
+  parts.policies = policies;
+  const writing = startWriting(options, { published, parts, policies, replica, store });
   // Awaited with everything else below, when all of it has been started.
   writing.catch(() => undefined);
   await using clusterClaim = claimCluster(options, { published, replica });
@@ -184,6 +192,7 @@ async function runParts(
     files,
     clusterName: cluster.name,
     book,
+    policies,
     clock,
     logger,
     signal,
@@ -198,6 +207,7 @@ async function runParts(
     await Promise.all([
       published.ended,
       book.run(signal),
+      policies.run(signal),
       renewing,
       claim.ended,
       clusterClaim.ended,
@@ -220,6 +230,7 @@ async function runParts(
   await Promise.all([
     published.ended,
     book.run(signal),
+    policies.run(signal),
     mirroring.ended,
     renewing,
     claim.ended,
@@ -258,11 +269,12 @@ async function startWriting(
   context: {
     readonly published: PublishedCluster;
     readonly parts: Parts;
+    readonly policies: PolicyBoard;
     readonly replica: string;
     readonly store: KvStore;
   },
 ): Promise<void> {
-  const { published, parts, replica, store } = context;
+  const { published, parts, policies, replica, store } = context;
   const { cluster, maxConnectedClusters, clock, logger, signal } = options;
   if (published.kubernetes === undefined) return;
   const { events } = published.kubernetes;
@@ -276,6 +288,7 @@ async function startWriting(
           namespacesAreGlobal: options.conversion?.globalNamespacesByDefault ?? true,
           replica,
           ownStoreId: () => store.clusterId,
+          policies,
           clock,
           logger,
         });

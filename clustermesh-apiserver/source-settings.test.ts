@@ -65,6 +65,12 @@ test('controllersSettings() writes only what was asked for', async (t) => {
       mcs: { installCrds: false, syncSlices: true },
     },
   );
+  t.match(controllersSettings(parse('--enable-policy-status')), {
+    directory: undefined,
+    endpointSliceSync: undefined,
+    mcs: undefined,
+    policyStatus: true,
+  });
   t.equal(
     controllersSettings(parse('--mode=cilium', '--clustermesh-enable-mcs-api')),
     undefined,
@@ -78,6 +84,8 @@ test('controllersSettings() refuses what cannot work', async (t) => {
     [[sync], /--clustermesh-enable-endpoint-sync needs --clustermesh-config/],
     [['--clustermesh-enable-mcs-api'], /--clustermesh-enable-mcs-api needs --clustermesh-config/],
     [[sync, '--clustermesh-config=/c', '--manifests=/m'], /needs an API server/],
+    [['--enable-policy-status', '--manifests=/m'], /--enable-policy-status needs an API server/],
+    [['--enable-policy-status', sync], /--clustermesh-enable-endpoint-sync needs --clustermesh/],
     [
       [sync, '--clustermesh-config=/c', '--leader-election-renew-deadline=20s'],
       /--leader-election-renew-deadline must be less/,

@@ -44,16 +44,20 @@ export function sourceSettings(
 /** What is to be written to Kubernetes; undefined: nothing. Throws OptionsError naming what is missing for it. */
 export function controllersSettings(values: SourceValues): ApiserverOptions['controllers'] {
   const { clustermeshConfig: directory, clustermeshEnableEndpointSync: syncs } = values;
-  const { clustermeshEnableMcsApi: mcs } = values;
-  if (!syncs && !mcs) return undefined;
-  const flag = syncs ? '--clustermesh-enable-endpoint-sync' : '--clustermesh-enable-mcs-api';
+  const { clustermeshEnableMcsApi: mcs, enablePolicyStatus: policyStatus } = values;
+  if (!syncs && !mcs && !policyStatus) return undefined;
+  const flag = syncs
+    ? '--clustermesh-enable-endpoint-sync'
+    : mcs
+      ? '--clustermesh-enable-mcs-api'
+      : '--enable-policy-status';
   if (sourceSettings(values).kubernetes === undefined) {
     throw new OptionsError(
       'usage',
       `${flag} needs an API server: it is for the modes cilium, any-cni and auto, not for --mode=standalone`,
     );
   }
-  if (directory === undefined) {
+  if (directory === undefined && (syncs || mcs)) {
     // In a cluster that Cilium runs --clustermesh-enable-mcs-api publishes the exports, and needs no peers.
     if (!syncs && values.mode === 'cilium') return undefined;
     throw new OptionsError(
@@ -82,6 +86,7 @@ export function controllersSettings(values: SourceValues): ApiserverOptions['con
           syncSlices: values.clustermeshMcsApiEndpointSlices === 'all',
         }
       : undefined,
+    policyStatus,
     leaseNamespace: values.leaseNamespace,
     leaseTimes: {
       durationMs: values.leaderElectionLeaseDuration,

@@ -1,11 +1,14 @@
 import { readFile, writeFile } from 'node:fs/promises';
+import { Server, ServerCredentials, type ServerDuplexStream } from '@grpc/grpc-js';
 import { type Test, test } from 'tap';
 import type { NodeFacts } from '../../clustermesh-apiserver/convert/node.ts';
 import { createNodeBook } from '../../clustermesh-apiserver/registry/node-book.ts';
+import { createPolicyBoard } from '../../clustermesh-apiserver/registry/policy-board.ts';
 import { listenRegistry } from '../../clustermesh-apiserver/registry/registry.ts';
 import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
+import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import {
   type CertificateFiles,
@@ -13,6 +16,7 @@ import {
 } from '../../mesh/testing/test-certificates.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
+import type { PolicyReport } from '../api/status.ts';
 import { createNodeSession, type NodeSession } from './session.ts';
 
 const logger = createLogger('test', { level: 'silent' });
@@ -44,6 +48,12 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
     clock: systemClock,
     logger,
   });
+  const policies = createPolicyBoard({
+    store,
+    isHere: (node) => book.stateOf(node) !== undefined,
+    clock: systemClock,
+    logger,
+  });
   const listen = (port: number) =>
     listenRegistry({
       address: { host: '127.0.0.1', port },
@@ -55,12 +65,13 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
       },
       clusterName: 'alpha',
       book,
+      policies,
       signal: ending.signal,
       logger,
     });
   let registry = await listen(0);
   const { port } = registry.address;
-  const running = book.run(ending.signal);
+  const running = Promise.all([book.run(ending.signal), policies.run(ending.signal)]);
   t.teardown(async () => {
     await registry[Symbol.asyncDispose]();
     ending.abort();
@@ -70,11 +81,17 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
   /** Starts the session of a node; it ends with the test. */
   const join = (
     certificate: CertificateFiles,
-    more: { node?: string; cluster?: string; addresses?: readonly string[] } = {},
+    more: {
+      node?: string;
+      cluster?: string;
+      addresses?: readonly string[];
+      port?: number;
+      policies?: () => readonly PolicyReport[] | undefined;
+    } = {},
   ): NodeSession & { stop(): Promise<void> } => {
     const stopping = new AbortController();
     const session = createNodeSession({
-      registry: { host: '127.0.0.1', port },
+      registry: { host: '127.0.0.1', port: more.port ?? port },
       readTls: async () => ({
         ca: await readFile(authority.caFile),
         cert: await readFile(certificate.certFile),
@@ -91,7 +108,8 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
       clock: systemClock,
       logger,
     });
-    const ended = session.run(stopping.signal);
+    const { policies: told } = more;
+    const ended = session.run(stopping.signal, told === undefined ? undefined : { policies: told });
     const stop = async (): Promise<void> => {
       stopping.abort();
       await ended;
@@ -109,6 +127,8 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
   return {
     authority,
     stranger,
+    server,
+    policies,
     published,
     store,
     book,
@@ -119,6 +139,38 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
       registry = await listen(port);
     },
   };
+}
+
+/** A registry of before policies were told of; resolves to its port. */
+async function openOldRegistry(
+  t: Test,
+  files: CertificateFiles & { readonly seen: string[] },
+): Promise<number> {
+  const server = new Server();
+  const service = loadProtoFile('mesh/wire/registry.proto')['isthmus.registry.v1.Registry'];
+  if (service === undefined || 'format' in service) throw new Error('no such service');
+  server.addService(service, {
+    Session(call: ServerDuplexStream<{ kind: string; facts?: { sequence: number } }, object>) {
+      call.on('data', ({ kind, facts }) => {
+        files.seen.push(kind);
+        call.write({ accepted: { sequence: facts?.sequence ?? 0 } });
+      });
+      call.on('error', () => undefined);
+      call.on('end', () => call.end());
+    },
+  });
+  const pair = {
+    cert_chain: await readFile(files.certFile),
+    private_key: await readFile(files.keyFile),
+  };
+  const credentials = ServerCredentials.createSsl(await readFile(files.caFile), [pair], true);
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync('127.0.0.1:0', credentials, (error, bound) =>
+      error === null ? resolve(bound) : reject(error),
+    ),
+  );
+  t.teardown(() => server.forceShutdown());
+  return port;
 }
 
 async function until(what: string, condition: () => boolean): Promise<void> {
@@ -156,6 +208,50 @@ test('a session comes back after the registry does, and the node stays meanwhile
   await registry.start();
   await until('acceptance again', () => session.state.kind === 'accepted');
   t.match(registry.book.report, [{ node: 'n1', state: 'connected' }]);
+});
+
+test('how policies stand reaches the registry with the session, and again with the next one', async (t) => {
+  const registry = await openRegistry(t);
+  const policy = 'CiliumNetworkPolicy demo/web';
+  let reports: readonly PolicyReport[] | undefined;
+  const session = registry.join(await registry.authority.issue('node-n1'), {
+    policies: () => reports,
+  });
+  await until('acceptance', () => session.state.kind === 'accepted');
+  t.same(registry.policies.report, [], 'nothing is said before it is known');
+  const problems = [{ path: 'spec.ingress[0]', message: 'no layer 7' }];
+  const report = { policy, generation: 3, endpoints: [4, 5], entries: 12, lastError: undefined };
+  reports = [{ ...report, state: 'partly-refused', problems }];
+  await until('the report', () => registry.policies.get(policy)?.generation === 3);
+  t.match(registry.policies.get(policy), {
+    nodes: 1,
+    endpoints: 2,
+    entries: 12,
+    problems: ['spec.ingress[0]: no layer 7'],
+  });
+  await registry.stop();
+  reports = [{ ...report, generation: 4, state: 'enforced', problems: [] }];
+  await registry.start();
+  await until('what is new', () => registry.policies.get(policy)?.generation === 4);
+  t.same(registry.policies.get(policy)?.problems, []);
+  t.equal(session.state.kind, 'accepted', 'the node is there all the while');
+});
+
+test('a registry that does not ask for it is told nothing of policies', async (t) => {
+  const registry = await openRegistry(t);
+  const certificate = await registry.authority.issue('node-n1');
+  const seen: string[] = [];
+  const old = await openOldRegistry(t, { ...registry.server, seen });
+  let looks = 0;
+  const policies = (): readonly PolicyReport[] => {
+    looks += 1;
+    return [];
+  };
+  const session = registry.join(certificate, { port: old, policies });
+  await until('acceptance', () => session.state.kind === 'accepted');
+  await systemClock.sleep(2_500);
+  t.same([...new Set(seen)], ['hello', 'facts']);
+  t.equal(looks, 0, 'nor is anything looked at for it');
 });
 
 test('the node is the one of the certificate, whatever the agent says', async (t) => {

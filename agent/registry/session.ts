@@ -18,6 +18,8 @@ import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
 import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
+import type { PolicyReport } from '../api/status.ts';
+import { createPolicyReporter } from './policy-reports.ts';
 
 const SERVICE = 'isthmus.registry.v1.Registry';
 const SCHEMA = 1;
@@ -25,6 +27,9 @@ const SCHEMA = 1;
 const OFFER_AGAIN_MS = 30_000;
 /** A stream that lasted this long had no trouble: the next attempt comes soon. */
 const LASTING_SESSION_MS = 30_000;
+/** Between two looks at how policies stand: this, and so long that looking takes at most this part of a processor. */
+const POLICIES_EVERY_MS = 2_000;
+const POLICIES_SHARE = 1 / 100;
 
 /** What the agent says of its node. */
 export interface SessionFacts {
@@ -58,8 +63,14 @@ export type SessionState =
 
 /** A node's session with its registry. */
 export interface NodeSession {
-  /** Keeps the session up until `signal` aborts. Never rejects for want of a registry. */
-  run(signal: AbortSignal): Promise<void>;
+  /**
+   * Keeps the session up until `signal` aborts. Never rejects for want of a registry. `policies`: how they stand now;
+   * undefined while that is not known. Default: the registry is not told.
+   */
+  run(
+    signal: AbortSignal,
+    options?: { readonly policies: () => readonly PolicyReport[] | undefined },
+  ): Promise<void>;
   readonly state: SessionState;
   /** The state in a few words, for the agent's status. */
   describe(): string;
@@ -67,7 +78,7 @@ export interface NodeSession {
 
 /** An answer as it comes; which of the two is set says what it is. */
 interface Answer {
-  readonly accepted?: { readonly sequence?: number };
+  readonly accepted?: { readonly sequence?: number; readonly takes_policies?: boolean };
   readonly rejected?: {
     readonly sequence?: number;
     readonly field?: string;
@@ -82,6 +93,7 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
   const { clusterName, nodeName, clock, logger } = options;
   let state: SessionState = { kind: 'connecting' };
   let wasRejected = false;
+  let policies: () => readonly PolicyReport[] | undefined = () => undefined;
 
   const become = (next: SessionState): void => {
     const before = describeState(state);
@@ -97,8 +109,26 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
     const facts = { sequence, addresses, pod_cidrs: podCidrs, boot_id: bootId };
     stream.write({ facts });
   };
-  /** Follows one stream to its end; rejects with what ended it. */
-  const follow = async (stream: Stream, signal: AbortSignal): Promise<void> => {
+  /** Tells how policies stand, and what changes of it, until `signal` aborts. */
+  const report = async (stream: Stream, signal: AbortSignal): Promise<void> => {
+    const reporter = createPolicyReporter();
+    while (!signal.aborted) {
+      const began = clock.monotonic();
+      // A registry that is slow is told the latest when it has read what there is.
+      const reports = stream.writableNeedDrain ? undefined : policies();
+      if (reports !== undefined) {
+        for (const message of reporter.next(reports)) stream.write({ policies: message });
+      }
+      const tookMs = clock.monotonic() - began;
+      const pauseMs = Math.max(POLICIES_EVERY_MS, tookMs / POLICIES_SHARE);
+      await clock.sleep(pauseMs, signal).catch(() => undefined);
+    }
+  };
+  /** Follows one stream to its end; rejects with what ended it. `onReports`: the registry wants to be told of policies. */
+  const follow = async (
+    stream: Stream,
+    { signal, onReports }: { readonly signal: AbortSignal; readonly onReports: () => void },
+  ): Promise<void> => {
     const hello = { schema: SCHEMA, cluster_name: clusterName, node_name: nodeName };
     stream.write({ hello: { ...hello, agent_version: options.agentVersion } });
     let sequence = 0;
@@ -120,6 +150,7 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
       } else if (answered === 0) {
         sequence = 1;
         offer(stream, sequence);
+        if (accepted?.takes_policies === true) onReports();
       } else if (state.kind !== 'accepted') become({ kind: 'accepted', since: clock.now() });
     }
     throw new Error('the registry ended the session');
@@ -132,18 +163,27 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
     stream.on('error', () => undefined);
     const cancel = (): void => stream.cancel();
     signal.addEventListener('abort', cancel, { once: true });
+    const whileOpen = AbortSignal.any([signal, ended.signal]);
+    let reporting: Promise<void> | undefined;
+    const onReports = (): void => {
+      reporting ??= report(stream, whileOpen).catch((error: unknown) => {
+        stream.destroy(error instanceof Error ? error : new Error(String(error)));
+      });
+    };
     try {
-      await follow(stream, AbortSignal.any([signal, ended.signal]));
+      await follow(stream, { signal: whileOpen, onReports });
     } finally {
       signal.removeEventListener('abort', cancel);
       ended.abort();
       stream.cancel();
       client.close();
+      await reporting;
     }
   };
 
   return {
-    async run(signal) {
+    async run(signal, given) {
+      if (given !== undefined) policies = given.policies;
       const backoff = createBackoff({ minMs: 500, maxMs: 30_000 });
       while (!signal.aborted) {
         const began = clock.monotonic();

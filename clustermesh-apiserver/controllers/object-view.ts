@@ -62,6 +62,8 @@ export interface ObjectViewOptions<T, Index extends string> {
   /** Objects for which it is false are as if they were not there. */
   readonly keep?: (object: T) => boolean;
   readonly labelSelector?: string;
+  /** A kind that the API server does not know counts as complete and empty. Default: it is waited for. */
+  readonly mayBeAbsent?: boolean;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -142,7 +144,7 @@ export function createObjectView<
     onChange: subscribe(changed),
     onSynced,
     async follow(signal) {
-      const { parse, keep, labelSelector, clock, logger } = options;
+      const { parse, keep, labelSelector, mayBeAbsent, clock, logger } = options;
       const batches = reflect(api, resource, {
         parse,
         clock,
@@ -153,6 +155,7 @@ export function createObjectView<
         },
         ...(keep === undefined ? {} : { keep }),
         ...(labelSelector === undefined ? {} : { labelSelector }),
+        mayBeAbsent,
       });
       for await (const batch of batches) {
         for (const event of batch) {

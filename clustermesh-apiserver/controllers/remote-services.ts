@@ -74,8 +74,8 @@ export interface RemoteServicesOptions {
     readonly id: ClusterId;
     readonly max: MaxConnectedClusters;
   };
-  /** Directory of the peers' files (`--clustermesh-config`). */
-  readonly directory: string;
+  /** Directory of the peers' files (`--clustermesh-config`); undefined: there are no peers. */
+  readonly directory: string | undefined;
   readonly readConnection: (path: string) => Promise<PeerConnection>;
   /** The own etcd as it names itself, once that is known: what answers with it is no peer but ourselves. */
   readonly ownStoreId?: () => string | undefined;

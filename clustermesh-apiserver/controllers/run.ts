@@ -37,8 +37,8 @@ export interface ControllersOptions {
     readonly id: ClusterId;
     readonly max: MaxConnectedClusters;
   };
-  /** Directory of the peers' files (`--clustermesh-config`). */
-  readonly directory: string;
+  /** Directory of the peers' files (`--clustermesh-config`); undefined: there are no peers. */
+  readonly directory: string | undefined;
   readonly readConnection: (path: string) => Promise<PeerConnection>;
   readonly ownStoreId?: () => string | undefined;
   readonly rescanMs?: number;

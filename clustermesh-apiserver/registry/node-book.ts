@@ -62,6 +62,8 @@ export interface NodeBook {
   open(name: string, onReplaced: () => void): NodeSession;
   /** Takes nodes away whose grace time is over, until `signal` aborts. To be run while the registry listens. */
   run(signal: AbortSignal): Promise<void>;
+  /** State of a node; undefined: it is not known, or not any more. */
+  stateOf(name: string): NodeReport['state'] | undefined;
   readonly report: readonly NodeReport[];
 }
 
@@ -269,6 +271,7 @@ export function createNodeBook(options: NodeBookOptions): NodeBook {
       }
       await Promise.all([watchForEnds(signal), replicas?.board.run(handlers, signal)]);
     },
+    stateOf: (name) => entries.get(name)?.state.kind,
     get report() {
       return [...entries].map(([node, { facts, state }]) => ({
         node,

@@ -16,10 +16,11 @@ import { GateError } from '../gate/gate-error.ts';
 import { openTrust, type TrustFiles, type TrustStore } from '../gate/trust.ts';
 import type { NodeBook } from './node-book.ts';
 import { nodeNameOf } from './node-facts.ts';
+import type { PolicyBoard } from './policy-board.ts';
 import { RegistryError } from './registry-error.ts';
 import { serveSession } from './session.ts';
 
-/** A node's facts are some hundred bytes. */
+/** A node's facts are some hundred bytes; what it says of policies comes in parts of half of this at most. */
 const MAX_REQUEST_BYTES = 64 * 1024;
 const MAX_STREAMS_PER_CONNECTION = 16;
 const EXPIRY_CHECK_MS = 5000;
@@ -31,6 +32,7 @@ export interface RegistryOptions {
   readonly files: Omit<TrustFiles, 'peerTrustDir'>;
   readonly clusterName: string;
   readonly book: NodeBook;
+  readonly policies: Pick<PolicyBoard, 'open'>;
   readonly signal: AbortSignal;
   readonly logger: Logger;
   readonly clock?: Clock;
@@ -44,7 +46,7 @@ export interface Registry extends AsyncDisposable {
 
 /** Listens. Throws RegistryError when a file is unusable or the port is taken. */
 export async function listenRegistry(options: RegistryOptions): Promise<Registry> {
-  const { clusterName, book, logger, clock = systemClock } = options;
+  const { clusterName, book, policies, logger, clock = systemClock } = options;
   const stopping = new AbortController();
   const signal = AbortSignal.any([options.signal, stopping.signal]);
   const trust = await openOwnTrust(options.files, { clock, signal, logger });
@@ -87,7 +89,15 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
         call.emit('error', { code: status.PERMISSION_DENIED, details });
         return;
       }
-      void serveSession(call, { node, clusterName, book, clock, logger, signal: closing.signal });
+      void serveSession(call, {
+        node,
+        clusterName,
+        book,
+        policies,
+        clock,
+        logger,
+        signal: closing.signal,
+      });
     },
   });
   const watching = cutExpired(connections, clock, signal);

@@ -1,4 +1,4 @@
-/** One agent's stream: Hello, then facts, each answered in turn. */
+/** One agent's stream: Hello, then facts, each answered in turn, and how policies stand, which is not answered. */
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
 import { z } from 'zod';
 import { KvError } from '../../mesh/kvstore/kvstore.ts';
@@ -6,6 +6,8 @@ import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { NodeConflict } from '../convert/node.ts';
 import type { NodeBook, NodeSession } from './node-book.ts';
+import type { PolicyBoard, PolicySession } from './policy-board.ts';
+import { parsePolicyNews } from './policy-report.ts';
 
 const SCHEMA = 1;
 const HELLO_TIMEOUT_MS = 10_000;
@@ -20,6 +22,7 @@ const messageSchema = z.object({
     })
     .optional(),
   facts: z.looseObject({ sequence: z.number().default(0) }).optional(),
+  policies: z.looseObject({}).optional(),
 });
 
 type Hello = NonNullable<z.infer<typeof messageSchema>['hello']>;
@@ -30,6 +33,8 @@ export interface ServeOptions {
   readonly node: string;
   readonly clusterName: string;
   readonly book: NodeBook;
+  /** Is told how policies stand. */
+  readonly policies: Pick<PolicyBoard, 'open'>;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Ends the stream when it aborts. */
@@ -46,6 +51,7 @@ export async function serveSession(
   const signal = AbortSignal.any([options.signal, ended.signal]);
   const greeted = new AbortController();
   let session: NodeSession | undefined;
+  let standings: PolicySession | undefined;
 
   const end = (): void => {
     ended.abort();
@@ -57,11 +63,12 @@ export async function serveSession(
   };
   const answer = (sequence: number, conflict: NodeConflict | undefined): void => {
     if (ended.signal.aborted) return;
-    if (conflict === undefined) call.write({ accepted: { sequence } });
-    else call.write({ rejected: { sequence, ...conflict } });
+    if (conflict === undefined) {
+      call.write({ accepted: { sequence, takes_policies: sequence === 0 } });
+    } else call.write({ rejected: { sequence, ...conflict } });
   };
   const receive = async (message: unknown): Promise<void> => {
-    const { hello, facts } = messageSchema.parse(message);
+    const { hello, facts, policies } = messageSchema.parse(message);
     if (session === undefined) {
       greeted.abort();
       const refusal = judgeHello(hello, options);
@@ -78,10 +85,19 @@ export async function serveSession(
           `another session of node ${node} has begun: two agents share its certificate, or this one reconnected`,
         ),
       );
+      standings = options.policies.open(node);
       return;
     }
-    if (facts === undefined)
-      return fail(status.INVALID_ARGUMENT, 'expected facts after the greeting');
+    if (policies !== undefined) {
+      const news = parsePolicyNews(policies);
+      // The node is there all the same: nothing that is for people ends its session.
+      if (news === undefined) logger.warn({ node }, 'cannot read how policies stand on a node');
+      else standings?.take(news);
+      return;
+    }
+    if (facts === undefined) {
+      return fail(status.INVALID_ARGUMENT, 'expected facts or policies after the greeting');
+    }
     const conflict = await session.offer(facts, signal);
     if (conflict !== undefined)
       logger.warn({ node, ...conflict }, 'what a node says of itself was rejected');

@@ -7,6 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
 import { parseAllDocuments } from 'yaml';
 import { createMcsPart } from '../../clustermesh-apiserver/controllers/mcs/mcs-part.ts';
+import { createPolicyStatus } from '../../clustermesh-apiserver/controllers/policy-status.ts';
 import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
 import { openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
 import { connectionReader } from '../../mesh/remote/connection.ts';
@@ -16,13 +17,16 @@ import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { waitFor } from '../lab/wait-for.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { crdPeers } from '../peers/kube-crds.ts';
 import { needKube } from '../peers/kube-programs.ts';
 import type { KubeRule, KubeUser } from '../peers/kube-user.ts';
+import { needPeers } from '../peers/peer-binary.ts';
 import { SHORT_LEASE } from './controllers-rig.ts';
 import { followCluster } from './followed-cluster.ts';
 import { manifest } from './mcs-rig.ts';
 
 const kube = needKube(process.env);
+const skip = kube.skip || needPeers(crdPeers, process.env).skip;
 const MCS = '/apis/multicluster.x-k8s.io/v1beta1';
 const FILES = [
   'rbac-any-cni.yaml',
@@ -36,6 +40,12 @@ const LEASES = 'leases.coordination.k8s.io';
 const SLICES = 'endpointslices.discovery.k8s.io';
 const IMPORTS = 'serviceimports.multicluster.x-k8s.io';
 const DEFINITIONS = 'customresourcedefinitions.apiextensions.k8s.io';
+/** Policies of which nodes say something, so that it is written onto them. */
+const POLICIES = [
+  'CiliumNetworkPolicy default/web',
+  'CiliumClusterwideNetworkPolicy web',
+  'NetworkPolicy default/web',
+];
 
 /** What has to be done for a permission to be missed. */
 type Trigger =
@@ -54,6 +64,9 @@ const ROWS: readonly (readonly [use: string, trigger: Trigger, shown?: RegExp])[
   [`update ${LEASES}`, 'start'],
   [`list ${IMPORTS}`, 'start'],
   [`watch ${IMPORTS}`, 'start'],
+  ['patch ciliumnetworkpolicies/status.cilium.io', 'start'],
+  ['patch ciliumclusterwidenetworkpolicies/status.cilium.io', 'start'],
+  ['get networkpolicies.networking.k8s.io', 'start'],
   [`patch serviceexports/status.multicluster.x-k8s.io`, 'export'],
   [`get ${IMPORTS}`, 'export'],
   [`create ${IMPORTS}`, 'export'],
@@ -88,7 +101,7 @@ interface Replica extends AsyncDisposable {
 }
 
 test('the manifests allow what is used, and nothing else', {
-  skip: kube.skip,
+  skip,
   timeout: 120_000,
 }, async (t) => {
   const cluster = await openKubeCluster({
@@ -97,6 +110,8 @@ test('the manifests allow what is used, and nothing else', {
     apiserverArgs: ['--enable-admission-plugins=OwnerReferencesPermissionEnforcement'],
   });
   t.teardown(() => cluster[Symbol.asyncDispose]());
+  await cluster.installCrds(['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies']);
+  await putPolicies(cluster);
   const all = (await Promise.all(FILES.map(rulesOf))).flat();
   const user = await cluster.addUser('clustermesh-apiserver', { rules: all });
   const rig = await openRig(t, { cluster, user, all });
@@ -174,7 +189,11 @@ async function openRig(t: Test, given: Pick<Rig, 'cluster' | 'user' | 'all'>): P
         leaseTimes: SHORT_LEASE,
         namespacesAreGlobal: true,
         endpointSliceSync: { batchMs: 50 },
-        parts: [(context) => createMcsPart(context, { installCrds: true })],
+        parts: [
+          (context) => createMcsPart(context, { installCrds: true }),
+          (context) =>
+            createPolicyStatus(context, { board: boardThatSays(serial), beginAfterMs: 0 }),
+        ],
         clock: systemClock,
         logger: createLogger('permissions', { level: 'silent' }),
       });
@@ -190,6 +209,31 @@ async function openRig(t: Test, given: Pick<Rig, 'cluster' | 'user' | 'all'>): P
       };
     },
   };
+}
+
+/** Nodes say something else to each replica, so that each has something to write. */
+function boardThatSays(serial: number): Parameters<typeof createPolicyStatus>[1]['board'] {
+  const counts = { nodes: 1, behind: 0, selecting: 1, endpoints: 1, entries: 1 };
+  const problems = [`problem ${serial}`];
+  return {
+    policies: () => POLICIES,
+    get: (policy) => ({ policy, generation: 1, ...counts, problems, errors: [] }),
+    onChange: () => () => undefined,
+  };
+}
+
+async function putPolicies(cluster: KubeCluster): Promise<void> {
+  const spec = { endpointSelector: {}, ingress: [{}] };
+  for (const policy of POLICIES) {
+    const kind = policy.slice(0, policy.indexOf(' '));
+    const manifest =
+      kind === 'NetworkPolicy'
+        ? { apiVersion: 'networking.k8s.io/v1', spec: { podSelector: {} } }
+        : { apiVersion: 'cilium.io/v2', spec };
+    const metadata = { name: 'web', ...(policy.includes('/') ? { namespace: 'default' } : {}) };
+    const input = JSON.stringify({ ...manifest, kind, metadata });
+    await cluster.kubectl(['apply', '-f', '-'], { input });
+  }
 }
 
 /** Waits until status says what is missing. */

@@ -1,5 +1,9 @@
 /** What controllers write with, before a real API server: server-side apply, Events, the Lease (issue C). */
 import { type Test, test } from 'tap';
+import type { PolicyReport } from '../../agent/api/status.ts';
+import { policyName } from '../../agent/policy/compile.ts';
+import { parsePolicy } from '../../agent/policy/parse.ts';
+import { createPolicyReporter } from '../../agent/registry/policy-reports.ts';
 import {
   type Applier,
   type ApplyOptions,
@@ -15,24 +19,35 @@ import {
 } from '../../clustermesh-apiserver/controllers/kubernetes-object.ts';
 import { LeadershipError } from '../../clustermesh-apiserver/controllers/leader-lease.ts';
 import { createLeaseStore } from '../../clustermesh-apiserver/controllers/lease-store.ts';
+import type { PolicyCondition } from '../../clustermesh-apiserver/controllers/policy-conditions.ts';
+import { createPolicyStatus } from '../../clustermesh-apiserver/controllers/policy-status.ts';
+import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
 import { type KubernetesApi, openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
 import { RESOURCES } from '../../clustermesh-apiserver/kubernetes/resource.ts';
+import { createPolicyBoard } from '../../clustermesh-apiserver/registry/policy-board.ts';
+import { parsePolicyNews } from '../../clustermesh-apiserver/registry/policy-report.ts';
+import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
 import { until } from '../../mesh/remote/testing/until.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
 import { createManualClock } from '../../mesh/testing/manual-clock.ts';
+import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
+import type { PolicyKind } from '../../mesh/wire/local-policy.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { crdPeers } from '../peers/kube-crds.ts';
 import { needKube } from '../peers/kube-programs.ts';
-import { CONTROLLER_RULES } from './controllers-rig.ts';
+import { needPeers } from '../peers/peer-binary.ts';
+import { CONTROLLER_RULES, SHORT_LEASE } from './controllers-rig.ts';
 
 const kube = needKube(process.env);
+const skip = kube.skip || needPeers(crdPeers, process.env).skip;
 const signal = new AbortController().signal;
 const resource = RESOURCES.configMaps;
 const PATH = '/api/v1/namespaces/demo/configmaps';
 const OURS = { 'isthmus.io/ours': 'true' };
 const logger = createLogger('test', { level: 'silent' });
 
-test('writes', { skip: kube.skip, timeout: 120_000 }, async (t) => {
+test('writes', { skip, timeout: 120_000 }, async (t) => {
   const cluster = await openKubeCluster({ name: 'writes', programs: kube.programs });
   t.teardown(() => cluster[Symbol.asyncDispose]());
   await cluster.ask('POST', '/api/v1/namespaces', { body: { metadata: { name: 'demo' } } });
@@ -43,6 +58,17 @@ test('writes', { skip: kube.skip, timeout: 120_000 }, async (t) => {
       resources: ['configmaps'],
       verbs: ['get', 'create', 'patch', 'delete'],
     },
+    {
+      apiGroups: ['cilium.io'],
+      resources: ['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies'],
+      verbs: ['list', 'watch'],
+    },
+    {
+      apiGroups: ['cilium.io'],
+      resources: ['ciliumnetworkpolicies/status', 'ciliumclusterwidenetworkpolicies/status'],
+      verbs: ['patch'],
+    },
+    { apiGroups: ['networking.k8s.io'], resources: ['networkpolicies'], verbs: ['get'] },
   ];
   const user = await cluster.addUser('writer', { rules });
   const api = await openKubernetes({ kubeconfig: user.kubeconfig, clock: systemClock });
@@ -232,7 +258,174 @@ const CASES: Readonly<Record<string, (t: Test, site: Site) => Promise<void>>> = 
     t.equal(await store.write(record, first, signal), undefined, 'one that is late');
     t.match((await store.read(signal))?.record, { holder: 'two' });
   },
+
+  async 'how policies stand is written onto them, and nothing while that is as it was'(t, site) {
+    const { cluster } = site;
+    await cluster.installCrds(['ciliumnetworkpolicies', 'ciliumclusterwidenetworkpolicies']);
+    const apply = (name: string, manifest: object) =>
+      cluster.kubectl(['apply', '-f', '-'], { input: JSON.stringify(manifest) }).then(() => name);
+    await apply('good', ciliumPolicy('good', {}));
+    await apply('bad', ciliumPolicy('bad', { rules: { http: [{ method: 'GET' }] } }));
+    await apply('base', ciliumPolicy('base', {}, 'CiliumClusterwideNetworkPolicy'));
+    await apply('plain', {
+      apiVersion: 'networking.k8s.io/v1',
+      kind: 'NetworkPolicy',
+      metadata: { name: 'plain', namespace: 'demo' },
+      spec: { podSelector: {} },
+    });
+    const { controllers, tell } = await startPolicyStatus(t, site);
+    await tell();
+    const isValid = async (name: string, expected: 'True' | 'False'): Promise<void> =>
+      until(`${name} is ${expected}`, async () => {
+        const found = (await conditionsOf(cluster, name)).find(({ type }) => type === 'Valid');
+        return found?.status === expected;
+      });
+    await isValid('good', 'True');
+    await isValid('bad', 'False');
+    await isValid('base', 'True');
+    const shown = await cluster.kubectl(['get', 'cnp', '-n', 'demo']);
+    t.match(shown, /bad\s+\S+\s+False\s+good\s+\S+\s+True/, 'as kubectl shows it');
+    t.match(await conditionsOf(cluster, 'bad'), [
+      {
+        type: 'Valid',
+        status: 'False',
+        reason: 'NotEnforcedAsWritten',
+        message: /^spec\.ingress\[0\]/,
+      },
+      { type: 'Enforced', status: 'False', message: /^generation 1: 2 endpoints on 1 of 1 nodes/ },
+    ]);
+    t.match(await conditionsOf(cluster, 'good'), [
+      { type: 'Valid', status: 'True', message: 'Policy validation succeeded' },
+      { type: 'Enforced', status: 'True', reason: 'Enforced' },
+    ]);
+    await until('the Event', () => controllers.status.events.written === 1);
+    // Of NetworkPolicies `describe` shows no Events.
+    const told = await cluster.kubectl(['events', '-n', 'demo', '--for=networkpolicy/plain']);
+    t.match(told, /Warning\s+Failing\s+NetworkPolicy\/plain\s+node n1: the map is full/);
+
+    const reconciled = (): number => controllers.status.parts[0]?.controllers[0]?.reconciled ?? 0;
+    const { written } = controllers.status.writes;
+    const looks = reconciled();
+    await tell();
+    await cluster.kubectl(['annotate', 'cnp', 'good', 'bad', '-n', 'demo', 'note=mine']);
+    await until('both are looked at', () => reconciled() >= looks + 2);
+    t.equal(controllers.status.writes.written, written, 'and nothing is written');
+
+    await apply('bad', ciliumPolicy('bad', {}));
+    await until('it is seen', () => reconciled() >= looks + 3);
+    t.match(await conditionsOf(cluster, 'bad'), [{ status: 'False' }, {}], 'no node knows it yet');
+    await tell();
+    await isValid('bad', 'True');
+    t.equal(controllers.status.writes.written, written + 1);
+    const emptied = JSON.stringify({ status: { conditions: [] } });
+    const patch = ['patch', 'cnp', 'good', '-n', 'demo', '--subresource=status', '--type=merge'];
+    await cluster.kubectl([...patch, '-p', emptied]);
+    // What somebody took away is there again.
+    await isValid('good', 'True');
+    t.equal(controllers.status.writes.written, written + 2);
+    t.equal(controllers.status.parts[0]?.controllers[0]?.failures, 0);
+  },
 };
+
+/** The controllers with this part alone, and a node that takes in policies as the API server has them. */
+async function startPolicyStatus(t: Test, { cluster, api }: Site) {
+  const board = createPolicyBoard({
+    store: createMemoryStore(),
+    isHere: () => true,
+    clock: systemClock,
+    logger,
+  });
+  const controllers = createControllers({
+    api,
+    cluster: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
+    directory: undefined,
+    readConnection: () => Promise.reject(new Error('there are no peers')),
+    nodeKind: 'Node',
+    replica: 'one',
+    leaseNamespace: 'demo',
+    leaseTimes: SHORT_LEASE,
+    namespacesAreGlobal: true,
+    endpointSliceSync: undefined,
+    parts: [(context) => createPolicyStatus(context, { board, beginAfterMs: 0, settleMs: 100 })],
+    clock: systemClock,
+    logger,
+  });
+  const stop = new AbortController();
+  const running = Promise.all([board.run(stop.signal), controllers.run(stop.signal)]);
+  running.catch(() => undefined);
+  t.teardown(async () => {
+    stop.abort();
+    await running;
+  });
+  const session = board.open('n1');
+  const reporter = createPolicyReporter();
+  const tell = async (): Promise<void> => {
+    const kinds = ['cnp', 'ccnp', 'networkpolicy'];
+    const found = await cluster.kubectl(['get', kinds.join(','), '-A', '-o=json']);
+    const { items } = JSON.parse(found) as { items: PolicyObject[] };
+    for (const message of reporter.next(items.map(reportOf))) {
+      const news = parsePolicyNews(message);
+      if (news === undefined) throw new Error('what an agent says cannot be read');
+      session.take(news);
+    }
+  };
+  return { controllers, tell };
+}
+
+interface PolicyObject {
+  readonly kind: PolicyKind;
+  readonly metadata: {
+    readonly namespace?: string;
+    readonly name: string;
+    readonly generation: number;
+  };
+  readonly status?: { readonly conditions?: readonly PolicyCondition[] };
+}
+
+/** What an agent says of a policy that selects two of its endpoints; of a NetworkPolicy, that its rows find no room. */
+function reportOf(object: PolicyObject): PolicyReport {
+  const { kind, metadata } = object;
+  const { namespace = '', name, generation } = metadata;
+  const policy = parsePolicy(
+    { kind, namespace, name, generation, manifest: object },
+    { clusterName: parseClusterName('alpha'), defaultLocalCluster: true },
+  );
+  const { problems } = policy;
+  return {
+    policy: policyName(policy),
+    generation,
+    state: problems.length === 0 ? 'enforced' : 'partly-refused',
+    endpoints: [7, 8],
+    entries: 12,
+    lastError: kind === 'NetworkPolicy' ? 'the map is full' : undefined,
+    problems,
+  };
+}
+
+/** A policy that lets pods in on one port; `more`: fields of that port's rule. */
+function ciliumPolicy(name: string, more: object, kind = 'CiliumNetworkPolicy'): object {
+  const toPorts = [{ ports: [{ port: '80', protocol: 'TCP' }], ...more }];
+  return {
+    apiVersion: 'cilium.io/v2',
+    kind,
+    metadata: { name, ...(kind === 'CiliumNetworkPolicy' ? { namespace: 'demo' } : {}) },
+    spec: {
+      endpointSelector: { matchLabels: { app: 'web' } },
+      ingress: [{ fromEndpoints: [{ matchLabels: { app: 'client' } }], toPorts }],
+    },
+  };
+}
+
+async function conditionsOf(
+  cluster: KubeCluster,
+  name: string,
+): Promise<readonly PolicyCondition[]> {
+  const place =
+    name === 'base' ? 'ciliumclusterwidenetworkpolicies' : 'namespaces/demo/ciliumnetworkpolicies';
+  const path = `/apis/cilium.io/v2/${place}/${name}`;
+  const { status } = (await cluster.ask('GET', path)) as PolicyObject;
+  return status?.conditions ?? [];
+}
 
 /** A writer of config maps in `demo` that bear our mark. */
 function writer({ cluster, api }: Site, check: () => void = () => undefined) {
