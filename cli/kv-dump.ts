@@ -112,8 +112,9 @@ async function readTarget(
       case 'permission-denied':
         return undefined;
       case 'unavailable':
-      case 'timeout':
         throw new CliError('unreachable', cause.message, { cause });
+      case 'timeout':
+        throw new CliError('timeout', cause.message, { cause });
       default:
         throw new CliError('problem', cause.message, { cause });
     }

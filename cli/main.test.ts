@@ -24,13 +24,13 @@ function clustermesh(...args: readonly string[]): Promise<CliRun> {
 
 test('clustermesh: exit codes', async (t) => {
   const cases: [readonly string[], number, RegExp][] = [
-    [['--help'], 0, /status.*lab.*pki/s],
+    [['--help'], 0, /status.*lab.*policy.*pki.*4 a verdict would change, 124 timeout/s],
     [['lab', '--help'], 0, /up .*list.*exec.*down/s],
     [['nonsense'], 2, /unknown command 'nonsense'/],
     [['pki', 'issue', 'king', 'a', '--ca', 'x', '--out', 'x'], 2, /Allowed choices are server/],
     [['pki', 'init'], 2, /--out/],
     [['pki', 'init', '--out', 'x', '--validity-days', '1.5'], 2, /expected a number of days/],
-    [['lab', 'up', '/nowhere.yaml'], 1, /^clustermesh: cannot read \/nowhere\.yaml: /],
+    [['lab', 'up', '/nowhere.yaml'], 2, /^clustermesh: cannot read \/nowhere\.yaml: /],
     [['lab', 'down', '--name', 'never'], 1, /cannot find lab never/],
     [['lab', 'exec', '--name', 'never', 'pod', 'true'], 1, /cannot find lab never/],
     [['status', '--socket-path', '/nowhere.sock'], 3, /cannot reach the agent on \/nowhere\.sock/],
@@ -38,6 +38,11 @@ test('clustermesh: exit codes', async (t) => {
     [['drain', 'beta', '--socket-path', '/nowhere.sock'], 3, /cannot reach the agent on \/nowhere/],
     [['undrain', 'beta', '--socket-path', '/x', '--lab', 'y'], 2, /not both/],
     [['drain'], 2, /missing required argument 'peer'/],
+    [
+      ['policy', 'list', '--socket-path', '/nowhere.sock'],
+      3,
+      /cannot reach the agent on \/nowhere/,
+    ],
   ];
   for (const [args, code, text] of cases) {
     const run = await clustermesh(...args);

@@ -1,12 +1,14 @@
 #!/usr/bin/env node
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { CliError, EXIT_CODES } from './cli-error.ts';
 import { drainCommand } from './drain-command.ts';
+import { errorLines, exitCodeOf } from './exit-code.ts';
 import { kvCommand } from './kv-command.ts';
 import { labCommand } from './lab-command.ts';
 import { monitorCommand } from './monitor-command.ts';
 import { createPipeWriter } from './pipe-writer.ts';
 import { pkiCommand } from './pki-command.ts';
+import { policyCommand } from './policy-command.ts';
 import { statusCommand } from './status-command.ts';
 
 const print = (text: string): void => {
@@ -33,6 +35,14 @@ const program = new Command('clustermesh')
   )
   .addCommand(drainCommand('drain', print))
   .addCommand(drainCommand('undrain', print))
+  .addCommand(
+    policyCommand({
+      print,
+      say: (text) => process.stderr.write(text),
+      setExitCode: (code) => setExitCode(EXIT_CODES[code]),
+      signal: ending.signal,
+    }),
+  )
   .addCommand(pkiCommand((line) => print(`${line}\n`)))
   .addCommand(
     kvCommand({
@@ -45,7 +55,7 @@ const program = new Command('clustermesh')
   )
   .addHelpText(
     'after',
-    '\nExit codes: 0 fine, 1 a problem found, 2 usage, 3 cannot reach, 124 timeout',
+    '\nExit codes: 0 fine, 1 a problem found, 2 usage, 3 cannot reach, 4 a verdict would change, 124 timeout',
   );
 exitByThrowing(program);
 
@@ -66,28 +76,6 @@ function exitByThrowing(command: Command): void {
 
 /** Says what went wrong, a line each thing; the exit code. */
 function report(error: unknown): number {
-  if (error instanceof CommanderError) {
-    // It has printed its text: help asked for is fine, help instead of a command is not.
-    return error.exitCode === 0 ? EXIT_CODES.fine : EXIT_CODES.usage;
-  }
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  // Without a code of ours it is a fault of the program: whoever mends it needs to know where.
-  const text =
-    error instanceof Error
-      ? typeof code === 'string'
-        ? error.message
-        : (error.stack ?? error.message)
-      : String(error);
-  for (const line of text.split('\n')) process.stderr.write(`clustermesh: ${line}\n`);
-  switch (code) {
-    case 'usage':
-    case 'topology':
-      return EXIT_CODES.usage;
-    case 'unreachable':
-      return EXIT_CODES.unreachable;
-    case 'timeout':
-      return EXIT_CODES.timeout;
-    default:
-      return EXIT_CODES.problem;
-  }
+  for (const line of errorLines(error)) process.stderr.write(`clustermesh: ${line}\n`);
+  return exitCodeOf(error);
 }

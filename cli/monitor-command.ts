@@ -3,14 +3,15 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
+import { type AgentFlags, agentSockets, DEFAULT_SOCKET } from './agent-sockets.ts';
 import { CliError, EXIT_CODES } from './cli-error.ts';
 import type { PipeWriter } from './pipe-writer.ts';
 
 const AGENT = fileURLToPath(new URL('../agent/main.js', import.meta.url));
-const DEFAULT_SOCKET = '/run/isthmus/agent.sock';
 
-interface Flags {
+interface Flags extends AgentFlags {
   readonly drops?: true;
+  readonly audit?: true;
   readonly trace?: true;
   readonly services?: true;
   readonly from?: readonly string[];
@@ -22,8 +23,6 @@ interface Flags {
   readonly last?: string;
   readonly follow?: true;
   readonly output: 'compact' | 'json' | 'dict';
-  readonly socketPath?: readonly string[];
-  readonly lab?: string;
 }
 
 /** Where it prints, and when it ends. */
@@ -39,6 +38,7 @@ export function monitorCommand(output: MonitorOutput): Command {
       'show what the nodes of this machine drop, and why, as it happens; traces and calls of services, too. Of one option any value fits, of several each must',
     )
     .option('--drops', 'packets that were dropped and calls that were refused')
+    .option('--audit', 'packets that went on although policy denies them: audit mode')
     .option('--trace', 'packets that went on, as many as the trace level of the agent says')
     .option('--services', "sockets' calls to services")
     .option('--from <source...>', 'address, prefix, or namespace/name of a pod of the node')
@@ -60,7 +60,7 @@ export function monitorCommand(output: MonitorOutput): Command {
     .option('--socket-path <path...>', `sockets of the agents (default: ${DEFAULT_SOCKET})`)
     .option('--lab <name>', "all agents of a lab, instead of the machine's own")
     .action(async (flags: Flags) => {
-      const sockets = await socketsOf(flags);
+      const sockets = await agentSockets(flags);
       const [only, ...others] = sockets;
       const following = { flags, output };
       const writer = output.writer();
@@ -74,6 +74,9 @@ export function monitorCommand(output: MonitorOutput): Command {
       if (codes.includes(EXIT_CODES.unreachable)) {
         throw new CliError('unreachable', 'an agent does not answer, or has left');
       }
+      if (codes.includes(EXIT_CODES.timeout)) {
+        throw new CliError('timeout', 'an agent did not answer in time');
+      }
       if (codes.includes(EXIT_CODES.usage)) throw new CliError('usage', 'nothing to show');
       if (codes.some((code) => code !== EXIT_CODES.fine)) {
         throw new CliError('problem', 'a monitor has failed');
@@ -81,20 +84,11 @@ export function monitorCommand(output: MonitorOutput): Command {
     });
 }
 
-async function socketsOf(flags: Flags): Promise<readonly string[]> {
-  if (flags.lab === undefined) return flags.socketPath ?? [DEFAULT_SOCKET];
-  if (flags.socketPath !== undefined) {
-    throw new CliError('usage', 'give --socket-path or --lab, not both');
-  }
-  const { findLab } = await import('../e2e/lab/find-lab.ts');
-  return (await findLab(flags.lab)).plan.nodes.map((node) => node.socketPath);
-}
-
 function argumentsOf(socket: string, flags: Flags): string[] {
   const repeated = (['from', 'to', 'identity', 'endpoint', 'cluster', 'port'] as const).flatMap(
     (name) => (flags[name] ?? []).map((value) => `--${name}=${value}`),
   );
-  const switches = (['drops', 'trace', 'services', 'follow'] as const).filter(
+  const switches = (['drops', 'audit', 'trace', 'services', 'follow'] as const).filter(
     (name) => flags[name],
   );
   return [

@@ -169,7 +169,7 @@ async function readText(file: string): Promise<string> {
     return await readFile(file, 'utf8');
   } catch (cause) {
     throw new CliError(
-      'problem',
+      'usage',
       `cannot read ${file}: ${cause instanceof Error ? cause.message : String(cause)}`,
       {
         cause,

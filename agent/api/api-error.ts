@@ -5,6 +5,7 @@ export class ApiError extends Error {
     | 'socket-failed'
     | 'too-large'
     | 'unreachable'
+    | 'timeout'
     | 'bad-answer'
     | 'bad-question';
   readonly retryable: boolean;
@@ -13,6 +14,6 @@ export class ApiError extends Error {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'ApiError';
     this.code = code;
-    this.retryable = code === 'unreachable';
+    this.retryable = code === 'unreachable' || code === 'timeout';
   }
 }

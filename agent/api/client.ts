@@ -12,14 +12,21 @@ export interface ApiAnswer {
   readonly body: string;
 }
 
-/** Asks an agent over its socket. Throws ApiError `unreachable` when none answers. */
+/** Asks an agent over its socket. Throws ApiError `unreachable` when none is there, `timeout` when it does not answer. */
 export function callAgent(
   socketPath: string,
-  options: { path: string; method?: 'GET' | 'POST' | 'PUT'; body?: string },
+  options: {
+    path: string;
+    method?: 'GET' | 'POST' | 'PUT';
+    body?: string;
+    /** How long to wait for it. Default: 10 s. */
+    timeoutMs?: number;
+  },
 ): Promise<ApiAnswer> {
+  const { timeoutMs = TIMEOUT_MS } = options;
   return new Promise((resolve, reject) => {
     const request = httpRequest(
-      { socketPath, path: options.path, method: options.method ?? 'GET', timeout: TIMEOUT_MS },
+      { socketPath, path: options.path, method: options.method ?? 'GET', timeout: timeoutMs },
       (response) => {
         const parts: Buffer[] = [];
         response.on('data', (part: Buffer) => parts.push(part));
@@ -32,9 +39,9 @@ export function callAgent(
         response.on('error', reject);
       },
     );
-    request.on('timeout', () => request.destroy(new Error(`no answer within ${TIMEOUT_MS} ms`)));
+    request.on('timeout', () => request.destroy(late(socketPath, timeoutMs)));
     request.on('error', (cause) => {
-      reject(unreachable(socketPath, cause));
+      reject(cause instanceof ApiError ? cause : unreachable(socketPath, cause));
     });
     request.end(options.body);
   });
@@ -47,6 +54,13 @@ export function unreachable(socketPath: string, cause: unknown): ApiError {
     'unreachable',
     `cannot reach the agent on ${socketPath}: ${reason}: is clustermesh-agent running on this node, and is this the right --socket-path?`,
     { cause },
+  );
+}
+
+function late(socketPath: string, timeoutMs: number): ApiError {
+  return new ApiError(
+    'timeout',
+    `the agent on ${socketPath} does not answer within ${timeoutMs} ms: it is busy or hangs, its log says with what`,
   );
 }
 

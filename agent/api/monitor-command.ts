@@ -45,6 +45,7 @@ export async function runMonitor(
 function queryOf(values: OptionValues<typeof MONITOR_OPTIONS>): URLSearchParams {
   const query = new URLSearchParams();
   if (values.drops) query.append('kind', 'drop');
+  if (values.audit) query.append('kind', 'policy-audit');
   if (values.trace) query.append('kind', 'trace');
   if (values.services) query.append('kind', 'service');
   for (const field of FILTER_FIELDS) {

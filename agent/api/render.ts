@@ -40,7 +40,7 @@ export function renderStatus(status: AgentStatus): string {
     status.endpoints.length === 0
       ? 'no endpoints on this node'
       : renderTable(
-          ['ENDPOINT', 'POD', 'ADDRESSES', 'IDENTITY', 'INTERFACE', 'INGRESS'],
+          ['ENDPOINT', 'POD', 'ADDRESSES', 'IDENTITY', 'INTERFACE', 'INGRESS', 'EGRESS', 'ENTRIES'],
           status.endpoints.map((endpoint) => [
             String(endpoint.endpointId),
             endpoint.pod || endpoint.containerId.slice(0, 12),
@@ -48,18 +48,21 @@ export function renderStatus(status: AgentStatus): string {
             endpoint.identity === 5 ? 'not known yet' : String(endpoint.identity),
             endpoint.hostInterface,
             endpoint.ingressEnforced ? 'policy' : 'open',
+            endpoint.egressEnforced ? 'policy' : 'open',
+            String(endpoint.policyEntries),
           ]),
         ),
     ...(status.policies.length === 0
       ? []
       : [
           renderTable(
-            ['POLICY', 'GENERATION', 'STATE', 'ENDPOINTS'],
-            status.policies.map(({ policy, generation, state, endpoints }) => [
+            ['POLICY', 'GENERATION', 'STATE', 'ENDPOINTS', 'ENTRIES'],
+            status.policies.map(({ policy, generation, state, endpoints, entries }) => [
               policy,
               String(generation),
               state === 'enforced' ? 'enforced' : 'partly refused',
               endpoints.join(',') || '-',
+              String(entries),
             ]),
           ),
         ]),

@@ -89,7 +89,7 @@ test('the text of a status has every cluster, table, endpoint and policy, and sa
   await rig.alpha.identity(257, { app: 'web' });
   await rig.alpha.ip('10.1.0.5', { host: '192.0.2.1', local: 257 });
   await rig.alpha.ip('127.0.0.9', { host: '192.0.2.1', local: 257 });
-  await rig.alpha.policy('p', { endpointSelector: {}, ingress: [{ fromCIDR: [] }] });
+  await rig.alpha.policy('p', { endpointSelector: {}, ingress: [{ fromGroups: [{}] }] });
   await rig.alpha.marked();
   await writeFile(rig.dir.file('peers', 'broken'), 'endpoints: \n');
   await rig.start();
@@ -114,7 +114,7 @@ test('the text of a status has every cluster, table, endpoint and policy, and sa
     text,
     /cluster alpha: values refused: 1 address-not-allowed; last: address 127\.0\.0\.9\/32: nobody may claim it/,
   );
-  t.match(text, /CiliumNetworkPolicy demo\/p: spec\.ingress\[0\]\.fromCIDR is not supported/);
+  t.match(text, /CiliumNetworkPolicy demo\/p: spec\.ingress\[0\]\.fromGroups is not supported/);
   t.notMatch(text, / \n/, 'no line ends in blanks');
 });
 

@@ -13,6 +13,7 @@ import type { ServeDrain } from '../withdrawal/drain-request.ts';
 import { ApiError } from './api-error.ts';
 import { isAnswering } from './client.ts';
 import { type MonitorStreamSources, serveMonitor } from './monitor-stream.ts';
+import { answerPolicies, isPolicyPath, type PolicySources } from './policy-requests.ts';
 import type { AgentStatus } from './status.ts';
 
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
@@ -36,6 +37,8 @@ export interface ApiSources {
   readonly drain?: ServeDrain;
   /** Events of this node; absent: not offered. */
   readonly stream?: MonitorStreamSources;
+  /** What policies come to; absent: not offered. */
+  readonly policies?: PolicySources;
 }
 
 /** An answer: status, JSON value or finished text. */
@@ -144,6 +147,12 @@ async function handle(
 ): Promise<Answer> {
   const { pathname } = new URL(request.url ?? '/', 'http://agent');
   const { method = '' } = request;
+  if (sources.policies !== undefined && isPolicyPath(pathname)) {
+    const url = new URL(request.url ?? '/', 'http://agent');
+    const body = (): Promise<string> => readBody(request);
+    const answer = await answerPolicies({ method, url, body }, sources.policies);
+    return json(answer.status, answer.body);
+  }
   const wanted = METHODS[pathname] ?? ['GET'];
   if (!wanted.includes(method)) {
     return json(405, { error: `cannot ${method} ${pathname}: expected ${wanted.join(' or ')}` });

@@ -26,6 +26,10 @@ export interface PolicyReport {
   readonly state: 'enforced' | 'partly-refused';
   /** Endpoints of this node that it selects. */
   readonly endpoints: readonly number[];
+  /** Rows of this node's policy table that its rules have a part in. */
+  readonly entries: number;
+  /** What fails at present, with what to do; undefined: nothing. */
+  readonly lastError: string | undefined;
   /** What of it is not enforced as written, and what happens instead. */
   readonly problems: readonly PolicyProblem[];
 }
@@ -44,6 +48,8 @@ export interface EndpointReport {
   readonly ingressEnforced: boolean;
   readonly egressEnforced: boolean;
   readonly policies: readonly string[];
+  /** Rows of the policy table that it needs. */
+  readonly policyEntries: number;
 }
 
 /** The session with the own cluster's registry as `status` shows it. */
@@ -126,13 +132,14 @@ export function buildStatus(sources: StatusSources): AgentStatus {
       ...mesh.notes,
       ...sources.withdrawal.notes(),
       ...sources.endpoints.problems(),
+      ...pressureNotes(engine),
       ...(datapath?.problems ?? []),
       ...(sources.decidedServices?.problem === undefined ? [] : [sources.decidedServices.problem]),
     ],
     tables: engine.tables,
     audit: sources.audit(),
     endpoints: endpointReports(engine, sources.endpoints),
-    policies: policyReports(engine),
+    policies: policyReports(sources, engine),
     services: {
       ...engine.services,
       translated: sources.decidedServices?.reason ?? 'all',
@@ -169,18 +176,47 @@ function endpointReports(engine: EngineStatus, manager: EndpointManager): Endpoi
       ingressEnforced: endpoint.ingressEnforced,
       egressEnforced: endpoint.egressEnforced,
       policies: endpoint.policies,
+      policyEntries: endpoint.entries,
     };
   });
 }
 
-function policyReports(engine: EngineStatus): PolicyReport[] {
-  return engine.policies.map((policy) => ({
-    policy: policyName(policy),
-    generation: policy.generation,
-    state: policy.problems.length === 0 ? 'enforced' : 'partly-refused',
-    endpoints: engine.endpoints
-      .filter(({ labels }) => labels !== undefined && selectsEndpoint(policy.clauses, labels))
-      .map(({ endpointId }) => endpointId),
-    problems: policy.problems,
-  }));
+/** How each policy stands on this node. `status`: the engine's, as it is now. */
+export function policyReports(
+  sources: { readonly engine: Pick<Engine, 'policyEntries'> },
+  status: EngineStatus,
+): PolicyReport[] {
+  const entries = sources.engine.policyEntries();
+  const table = status.tables.find(({ name }) => name === 'policy');
+  return status.policies.map((policy) => {
+    const selected = status.endpoints.filter(
+      ({ labels }) =>
+        labels !== undefined && selectsEndpoint(policy.clauses, { kind: 'pods', labels }),
+    );
+    const full = selected.filter(({ isOverfull }) => isOverfull);
+    return {
+      policy: policyName(policy),
+      generation: policy.generation,
+      state: policy.problems.length === 0 ? 'enforced' : 'partly-refused',
+      endpoints: selected.map(({ endpointId }) => endpointId),
+      entries: entries.get(policy) ?? 0,
+      lastError:
+        full.length > 0
+          ? `endpoints ${full.map(({ endpointId }) => endpointId).join(', ')} are closed: see the notes`
+          : selected.length > 0
+            ? table?.lastError
+            : undefined,
+      problems: policy.problems,
+    };
+  });
+}
+
+/** Endpoints that are closed because they need more rows than there may be. */
+function pressureNotes({ endpoints, policyPressure }: EngineStatus): string[] {
+  const full = endpoints.filter(({ isOverfull }) => isOverfull);
+  return full.map(({ endpointId, entries }) =>
+    entries > policyPressure.maxEach
+      ? `endpoint ${endpointId} needs ${entries} policy entries, more than the ${policyPressure.maxEach} of --bpf-policy-map-max: nothing that its policies limit is let through until there are fewer`
+      : `endpoint ${endpointId} needs ${entries} policy entries, for which the policy map of ${policyPressure.maxEntries} has no room: nothing that its policies limit is let through until there are fewer`,
+  );
 }
