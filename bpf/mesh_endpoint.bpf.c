@@ -149,12 +149,12 @@ int mesh_from_endpoint(struct __sk_buff *ctx)
 		identity = destination->identity;
 	else
 		identity = remote ? remote->identity : IDENTITY_WORLD;
-	reason = judge(ctx, flow, source, DIRECTION_EGRESS, identity);
+	reason = judge(ctx, source, DIRECTION_EGRESS, identity);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_EGRESS, source->identity, identity, source->endpoint_id);
 
 	if (destination) {
-		reason = judge(ctx, flow, destination, DIRECTION_INGRESS, source->identity);
+		reason = judge(ctx, destination, DIRECTION_INGRESS, source->identity);
 		if (reason)
 			return drop_flow(ctx, reason, DIRECTION_INGRESS, source->identity, identity,
 					 destination->endpoint_id);
@@ -207,31 +207,33 @@ static __always_inline __u32 stack_identity(struct __sk_buff *ctx, const struct 
 SEC("tc")
 int mesh_to_endpoint(struct __sk_buff *ctx)
 {
+	struct scratch *scratch = lookup_scratch();
 	const struct mesh_endpoint *destination;
-	struct flow flow = {};
+	struct flow *flow;
 	__u32 identity;
 	int reason;
 
 	if (ctx->protocol == bpf_htons(ETH_P_ARP))
 		return TC_ACT_UNSPEC;
-	reason = parse_flow(ctx, &flow);
-	if (reason)
+	reason = parse_packet(ctx);
+	if (!scratch || reason)
 		return drop(ctx, reason, DIRECTION_INGRESS);
-	if (flow.kind == FLOW_LINK_LOCAL)
+	flow = &scratch->flow;
+	if (flow->kind == FLOW_LINK_LOCAL)
 		return TC_ACT_UNSPEC;
-	destination = lookup_endpoint(&flow.destination);
-	identity = stack_identity(ctx, &flow);
+	destination = lookup_endpoint(&flow->destination);
+	identity = stack_identity(ctx, flow);
 	if (!destination || destination->ifindex != ctx->ifindex)
 		return drop_flow(ctx, DROP_NO_ENDPOINT, DIRECTION_INGRESS, identity, 0, 0);
-	reason = judge(ctx, &flow, destination, DIRECTION_INGRESS, identity);
+	reason = judge(ctx, destination, DIRECTION_INGRESS, identity);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity, destination->identity,
 				 destination->endpoint_id);
-	reason = nat_to_endpoint(ctx, &flow);
+	reason = nat_to_endpoint(ctx, flow);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity, destination->identity,
 				 destination->endpoint_id);
-	trace(ctx, &flow, COUNT_FORWARDED, DIRECTION_INGRESS, identity, destination->identity, destination->endpoint_id);
+	trace(ctx, flow, COUNT_FORWARDED, DIRECTION_INGRESS, identity, destination->identity, destination->endpoint_id);
 	count(COUNT_FORWARDED, DIRECTION_INGRESS, ctx->len);
 	return TC_ACT_UNSPEC;
 }

@@ -2,24 +2,20 @@
 /*
  * The node's own devices: calls from outside to NodePorts, load balancer addresses and externalIPs. A backend on this node
  * sees the client's own address; one elsewhere sees this node's, so that its answer comes back through here. What calls no
- * frontend is left alone.
+ * frontend is left alone. And the tunnel device, as far as the node's own programs send through it.
  */
 #include "lib/common.h"
 #include "lib/config.h"
 #include "lib/deliver.h"
 #include "lib/endpoints.h"
 #include "lib/flow.h"
+#include "lib/host.h"
 #include "lib/ipcache.h"
 #include "lib/metrics.h"
 #include "lib/nat.h"
 #include "lib/policy.h"
 #include "lib/refuse.h"
 #include "lib/trace.h"
-
-static __always_inline bool is_this_node(const struct mesh_config *config, const struct mesh_address *address)
-{
-	return same_address(address, &config->node4) || same_address(address, &config->node6);
-}
 
 static __always_inline __u32 identity_of(const struct mesh_address *address)
 {
@@ -83,7 +79,7 @@ static __always_inline int to_local(struct __sk_buff *ctx, struct flow *flow, co
 
 	reason = rewrite_packet(ctx);
 	if (!reason)
-		reason = judge(ctx, flow, destination, DIRECTION_INGRESS, identity);
+		reason = judge(ctx, destination, DIRECTION_INGRESS, identity);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity, destination->identity,
 				 destination->endpoint_id);
@@ -163,6 +159,64 @@ int mesh_to_host(struct __sk_buff *ctx)
 		return TC_ACT_UNSPEC;
 	reason = nat_answer(ctx, NAT_REVERSE | NAT_OUTSIDE, ANSWER_HERE);
 	return reason ? drop(ctx, reason, DIRECTION_EGRESS) : TC_ACT_UNSPEC;
+}
+
+/* Of asm-generic/errno-base.h: what bpf_skb_get_tunnel_key() returns for a packet that has none. */
+#define EINVAL 22
+
+/* One that another program has sent on its way already. */
+static __always_inline bool has_tunnel(struct __sk_buff *ctx)
+{
+	/* Filled by the call; what is in it does not matter. */
+	struct bpf_tunnel_key key;
+
+	return skb_get_tunnel_key(ctx, &key, sizeof(key), 0) != -EINVAL;
+}
+
+/*
+ * Egress of the tunnel device: what the node's routes lead there. Its MTU has been minded by the stack, as with any device.
+ * What the node sends for itself goes as "some node"; what it passes on under its own address (calls from outside that
+ * kube-proxy has translated) as the world's. Nobody else's packets go this way: they have not been judged as theirs.
+ */
+SEC("tc")
+int mesh_to_overlay(struct __sk_buff *ctx)
+{
+	const struct mesh_endpoint host = {};
+	const struct mesh_ipcache_value *source, *remote;
+	const struct mesh_config *config;
+	struct scratch *scratch;
+	struct flow *flow;
+	__u32 identity;
+	int reason;
+
+	if (has_tunnel(ctx))
+		return TC_ACT_UNSPEC;
+	config = lookup_config();
+	scratch = lookup_scratch();
+	if (!config || !scratch)
+		return drop(ctx, DROP_NO_CONFIG, DIRECTION_EGRESS);
+	reason = parse_packet(ctx);
+	if (reason)
+		return drop(ctx, reason, DIRECTION_EGRESS);
+	flow = &scratch->flow;
+	/* The stack's own chatter about the link, which the device does away with. */
+	if (flow->kind == FLOW_LINK_LOCAL)
+		return TC_ACT_UNSPEC;
+	source = lookup_ipcache(&flow->source);
+	if (!is_own_address(config, &flow->source, source))
+		return drop(ctx, DROP_INVALID_SOURCE, DIRECTION_EGRESS);
+	identity = ctx->ingress_ifindex ? IDENTITY_WORLD : host_identity(source);
+	remote = lookup_ipcache(&flow->destination);
+	if (!remote || !(remote->flags & IPCACHE_HAS_TUNNEL))
+		return drop_flow(ctx, DROP_NO_TUNNEL_ENDPOINT, DIRECTION_EGRESS, identity, 0, 0);
+	reason = judge(ctx, &host, DIRECTION_EGRESS, remote->identity);
+	if (!reason && set_tunnel(ctx, &remote->tunnel_endpoint, identity))
+		reason = DROP_TUNNEL_FAILED;
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_EGRESS, identity, remote->identity, 0);
+	trace(ctx, flow, COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, identity, remote->identity, 0);
+	count(COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, ctx->len);
+	return TC_ACT_UNSPEC;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/endpoints.h"
 #include "lib/flow.h"
+#include "lib/host.h"
 #include "lib/ipcache.h"
 #include "lib/metrics.h"
 #include "lib/nat.h"
@@ -22,6 +23,9 @@ struct tunnel {
 #define SENT_BY_NODES (1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10)
 /* Beyond those are the well-known ones of a cluster's own services (Cilium pkg/identity/numericidentity.go). */
 #define FIRST_WELL_KNOWN 100
+
+/* Of linux/if_packet.h. */
+#define PACKET_HOST 0
 
 static __always_inline int read_tunnel(struct __sk_buff *ctx, struct tunnel *tunnel)
 {
@@ -43,7 +47,8 @@ static __always_inline int read_tunnel(struct __sk_buff *ctx, struct tunnel *tun
 
 static __always_inline bool is_node(const struct mesh_ipcache_value *entry)
 {
-	return entry && (entry->identity == IDENTITY_REMOTE_NODE || entry->identity == IDENTITY_KUBE_APISERVER);
+	return entry && (entry->identity == IDENTITY_REMOTE_NODE || entry->identity == IDENTITY_KUBE_APISERVER ||
+			 entry->identity >= IDENTITY_FIRST_OF_NODES);
 }
 
 /* A machine of a mesh that is no node, and tunnels for itself alone. */
@@ -63,9 +68,15 @@ static __always_inline int check_identity(__u32 identity, __u16 cluster_id, cons
 	return DROP_INVALID_IDENTITY;
 }
 
-/* An address of this node or of one of its endpoints, of which nobody outside speaks as the sender. */
-static __always_inline bool is_ours(const struct mesh_address *address, const struct mesh_ipcache_value *entry)
+/*
+ * An address of this node or of one of its endpoints, of which nobody outside speaks as the sender. One that is known to
+ * be behind the node that sent it is none: no need to look.
+ */
+static __always_inline bool is_ours(const struct mesh_address *address, const struct mesh_ipcache_value *entry,
+				    const struct mesh_address *node)
 {
+	if (entry && (entry->flags & IPCACHE_HAS_TUNNEL) && same_address(&entry->tunnel_endpoint, node))
+		return false;
 	if (lookup_endpoint(address))
 		return true;
 	return entry && !entry->cluster_id && entry->identity < IDENTITY_FIRST_ALLOCATED &&
@@ -101,7 +112,7 @@ static __always_inline int check_source(const struct flow *flow, const struct tu
 	reason = check_identity(tunnel->identity, node->cluster_id, config);
 	if (reason)
 		return reason;
-	if (is_ours(&flow->source, entry))
+	if (is_ours(&flow->source, entry, &tunnel->remote))
 		return DROP_OVERLAY_SOURCE_OURS;
 	if (entry && entry->cluster_id && entry->cluster_id != node->cluster_id)
 		return DROP_OVERLAY_SOURCE_CLUSTER;
@@ -119,14 +130,63 @@ static __always_inline __u32 sender_identity(const struct tunnel *tunnel, const 
 	return is_some_node && entry && entry->identity != IDENTITY_HOST ? entry->identity : tunnel->identity;
 }
 
+/*
+ * Does this packet from the tunnel answer something that the node has sent? New calls to its own servers come by the
+ * underlay, where its firewall sees them. TCP that opens nothing is for the node's stack to judge, which knows its
+ * connections longer than connection tracking does.
+ */
+static __always_inline bool host_expects(const struct flow *flow)
+{
+	/* judge() finds out what an error is about. */
+	if (flow->kind == FLOW_ICMP_ERROR)
+		return true;
+	if (flow->protocol == IPPROTO_TCP && !ct_is_opening(flow))
+		return true;
+	return ct_find_answered(flow, DIRECTION_INGRESS, now_ns()) != NULL;
+}
+
+/* Lets the stack have a packet for an address of this node; the sender is `identity`. Returns 0 or the reason to drop. */
+static __always_inline int enter_host(struct __sk_buff *ctx, struct flow *flow, __u32 identity)
+{
+	const struct mesh_endpoint host = {};
+	int reason;
+
+	if (!host_expects(flow))
+		return DROP_NO_ENDPOINT;
+	reason = judge(ctx, &host, DIRECTION_INGRESS, identity);
+	if (reason)
+		return reason;
+	if (flow->kind == FLOW_ICMP_ERROR && flow->state != FLOW_STATE_RELATED)
+		return DROP_NO_ENDPOINT;
+	/* The inner frame was made for some endpoint's gateway. */
+	return bpf_skb_change_type(ctx, PACKET_HOST) ? DROP_INVALID_PACKET : 0;
+}
+
+/* What answers the node's own programs. */
+static __always_inline int to_this_node(struct __sk_buff *ctx, struct flow *flow, const struct tunnel *tunnel,
+					const struct mesh_config *config)
+{
+	int reason = DROP_NO_ENDPOINT;
+
+	flow->node = tunnel->remote;
+	if (is_own_address(config, &flow->destination, lookup_ipcache(&flow->destination)))
+		reason = enter_host(ctx, flow, tunnel->identity);
+	if (reason)
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel->identity, 0, 0);
+	trace(ctx, flow, COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, tunnel->identity, IDENTITY_HOST, 0);
+	count(COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, ctx->len);
+	return TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int mesh_from_overlay(struct __sk_buff *ctx)
 {
 	const struct mesh_config *config = lookup_config();
+	struct scratch *scratch = lookup_scratch();
 	const struct mesh_ipcache_value *entry;
 	const struct mesh_endpoint *destination;
 	struct tunnel tunnel = {};
-	struct flow flow = {};
+	struct flow *flow;
 	int reason;
 
 	if (!config)
@@ -134,35 +194,38 @@ int mesh_from_overlay(struct __sk_buff *ctx)
 	reason = read_tunnel(ctx, &tunnel);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
-	reason = parse_flow(ctx, &flow);
-	if (reason)
+	reason = parse_packet(ctx);
+	if (!scratch || reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
+	flow = &scratch->flow;
 	/* Addresses of a link, and neighbour discovery above all, mean nothing beyond it. */
-	if (flow.kind == FLOW_LINK_LOCAL)
+	if (flow->kind == FLOW_LINK_LOCAL)
 		return drop_flow(ctx, DROP_UNSUPPORTED_PROTOCOL, DIRECTION_INGRESS, tunnel.identity, 0, 0);
-	entry = lookup_ipcache(&flow.source);
-	reason = check_source(&flow, &tunnel, entry, config);
+	entry = lookup_ipcache(&flow->source);
+	reason = check_source(flow, &tunnel, entry, config);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
 	tunnel.identity = sender_identity(&tunnel, entry);
-	destination = lookup_endpoint(&flow.destination);
+	destination = lookup_endpoint(&flow->destination);
 	if (!destination) {
 		/* Answers to calls from outside that this node has passed on under its own address. */
-		reason = nat_overlay_ingress(ctx, &flow);
+		reason = nat_overlay_ingress(ctx);
 		if (reason == TC_ACT_REDIRECT)
 			return reason;
-		return drop_flow(ctx, reason ?: DROP_NO_ENDPOINT, DIRECTION_INGRESS, tunnel.identity, 0, 0);
+		if (!reason)
+			return to_this_node(ctx, flow, &tunnel, config);
+		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
 	}
-	flow.node = tunnel.remote;
-	reason = judge(ctx, &flow, destination, DIRECTION_INGRESS, tunnel.identity);
+	flow->node = tunnel.remote;
+	reason = judge(ctx, destination, DIRECTION_INGRESS, tunnel.identity);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, destination->identity,
 				 destination->endpoint_id);
-	reason = nat_to_endpoint(ctx, &flow);
+	reason = nat_to_endpoint(ctx, flow);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, destination->identity,
 				 destination->endpoint_id);
-	trace(ctx, &flow, COUNT_FORWARDED, DIRECTION_INGRESS, tunnel.identity, destination->identity,
+	trace(ctx, flow, COUNT_FORWARDED, DIRECTION_INGRESS, tunnel.identity, destination->identity,
 	      destination->endpoint_id);
 	return deliver(ctx, destination);
 }

@@ -4,7 +4,9 @@ import { ipFamily } from '../../mesh/wire/ip.ts';
 import {
   CONFIG,
   CONFIG_EXTERNAL_SERVICES,
+  CONFIG_LOCALHOST_JUDGED,
   CONFIG_NATIVE_ROUTING,
+  CONFIG_POLICY_AUDIT,
   LAYOUT_VERSION,
   OVERLAY_SOURCE_CHECKS,
   writeAddress,
@@ -27,6 +29,8 @@ export interface ConfigOptions
     | 'externalServices'
     | 'natPorts'
     | 'routingMode'
+    | 'policyAudit'
+    | 'localhostJudged'
   > {
   readonly tunnelIfindex: number;
   /** Largest inner IP packet, in bytes. */
@@ -51,7 +55,9 @@ function encodeConfig(options: ConfigOptions): Buffer {
   value.writeUInt8(options.traceLevel ?? 0, fields.traceLevel);
   value.writeUInt8(
     (options.externalServices === true ? CONFIG_EXTERNAL_SERVICES : 0) |
-      (options.routingMode === 'native' ? CONFIG_NATIVE_ROUTING : 0),
+      (options.routingMode === 'native' ? CONFIG_NATIVE_ROUTING : 0) |
+      (options.policyAudit === true ? CONFIG_POLICY_AUDIT : 0) |
+      (options.localhostJudged === true ? CONFIG_LOCALHOST_JUDGED : 0),
     fields.flags,
   );
   value.writeUInt16BE(ports.first, fields.natPortFirst);
@@ -62,22 +68,44 @@ function encodeConfig(options: ConfigOptions): Buffer {
   return value;
 }
 
-/** Writes the whole entry; programs without a valid one drop every packet. */
+/**
+ * Writes the whole entry; programs without a valid one drop every packet. The revision of the policy rises: a previous
+ * process may have changed policy without having come to say so.
+ */
 export function writeConfig(map: { readonly fd: number }, options: ConfigOptions): void {
-  updateElement(map.fd, Buffer.alloc(4), encodeConfig(options));
+  const value = encodeConfig(options);
+  value.writeUInt16LE(nextRevision(readConfig(map)), CONFIG.fields.policyRevision);
+  updateElement(map.fd, Buffer.alloc(4), value);
+}
+
+/**
+ * Makes programs judge every flow again at its next packet, also those in which only the answering side speaks. To be
+ * called when the rows that may deny what was allowed have been written.
+ */
+export function raisePolicyRevision(map: { readonly fd: number }): void {
+  const value = readConfig(map);
+  value.writeUInt16LE(nextRevision(value), CONFIG.fields.policyRevision);
+  updateElement(map.fd, Buffer.alloc(4), value);
+}
+
+function nextRevision(config: Buffer): number {
+  return (config.readUInt16LE(CONFIG.fields.policyRevision) + 1) & 0xffff;
+}
+
+function readConfig(map: { readonly fd: number }): Buffer {
+  const value = Buffer.alloc(CONFIG.size);
+  lookupElement(map.fd, Buffer.alloc(4), value);
+  return value;
 }
 
 /** The level that is in effect. */
 export function readTraceLevel(map: { readonly fd: number }): number {
-  const value = Buffer.alloc(CONFIG.size);
-  lookupElement(map.fd, Buffer.alloc(4), value);
-  return value.readUInt8(CONFIG.fields.traceLevel);
+  return readConfig(map).readUInt8(CONFIG.fields.traceLevel);
 }
 
 /** Switches the tracing of forwarded packets, 0 to 255, while programs run. */
 export function writeTraceLevel(map: { readonly fd: number }, level: number): void {
-  const value = Buffer.alloc(CONFIG.size);
-  lookupElement(map.fd, Buffer.alloc(4), value);
+  const value = readConfig(map);
   value.writeUInt8(level, CONFIG.fields.traceLevel);
   updateElement(map.fd, Buffer.alloc(4), value);
 }

@@ -2,7 +2,7 @@ import type { Metrics } from '../../mesh/runtime/metrics.ts';
 import type { DatapathUpkeep } from './desired.ts';
 
 /**
- * Adds how full the maps are that programs fill, and what it costs to look after them. The counts are those of the last
+ * Adds how full the maps are, and what it costs to look after them. The counts are those of the last
  * collection: nothing is read from the kernel at a scrape.
  */
 export function addConntrackMetrics(
@@ -10,12 +10,12 @@ export function addConntrackMetrics(
   upkeep: Pick<DatapathUpkeep, 'report'>,
 ): void {
   const entries = metrics.gauge('isthmus_map_entries', {
-    help: 'Entries of a map that programs fill, as the last collection found it',
+    help: 'Entries of a map, as the last collection or count found it',
     labels: ['map'],
   });
   // Cilium's name and label, so that its dashboards and alerts can be used.
   const pressure = metrics.gauge('cilium_bpf_map_pressure', {
-    help: 'The same as a part of what the map can hold, 0 to 1; a full map forgets what was silent longest',
+    help: 'The same as a part of what the map can hold, 0 to 1; a full map of flows forgets what was silent longest, a full table takes no more rows',
     labels: ['map_name'],
   });
   const deleted = metrics.counter('isthmus_map_expired_total', {

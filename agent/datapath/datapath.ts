@@ -18,6 +18,7 @@ import {
   findDetached,
   replaceEndpoints,
 } from './hooks.ts';
+import { createHostRoutes } from './host-routes.ts';
 import type { KernelSwitches } from './kernel-switches.ts';
 import { lockFolder } from './lock.ts';
 import { type Migration, type MigrationStep, openMigration } from './migration.ts';
@@ -25,8 +26,9 @@ import { MAP_NAMES, type MapSizes } from './object.ts';
 import { openEndpointsTable } from './ops/endpoints.ts';
 import { openIpcacheTable } from './ops/ipcache.ts';
 import { openPolicyTable } from './ops/policy.ts';
-import { openServicesTable } from './ops/services.ts';
+import { openServicesTable, type ServicesTable } from './ops/services.ts';
 import { checkPreflight, OBJECT_FILES } from './preflight.ts';
+import { inSlices } from './slices.ts';
 import { createSocketOrphans } from './socket-orphans.ts';
 import { createUpkeep } from './upkeep.ts';
 
@@ -89,8 +91,13 @@ export async function openDatapath(options: OpenDatapathOptions): Promise<Opened
     const parts: OpenParts = { options, links, migration, lock, tunnelMtu: 0, nodeDevices: [] };
     const device = await ensureDevice(parts);
     if (migration.refill.length === 0) replacePrograms(parts);
-    else attachMissing(migration.objects, links, { ...hooksOf(parts), device, hostInterfaces: [] });
-    return buildDatapath(parts);
+    else {
+      const wanted = { ...hooksOf(parts), device, hostInterfaces: [], isUpgrading: true };
+      attachMissing(migration.objects, links, wanted);
+    }
+    const services = openServicesTable(migration.objects.maps, options);
+    await inSlices(services.takeOver(), options.signal);
+    return buildDatapath(parts, services);
   } catch (error) {
     migration?.[Symbol.dispose]();
     lock[Symbol.dispose]();
@@ -130,13 +137,17 @@ function hooksOf({ options, nodeDevices }: OpenParts) {
   return { device: options.tunnelDevice, cgroup: options.cgroupRoot, nodeDevices };
 }
 
-function buildDatapath(parts: OpenParts): OpenedDatapath {
+function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapath {
   const { options, links, migration, lock } = parts;
   const { objects } = migration;
   const { maps } = objects;
-  const services = openServicesTable(maps, options);
   const tables = { ipcache: openIpcacheTable(maps), endpoints: openEndpointsTable(maps) };
   let pending = migration.refill;
+  const wantedHooks = (hostInterfaces: readonly string[]) => ({
+    ...hooksOf(parts),
+    hostInterfaces,
+    isUpgrading: pending.length > 0,
+  });
   const dispose = (): void => {
     migration[Symbol.dispose]();
     lock[Symbol.dispose]();
@@ -152,11 +163,12 @@ function buildDatapath(parts: OpenParts): OpenedDatapath {
       tunnelMtu: parts.tunnelMtu,
       gcIntervalMs: options.conntrackGcIntervalMs,
     }),
+    hostRoutes: createHostRoutes({ device: options.tunnelDevice, nodeIps: options.nodeIps }),
     policy: openPolicyTable(maps),
     services,
     orphans: createSocketOrphans(maps.get('mesh_translations'), services),
     attachEndpoint: (hostInterface) => {
-      const hooks = { ...hooksOf(parts), hostInterfaces: [hostInterface] };
+      const hooks = wantedHooks([hostInterface]);
       if (pending.length === 0) attachEndpoint(objects, hostInterface, links);
       else attachMissing(objects, links, hooks);
     },
@@ -169,9 +181,9 @@ function buildDatapath(parts: OpenParts): OpenedDatapath {
         map: name,
         maxEntries: maps.get(name).maxEntries,
       })),
-    detached: (hostInterfaces) => findDetached(links, { ...hooksOf(parts), hostInterfaces }),
+    detached: (hostInterfaces) => findDetached(links, wantedHooks(hostInterfaces)),
     async heal(hostInterfaces) {
-      const wanted = { ...hooksOf(parts), hostInterfaces };
+      const wanted = wantedHooks(hostInterfaces);
       if (findDetached(links, wanted).length === 0) return [];
       const config = maps.get('mesh_config');
       const traceLevel = readTraceLevel(config);

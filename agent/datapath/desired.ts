@@ -4,17 +4,18 @@
  */
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import type { NumericIdentity } from '../../mesh/wire/ids.ts';
+import type { LocalIdentity, NumericIdentity } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { EVENT_KINDS, TRACE_LEVELS } from '../../mesh/wire/maps.ts';
 import type { Protocol } from '../../mesh/wire/service.ts';
+import type { HostRoutes } from './host-routes.ts';
 import type { MaglevTableSize } from './ops/maglev.ts';
 import type { SocketOrphans } from './socket-orphans.ts';
 
 /** Who is behind an address: identity, the node to tunnel to, and the cluster it came from. */
 export interface IpcacheEntry {
   readonly prefix: IpPrefix;
-  readonly identity: NumericIdentity;
+  readonly identity: NumericIdentity | LocalIdentity;
   /** Underlay address of the node to encapsulate to; undefined: reachable without the overlay (own node, other CIDRs). */
   readonly tunnelEndpoint: IpAddress | undefined;
   /** Cluster the entry came from, 0 for this node's own entries. Used to prune per origin. */
@@ -35,6 +36,8 @@ export interface EndpointEntry {
   /** True once a policy selects the endpoint for ingress: what no policy row allows is dropped. */
   readonly ingressEnforced: boolean;
   readonly egressEnforced: boolean;
+  /** What policy denies is told and counted, and passes all the same. */
+  readonly audit: boolean;
 }
 
 /** One allow or deny for an endpoint. The most specific row that matches decides; a deny beats an allow of equal or lesser width. */
@@ -124,7 +127,14 @@ export interface DatapathTable<Row extends Key, Key = Row> {
   scan?(): Iterable<readonly Row[]>;
   /** Text that is equal for two rows (or keys) exactly when they are the same kernel entry. */
   keyOf(row: Key): string;
+  /** Changes of one kind, in the order in which they are to be applied. Absent: any order will do. */
+  inOrder?(changes: readonly RowChange<Row, Key>[]): readonly RowChange<Row, Key>[];
 }
+
+/** A row to write, or a key to delete. */
+export type RowChange<Row, Key> =
+  | { readonly kind: 'upsert'; readonly row: Row }
+  | { readonly kind: 'delete'; readonly key: Key };
 
 /** Most events of each kind that each CPU may write: on average, and at once after a silence. */
 export interface EventRate {
@@ -219,6 +229,8 @@ export interface Datapath extends AsyncDisposable {
   readonly events?: DatapathEvents;
   /** Absent: nothing needs it. */
   readonly upkeep?: DatapathUpkeep;
+  /** By which the node's own programs reach endpoints elsewhere. Absent: there is no tunnel device. */
+  readonly hostRoutes?: HostRoutes;
   /** Most entries that each map can hold. */
   capacities(): readonly MapCapacity[];
   /**
@@ -292,6 +304,10 @@ export interface DatapathOptions {
   readonly conntrackTimeouts?: ConntrackTimeouts | undefined;
   /** Time between two collections of expired entries, in milliseconds. Default: as it is worth while. */
   readonly conntrackGcIntervalMs?: number | undefined;
+  /** Audit mode for every endpoint: what policy denies is told and counted, and passes. Default: false. */
+  readonly policyAudit?: boolean | undefined;
+  /** Policy judges what the node itself sends to its endpoints; else it always reaches them. Default: false. */
+  readonly localhostJudged?: boolean | undefined;
   /** Ports of the node that source translation may use, both included. Default: DEFAULT_NAT_PORTS of `config.ts`. */
   readonly natPorts?: { readonly first: number; readonly last: number } | undefined;
 }

@@ -43,7 +43,16 @@ test('promise 16: what is not attached any more is noticed', { skip }, async (t)
     detached: [],
   });
   t.match(await agent.request({ heal: [HOST_INTERFACE] }), { healed: [] }, 'once');
-  const pin = join(links, 'overlay-from');
-  execFileSync('bpftool', ['link', 'detach', 'pinned', pin]);
-  t.match(await agent.request({ heal: [HOST_INTERFACE] }), { healed: [/tunnel device/] });
+  for (const [pin, problem] of [
+    ['overlay-from', /nothing is attached to the tunnel device/],
+    [
+      'overlay-to',
+      /nothing is attached to the way out of the tunnel device .*programs of this node/,
+    ],
+  ] as const) {
+    execFileSync('bpftool', ['link', 'detach', 'pinned', join(links, pin)]);
+    t.match(await detached([]), [problem]);
+    t.match(await agent.request({ heal: [HOST_INTERFACE] }), { healed: [/tunnel device/] });
+    t.same(await detached([]), [], pin);
+  }
 });

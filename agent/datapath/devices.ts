@@ -2,7 +2,13 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { z } from 'zod';
-import { type IpAddress, ipFamily, parseIpAddress } from '../../mesh/wire/ip.ts';
+import {
+  type IpAddress,
+  type IpPrefix,
+  ipFamily,
+  makePrefix,
+  parseIpAddress,
+} from '../../mesh/wire/ip.ts';
 import { interfaceIndex } from './bpf.ts';
 import { DatapathError } from './datapath-error.ts';
 import { findPortHolder, holderText } from './port-holder.ts';
@@ -34,7 +40,9 @@ const linkSchema = z.looseObject({
         .optional(),
     })
     .optional(),
-  addr_info: z.array(z.looseObject({ local: z.string().optional() })).default([]),
+  addr_info: z
+    .array(z.looseObject({ local: z.string().optional(), prefixlen: z.number().optional() }))
+    .default([]),
 });
 
 type Link = z.infer<typeof linkSchema>;
@@ -81,8 +89,9 @@ export async function ensureTunnelDevice(options: TunnelDeviceOptions): Promise<
   } else if (!isOurs(existing, port)) {
     await replaceDevice(existing, port, signal);
   }
-  // No address of its own on the device: it would only send neighbour discovery into no tunnel.
-  await ip(['link', 'set', 'dev', name, 'mtu', String(mtu), 'addrgenmode', 'none', 'up'], signal);
+  // No address of its own on the device, and no neighbours: it would only look for them in no tunnel.
+  const settings = ['mtu', String(mtu), 'addrgenmode', 'none', 'arp', 'off', 'up'];
+  await ip(['link', 'set', 'dev', name, ...settings], signal);
   const ifindex = interfaceIndex(name);
   if (ifindex === undefined) {
     throw new DatapathError('device-failed', `cannot find VXLAN device ${name} after making it`, {
@@ -211,6 +220,23 @@ export async function findNodeDevices(options: {
 /** MTU of each interface, by its name. Throws `device-failed`. */
 export async function interfaceMtus(signal?: AbortSignal): Promise<ReadonlyMap<string, number>> {
   return new Map((await listLinks(signal)).map(({ ifname, mtu }) => [ifname, mtu]));
+}
+
+/**
+ * Networks that this node is part of: those of its interfaces' addresses, but for `device` and for addresses that are a
+ * network of their own. Throws `device-failed`.
+ */
+export async function ownNetworks(device: string, signal?: AbortSignal): Promise<IpPrefix[]> {
+  const links = await listLinks(signal);
+  return links
+    .filter(({ ifname }) => ifname !== device)
+    .flatMap(({ addr_info: addresses }) => addresses)
+    .flatMap(({ local, prefixlen }) => {
+      if (local === undefined || prefixlen === undefined) return [];
+      const address = parseIpAddress(local);
+      const isWhole = prefixlen === (ipFamily(address) === 4 ? 32 : 128);
+      return isWhole ? [] : [makePrefix(address, prefixlen)];
+    });
 }
 
 /** The smallest MTU of the interfaces with the node's addresses, less the encapsulation. Throws `bad-option`. */

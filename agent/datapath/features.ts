@@ -52,6 +52,7 @@ export const NEEDED_HELPERS: readonly (readonly [number, string, string, readonl
   [23, 'redirect', '4.4', [tc]],
   [26, 'skb_load_bytes', '4.5', [tc]],
   [28, 'csum_diff', '4.6', [tc]],
+  [32, 'skb_change_type', '4.8', [tc]],
   [38, 'skb_change_tail', '4.9', [tc]],
   [39, 'skb_pull_data', '4.9', [tc]],
   [46, 'get_socket_cookie', '4.18', [cgroupSockAddr]],

@@ -37,12 +37,27 @@ const NODE_HOOKS = [
   { program: 'mesh_to_host', suffix: 'to', attachType: ATTACH_TYPES.tcxEgress },
 ] as const;
 
-/** Attaches the overlay program to the tunnel device, or replaces it. */
+const OVERLAY_HOOKS = [
+  { program: 'mesh_from_overlay', suffix: 'from', attachType: ATTACH_TYPES.tcxIngress },
+  { program: 'mesh_to_overlay', suffix: 'to', attachType: ATTACH_TYPES.tcxEgress },
+] as const;
+
+type OverlayHook = (typeof OVERLAY_HOOKS)[number];
+
+/** Attaches the overlay programs to the tunnel device, or replaces them. */
 export function attachOverlay(objects: LoadedObjects, device: string, linkFolder: string): void {
+  for (const hook of OVERLAY_HOOKS) attachOverlayHook(objects, hook, { device, linkFolder });
+}
+
+function attachOverlayHook(
+  objects: LoadedObjects,
+  { program, suffix, attachType }: OverlayHook,
+  { device, linkFolder }: { readonly device: string; readonly linkFolder: string },
+): void {
   attachToInterface(device, {
-    programFd: objects.program('mesh_from_overlay'),
-    attachType: ATTACH_TYPES.tcxIngress,
-    pinPath: overlayPin(linkFolder),
+    programFd: objects.program(program),
+    attachType,
+    pinPath: overlayPin(linkFolder, suffix),
     hasTcx: objects.kernel.tcx,
   });
 }
@@ -143,6 +158,8 @@ export interface WantedHooks {
   readonly nodeDevices: readonly string[];
   /** Those of endpoints; one that is gone is not looked at. */
   readonly hostInterfaces: readonly string[];
+  /** Programs of an earlier build go on for now: a hook that those do not have waits. Default: false. */
+  readonly isUpgrading?: boolean;
 }
 
 /** Attaches what is not attached, and leaves alone what is. Returns what was done, a sentence each. */
@@ -153,10 +170,9 @@ export function attachMissing(
 ): string[] {
   const { device, cgroup, nodeDevices, hostInterfaces } = wanted;
   const done: string[] = [];
-  if (!isOverlayAttached(device, linkFolder)) {
-    attachOverlay(objects, device, linkFolder);
-    done.push(`attached to the tunnel device ${device} again`);
-  }
+  const overlay = missingOverlay(wanted, linkFolder);
+  for (const hook of overlay) attachOverlayHook(objects, hook, { device, linkFolder });
+  if (overlay.length > 0) done.push(`attached to the tunnel device ${device} again`);
   const sockets = missingSockets(cgroup, linkFolder);
   for (const hook of sockets) attachSocket(objects, hook, { cgroup, linkFolder });
   if (sockets.length > 0) {
@@ -178,9 +194,14 @@ export function attachMissing(
 export function findDetached(linkFolder: string, wanted: WantedHooks): string[] {
   const { device, cgroup, nodeDevices, hostInterfaces } = wanted;
   const problems: string[] = [];
-  if (!isOverlayAttached(device, linkFolder)) {
+  const overlay = missingOverlay(wanted, linkFolder).map(({ program }) => program);
+  if (overlay.includes('mesh_from_overlay')) {
     problems.push(
       `nothing is attached to the tunnel device ${device}: packets of other nodes are lost; restart the agent`,
+    );
+  } else if (overlay.length > 0) {
+    problems.push(
+      `nothing is attached to the way out of the tunnel device ${device}: programs of this node itself reach no pods elsewhere; restart the agent`,
     );
   }
   const sockets = missingSockets(cgroup, linkFolder);
@@ -201,8 +222,15 @@ export function findDetached(linkFolder: string, wanted: WantedHooks): string[] 
   return problems;
 }
 
-function isOverlayAttached(device: string, linkFolder: string): boolean {
-  return isAttachedToInterface(device, overlayPin(linkFolder), ATTACH_TYPES.tcxIngress);
+function missingOverlay(
+  { device, isUpgrading = false }: Pick<WantedHooks, 'device' | 'isUpgrading'>,
+  linkFolder: string,
+): OverlayHook[] {
+  return OVERLAY_HOOKS.filter(
+    ({ program, suffix, attachType }) =>
+      !(isUpgrading && program === 'mesh_to_overlay') &&
+      !isAttachedToInterface(device, overlayPin(linkFolder, suffix), attachType),
+  );
 }
 
 function missingSockets(cgroup: string, linkFolder: string): SocketHook[] {
@@ -240,8 +268,8 @@ function isEndpointHookAttached(
   );
 }
 
-function overlayPin(linkFolder: string): string {
-  return join(linkFolder, 'overlay-from');
+function overlayPin(linkFolder: string, suffix: string): string {
+  return join(linkFolder, `overlay-${suffix}`);
 }
 
 function socketPin(linkFolder: string, program: string): string {

@@ -92,6 +92,7 @@ test('maps.ts: constants are those of wire.h', (t) => {
     IPCACHE_HAS_TUNNEL: maps.IPCACHE_HAS_TUNNEL,
     ENDPOINT_INGRESS_ENFORCED: maps.ENDPOINT_INGRESS_ENFORCED,
     ENDPOINT_EGRESS_ENFORCED: maps.ENDPOINT_EGRESS_ENFORCED,
+    ENDPOINT_AUDIT: maps.ENDPOINT_AUDIT,
     DIRECTION_INGRESS: maps.DIRECTIONS.indexOf('ingress'),
     DIRECTION_EGRESS: maps.DIRECTIONS.indexOf('egress'),
     POLICY_STATIC_BITS: maps.POLICY_STATIC_BITS,
@@ -110,6 +111,8 @@ test('maps.ts: constants are those of wire.h', (t) => {
     OVERLAY_SOURCE_STRICT: maps.OVERLAY_SOURCE_CHECKS.indexOf('strict'),
     CONFIG_EXTERNAL_SERVICES: maps.CONFIG_EXTERNAL_SERVICES,
     CONFIG_NATIVE_ROUTING: maps.CONFIG_NATIVE_ROUTING,
+    CONFIG_POLICY_AUDIT: maps.CONFIG_POLICY_AUDIT,
+    CONFIG_LOCALHOST_JUDGED: maps.CONFIG_LOCALHOST_JUDGED,
     CT_REPLIED: maps.CT_REPLIED,
     CT_ESTABLISHED: maps.CT_ESTABLISHED,
     CT_VIA_OVERLAY: maps.CT_VIA_OVERLAY,
@@ -117,7 +120,10 @@ test('maps.ts: constants are those of wire.h', (t) => {
     EVENT_KINDS: maps.EVENT_KINDS.length,
     EVENT_PACKET_SIZE: maps.EVENT.size - maps.EVENT.fields.packet,
     ...Object.fromEntries([
-      ...maps.EVENT_KINDS.map((name, index) => [`EVENT_${name.toUpperCase()}`, index + 1]),
+      ...maps.EVENT_KINDS.map((name, index) => [
+        `EVENT_${name.toUpperCase().replaceAll('-', '_')}`,
+        index + 1,
+      ]),
       ...maps.TRACE_LEVELS.map((name, index) => [`TRACE_${name.toUpperCase()}`, index]),
       ...maps.FLOW_STATES.map((name, index) => [`FLOW_STATE_${name.toUpperCase()}`, index]),
     ]),

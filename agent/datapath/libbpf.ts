@@ -161,6 +161,7 @@ function bindLibrary() {
     tcDetach: bpf.func('int bpf_tc_detach(const void *hook, const void *opts)'),
     tcQuery: bpf.func('int bpf_tc_query(const void *hook, void *opts)'),
     flock: libc.func('int flock(int fd, int operation)'),
+    signalMask: libc.func('int pthread_sigmask(int how, const void *set, void *old)'),
     possibleCpus: bpf.func('int libbpf_num_possible_cpus()'),
     ifNameToIndex: libc.func('unsigned int if_nametoindex(const char *name)'),
     trim: optional(() => libc.func('int malloc_trim(size_t keep)')),

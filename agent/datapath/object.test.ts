@@ -1,6 +1,8 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 import { test } from 'tap';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import { CONFIG } from '../../mesh/wire/maps.ts';
@@ -11,6 +13,7 @@ import { kernelSkipReason, OBJECT_DIR, openTestBpffs } from './testing/bpffs.ts'
 const skip = kernelSkipReason();
 const SOCKET = join(OBJECT_DIR, 'mesh_socket.bpf.o');
 const OVERLAY = join(OBJECT_DIR, 'mesh_overlay.bpf.o');
+const ENDPOINT = join(OBJECT_DIR, 'mesh_endpoint.bpf.o');
 const SIZES = { mesh_translations: 64, mesh_choices: 64, mesh_ct: 64 };
 
 test('loadObjects() shares maps between objects and with the next process', { skip }, async (t) => {
@@ -75,4 +78,34 @@ test('loadObjects() says which object cannot be read', { skip }, async (t) => {
     code: 'load-failed',
     message: /half\.o: /,
   });
+});
+
+test('loadObjects() is not put off by signals, such as a profiler sends', { skip }, async (t) => {
+  await using bpffs = await openTestBpffs('objects');
+  let signals = 0;
+  const count = (): void => {
+    signals += 1;
+  };
+  process.on('SIGUSR2', count);
+  // Each of them ends a run of the verifier that it meets; the largest program takes tens of milliseconds.
+  const sender = spawn('sh', [
+    '-c',
+    'while kill -USR2 "$0"; do sleep 0.001; done',
+    `${process.pid}`,
+  ]);
+  try {
+    while (signals < 3) await once(process, 'SIGUSR2');
+    for (const name of ['first', 'second', 'third']) {
+      const pinFolder = join(bpffs.path, name);
+      const objects = loadObjects([ENDPOINT], { pinFolder, mapSizes: SIZES });
+      t.ok(objects.program('mesh_from_endpoint') > 0);
+      objects[Symbol.dispose]();
+    }
+  } finally {
+    sender.kill('SIGKILL');
+    await once(sender, 'exit');
+    // What is on its way still would end the process.
+    await wait(50);
+    process.off('SIGUSR2', count);
+  }
 });

@@ -47,7 +47,7 @@ export const MAP_NAMES = [
 export type MapName = (typeof MAP_NAMES)[number];
 
 /** Most entries of a map, where the default does not fit. */
-export type MapSizes = Partial<Record<MapName, number>>;
+export type MapSizes = Partial<Record<MapName, number | undefined>>;
 
 /** A map of the loaded objects. The descriptor belongs to OpenMaps. */
 export interface OpenMap {
@@ -71,16 +71,19 @@ export interface LoadedObjects extends Disposable {
   readonly kernel: KernelSwitches;
 }
 
+/** What loadObjects() needs to know. */
+interface LoadOptions {
+  readonly pinFolder: string;
+  readonly mapSizes?: MapSizes | undefined;
+  readonly kernel?: KernelSwitches | undefined;
+  readonly conntrackTimeouts?: ConntrackTimeouts | undefined;
+}
+
+/** How often an object is loaded that the kernel gives up on for the moment; libbpf itself asks five times each. */
+const LOAD_TRIES = 4;
+
 /** Loads objects; maps are taken from `pinFolder` or made and pinned there. Throws `load-failed`, `incompatible-map`. */
-export function loadObjects(
-  paths: readonly string[],
-  options: {
-    pinFolder: string;
-    mapSizes?: MapSizes | undefined;
-    kernel?: KernelSwitches | undefined;
-    conntrackTimeouts?: ConntrackTimeouts | undefined;
-  },
-): LoadedObjects {
+export function loadObjects(paths: readonly string[], options: LoadOptions): LoadedObjects {
   const { kernel = ALL_SWITCHES } = options;
   mkdirSync(options.pinFolder, { recursive: true, mode: 0o700 });
   checkLayoutVersion(join(options.pinFolder, 'mesh_config'));
@@ -93,13 +96,8 @@ export function loadObjects(
   };
   try {
     for (const path of paths) {
-      const object = openObject(path);
+      const { object, declared } = loadAgain(() => loadOne(path, { ...options, kernel }));
       objects.push(object);
-      setKernelSwitches(object, kernel);
-      setConntrackTimeouts(object, options.conntrackTimeouts ?? CONNTRACK_TIMEOUTS);
-      const declared = declaredMaps(object).filter(({ name }) => !name.includes('.'));
-      for (const map of declared) prepareMap(map, options);
-      loadObject(object);
       for (const { name } of declared) {
         if (!maps.has(name)) maps.set(name, openMap(join(options.pinFolder, name), name));
       }
@@ -127,6 +125,37 @@ export function loadObjects(
     },
     [Symbol.dispose]: dispose,
   };
+}
+
+/** Opens and loads one object, with the maps that it declares. An object that could not be loaded cannot be used again. */
+function loadOne(
+  path: string,
+  options: LoadOptions & { readonly kernel: KernelSwitches },
+): { readonly object: BpfObject; readonly declared: readonly DeclaredMap[] } {
+  const object = openObject(path);
+  try {
+    setKernelSwitches(object, options.kernel);
+    setConntrackTimeouts(object, options.conntrackTimeouts ?? CONNTRACK_TIMEOUTS);
+    const declared = declaredMaps(object).filter(({ name }) => !name.includes('.'));
+    for (const map of declared) prepareMap(map, options);
+    loadObject(object);
+    return { object, declared };
+  } catch (error) {
+    closeObject(object);
+    throw error;
+  }
+}
+
+/** Calls until it works, or fails for good, or has failed LOAD_TRIES times. */
+function loadAgain<Loaded>(load: () => Loaded): Loaded {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return load();
+    } catch (error) {
+      const isTransient = error instanceof DatapathError && error.errno === 'EAGAIN';
+      if (!isTransient || tries === LOAD_TRIES) throw error;
+    }
+  }
 }
 
 function openMap(path: string, name: string): OpenMap {

@@ -9,6 +9,7 @@ const parse = (...argv: string[]) =>
 test('PATH_OPTIONS: defaults are those of the datapath', async (t) => {
   t.strictSame(parse(), {
     routingMode: 'tunnel',
+    hostRoutes: 'peers',
     mtu: undefined,
     overlaySourceCheck: 'cluster',
     ctTimeoutTcp: CONNTRACK_TIMEOUTS.tcp,
@@ -30,6 +31,7 @@ test('PATH_OPTIONS: what makes no sense is refused', async (t) => {
   for (const [flag, text, message] of [
     ['--routing-mode', 'direct', /expected one of tunnel, native/],
     ['--overlay-source-check', 'on', /expected one of off, cluster, strict/],
+    ['--host-routes', 'own', /expected one of peers, all, off/],
     ['--mtu', '1279', /from 1280 to 65535/],
     ['--bpf-ct-timeout-regular-any', '0', /at least 1s/],
     ['--bpf-ct-timeout-regular-any', '1500ms', /whole seconds/],

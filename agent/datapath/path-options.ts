@@ -1,6 +1,7 @@
 /** Options of the agent about how packets travel between nodes, and what the programs remember of them. */
 import { choiceParser, integerParser, parseDuration } from '../../mesh/runtime/option-parsers.ts';
 import { OVERLAY_SOURCE_CHECKS } from '../../mesh/wire/maps.ts';
+import { HOST_ROUTE_MODES } from '../merge/host-ranges.ts';
 import { CONNTRACK_TIMEOUTS, ROUTING_MODES } from './desired.ts';
 
 const LONGEST_TIMEOUT_SECONDS = 2 ** 31;
@@ -28,6 +29,13 @@ export const PATH_OPTIONS = {
     default: 'tunnel',
     parse: choiceParser(ROUTING_MODES),
     help: "how packets reach pods of other nodes: tunnel: in VXLAN; native: by the node's own routes, which must lead there. What other nodes send through the tunnel is taken and answered in both",
+  },
+  hostRoutes: {
+    flag: '--host-routes RANGE',
+    env: 'ISTHMUS_HOST_ROUTES',
+    default: 'peers',
+    parse: choiceParser(HOST_ROUTE_MODES),
+    help: "pods that programs of the node itself reach through the tunnel: peers: those of other clusters; all: also those of this cluster's other nodes, where no CNI carries that; off: none. Without effect with --routing-mode native",
   },
   mtu: {
     flag: '--mtu BYTES',

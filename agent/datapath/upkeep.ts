@@ -14,8 +14,22 @@ const FIRST_LOOK_MS = 5_000;
 
 /** Maps of flows: their values begin with the time when they expire. */
 const EXPIRING = ['mesh_ct', 'mesh_nat'] as const;
-/** Maps that programs fill and the kernel empties. */
-const COUNTED = ['mesh_fragments', 'mesh_translations', 'mesh_choices', 'mesh_affinity'] as const;
+/** Maps of which nothing expires: those that programs fill and the kernel empties, and those that the agent writes. */
+const COUNTED = [
+  'mesh_fragments',
+  'mesh_translations',
+  'mesh_choices',
+  'mesh_affinity',
+  'mesh_icmp_limits',
+  'mesh_ipcache4',
+  'mesh_ipcache6',
+  'mesh_endpoints',
+  'mesh_policy',
+  'mesh_services',
+  'mesh_backends',
+  'mesh_affinity_members',
+  'mesh_maglev',
+] as const;
 
 /** What the upkeep needs. */
 export interface UpkeepOptions {

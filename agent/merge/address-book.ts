@@ -27,6 +27,8 @@ export interface AddressBook {
   /** Prefixes whose claims changed since the last call, with the row that is to stand now. */
   takeChanges(): { readonly upserts: IpcacheEntry[]; readonly deletes: IpPrefix[] };
   holderOf(prefix: IpPrefix): IpcacheEntry | undefined;
+  /** The row that somebody claims, whether or not it stands. */
+  claimOf(claimant: Claimant, prefix: IpPrefix): IpcacheEntry | undefined;
   conflicts(): Iterable<AddressConflict>;
 }
 
@@ -158,6 +160,7 @@ export function createAddressBook(
       return { upserts, deletes };
     },
     holderOf,
+    claimOf: (claimant, prefix) => listOf(prefix).find((claim) => isBy(claim, claimant))?.row,
     conflicts: () => conflicts.values(),
   };
 }

@@ -3,7 +3,7 @@
  * they are asked for.
  */
 import { createNameIndex } from '../../mesh/remote/name-index.ts';
-import type { NumericIdentity } from '../../mesh/wire/ids.ts';
+import { localIdentityScope } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
 import type { SharedTexts } from './shared-texts.ts';
@@ -26,6 +26,8 @@ export interface AddressRows {
   clusters(): number[];
   /** Rows that came from a cluster. They may be deleted meanwhile. */
   ofCluster(clusterId: number): Generator<IpcacheEntry>;
+  /** Rows with identities that a node gives for itself. */
+  withLocalIdentity(): Generator<IpcacheEntry>;
 }
 
 const WORDS = 4;
@@ -48,7 +50,7 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
     // What is in here was a row: what it is made of was checked when that was made.
     return {
       prefix: prefix as IpPrefix,
-      identity: (cells[at + IDENTITY] ?? 0) as NumericIdentity,
+      identity: (cells[at + IDENTITY] ?? 0) as IpcacheEntry['identity'],
       tunnelEndpoint: hosts.textOf(cells[at + TUNNEL] ?? 0) as IpAddress | undefined,
       clusterId: cells[at + CLUSTER] ?? 0,
     };
@@ -118,6 +120,13 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
     },
     *[Symbol.iterator]() {
       for (const [number, prefix] of numbered()) yield [prefix, rowAt(number, prefix)];
+    },
+    *withLocalIdentity() {
+      for (let number = 0; number < index.used; number += 1) {
+        if (localIdentityScope(cells[number * WORDS + IDENTITY] ?? 0) === undefined) continue;
+        const prefix = index.nameOf(number);
+        if (prefix !== undefined) yield rowAt(number, prefix);
+      }
     },
     clusters: () => counts.flatMap((rows, clusterId) => (rows > 0 ? [clusterId] : [])),
     *ofCluster(clusterId) {

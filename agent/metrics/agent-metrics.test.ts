@@ -229,6 +229,7 @@ test('addresses that a cluster does not get are counted under its name, or its i
         tables: [],
         endpoints: [],
         policies: [],
+        policyPressure: { entries: 0, largest: 0, maxEntries: 0, maxEach: 0 },
         services: { local: 0, global: 0 },
         identities: 0,
         addressConflicts: [conflict('10.1.0.1/32', [2]), conflict('10.1.0.2/32', [2, 3])],
@@ -239,7 +240,7 @@ test('addresses that a cluster does not get are counted under its name, or its i
     monitor: {
       statistics: () => ({
         listeners: 0,
-        read: { drop: 0, trace: 0, service: 0 },
+        read: { drop: 0, trace: 0, service: 0, 'policy-audit': 0 },
         undecodable: 0,
         lost: [],
       }),

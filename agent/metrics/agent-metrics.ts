@@ -58,6 +58,19 @@ function addStateMetrics(metrics: Metrics, sources: AgentMetricsSources): void {
     'policy_problems',
     'Parts of policies that are not enforced as written',
   );
+  const entries = count('policy_entries', 'Entries of the policy map that all endpoints need');
+  const largest = count(
+    'endpoint_policy_entries_max',
+    'Entries of the policy map that the endpoint with the most of them needs',
+  );
+  const limit = count(
+    'endpoint_policy_entries_limit',
+    'Entries of the policy map that one endpoint may need (--bpf-policy-map-max)',
+  );
+  const overfull = count(
+    'endpoints_overfull',
+    'Endpoints that are closed because they need more entries of the policy map than there may be',
+  );
   const identities = count('identities', 'Identities known, of all clusters');
   const services = metrics.gauge('isthmus_services', {
     help: 'Services, local (of the own cluster) and global (with backends of peers)',
@@ -84,6 +97,10 @@ function addStateMetrics(metrics: Metrics, sources: AgentMetricsSources): void {
       status.policies.reduce((sum, { problems }) => sum + problems.length, 0),
       {},
     );
+    entries.set(status.policyPressure.entries, {});
+    largest.set(status.policyPressure.largest, {});
+    limit.set(status.policyPressure.maxEach, {});
+    overfull.set(status.endpoints.filter(({ isOverfull }) => isOverfull).length, {});
     identities.set(status.identities, {});
     services.set(status.services.local, { scope: 'local' });
     services.set(status.services.global, { scope: 'global' });

@@ -46,7 +46,7 @@ test('events that were read and lost are counted by kind and place', async (t) =
   const metrics = createMetrics();
   addMonitorMetrics(metrics, () => ({
     listeners: 2,
-    read: { drop: 5, trace: 6, service: 7 },
+    read: { drop: 5, trace: 6, service: 7, 'policy-audit': 0 },
     undecodable: 1,
     lost: [
       { where: 'rate-limit', of: 'drop', count: 8 },

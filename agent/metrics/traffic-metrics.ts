@@ -18,6 +18,7 @@ export const CILIUM_REASONS: ReadonlyMap<number, string> = new Map([
   [147, 'Error retrieving tunnel key'],
   [152, 'No matching local container found'],
   [158, 'Service backend not found'],
+  [160, 'No tunnel/encapsulation endpoint (datapath BUG!)'],
   [167, 'No mapping for NAT masquerade'],
   [168, 'Unsupported protocol for NAT masquerade'],
   [169, 'FIB lookup failed'],

@@ -45,6 +45,12 @@ export const ADVICE: Readonly<Record<string, Advice>> = {
     meaning: 'the service has no backends, the call was refused',
     advice: 'make a server ready in some cluster that exports the service',
   },
+  'no-tunnel-endpoint': {
+    meaning:
+      'a program of the node itself called an address of another pod network that nobody is known to have',
+    advice:
+      'a pod that has just gone or has just come; else look for the address with `clustermesh status`',
+  },
   'invalid-identity': {
     meaning: 'the VNI says an identity that no node may send for others',
     advice:

@@ -1,6 +1,7 @@
 import { test } from 'tap';
 import { frame } from '../datapath/testing/packet.ts';
 import { describeRecord, formatTime } from './event.ts';
+import { renderCompact } from './render.ts';
 import { NOBODY, testNames, testPacket, testService } from './testing/records.ts';
 
 const TIME = Date.UTC(2025, 10, 21, 16, 48, 0, 123) * 1000 + 456;
@@ -92,6 +93,21 @@ test('describeRecord() gives no advice for what went on', (t) => {
     icmp: { name: 'echo request', id: 9 },
     advice: undefined,
   });
+  t.end();
+});
+
+test('describeRecord() says why audit mode was needed', (t) => {
+  const audited = testPacket({
+    kind: 'policy-audit',
+    reason: 133,
+    state: 'new',
+    packet: frame({ from: '10.2.0.5', to: '10.1.0.2', protocol: 'tcp', destinationPort: 22 }),
+  });
+  const event = describeRecord(audited, { time: TIME, names: testNames() });
+  t.match(event, { kind: 'policy-audit', reason: 'policy-denied', state: 'new' });
+  t.match(event.advice, /no policy row allows it/);
+  const [line = ''] = [renderCompact(event, { colours: false, withNode: false })];
+  t.match(line, /policy-audit policy-denied ingress/);
   t.end();
 });
 

@@ -32,13 +32,13 @@ interface Told {
   readonly protocol: string | undefined;
   readonly source: Party;
   readonly destination: Party;
-  /** Why, and what to do; drops and refusals only. */
+  /** Why, and what to do; drops, refusals and what audit mode has spared. */
   readonly advice: string | undefined;
 }
 
-/** A packet that was dropped, or that went on. */
+/** A packet that was dropped, or that went on; `policy-audit`: that went on although policy denies it. */
 export interface PacketEvent extends Told {
-  readonly kind: 'drop' | 'trace';
+  readonly kind: PacketRecord['kind'];
   readonly state: PacketRecord['state'];
   readonly interface: string;
   readonly endpoint: { readonly id: number; readonly pod: string | undefined } | undefined;
@@ -74,7 +74,7 @@ export interface LostEvent {
   readonly node: string;
   readonly where: LossPlace;
   /** What they were; undefined: of several kinds. */
-  readonly of: 'drop' | 'trace' | 'service' | undefined;
+  readonly of: TrafficEvent['kind'] | undefined;
   readonly count: number;
 }
 
@@ -140,7 +140,7 @@ function describePacket(
     isLaterFragment: packet.isLaterFragment,
     isCutOff: packet.isCutOff,
     length: record.length,
-    advice: record.kind === 'drop' ? adviceSentence(reason) : undefined,
+    advice: record.kind === 'trace' ? undefined : adviceSentence(reason),
     packet: Buffer.from(record.packet).toString('hex'),
   };
 }

@@ -94,7 +94,7 @@ export function createMonitor(
   const history = createHistory(options.historySize);
   const losses = createLossMeter(events);
   const listeners = new Set<MonitorListener>();
-  const read: Record<EventKind, number> = { drop: 0, trace: 0, service: 0 };
+  const read: Record<EventKind, number> = { drop: 0, trace: 0, service: 0, 'policy-audit': 0 };
   const bell = createBell();
   let traceLevel = options.traceLevel;
   let undecodable = 0;

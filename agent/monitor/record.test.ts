@@ -98,7 +98,7 @@ test('decodeRecord() refuses what no program of ours writes, and every part of a
   };
   t.throws(() => decodeRecord(change(packetRecord(), fields.kind)), {
     code: 'bad-record',
-    message: 'cannot read an event of kind 99: expected 1 to 3',
+    message: 'cannot read an event of kind 99: expected 1 to 4',
   });
   t.throws(() => decodeRecord(change(packetRecord(), fields.direction)), { code: 'bad-record' });
   t.throws(() => decodeRecord(change(serviceRecord(), SERVICE_EVENT.fields.protocol)), {

@@ -12,12 +12,15 @@ import {
 import type { Protocol } from '../../mesh/wire/service.ts';
 import { MonitorError } from './monitor-error.ts';
 
-/** A packet that was dropped, or went on. */
+/** Kinds of records about single packets. */
+export type PacketKind = Exclude<(typeof EVENT_KINDS)[number], 'service'>;
+
+/** A packet that was dropped, or went on; `policy-audit`: one that went on although policy denies it. */
 export interface PacketRecord {
-  readonly kind: 'drop' | 'trace';
+  readonly kind: PacketKind;
   /** Monotonic clock of the machine, as `process.hrtime` has it. */
   readonly timestampNs: bigint;
-  /** Number of REASONS. */
+  /** Number of REASONS; of a `policy-audit`, the drop's that audit mode has spared. */
   readonly reason: number;
   readonly direction: (typeof DIRECTIONS)[number];
   readonly state: (typeof FLOW_STATES)[number];
@@ -77,6 +80,7 @@ export function decodeRecord(bytes: Uint8Array): EventRecord {
   switch (kind) {
     case 'drop':
     case 'trace':
+    case 'policy-audit':
       return decodePacket(kind, view, bytes);
     case 'service':
       return decodeService(view);
@@ -90,7 +94,7 @@ export function decodeRecord(bytes: Uint8Array): EventRecord {
   }
 }
 
-function decodePacket(kind: 'drop' | 'trace', view: DataView, bytes: Uint8Array): PacketRecord {
+function decodePacket(kind: PacketKind, view: DataView, bytes: Uint8Array): PacketRecord {
   if (bytes.length < EVENT.size) throw shortOf(`a ${kind} event`, EVENT.size, bytes.length);
   const { fields } = EVENT;
   const captured = Math.min(view.getUint16(fields.captured, true), EVENT.size - fields.packet);

@@ -17,7 +17,7 @@ export interface RenderOptions {
   readonly withNode: boolean;
 }
 
-const COLOURS = { drop: 31, trace: 32, service: 36, lost: 33 } as const;
+const COLOURS = { drop: 31, trace: 32, service: 36, lost: 33, 'policy-audit': 35 } as const;
 const ESCAPE = '\u001b[';
 
 const LOSS_REASONS: Readonly<Record<LossPlace, string>> = {
@@ -39,6 +39,7 @@ function compactText(event: Exclude<MonitorEvent, { kind: 'start' }>): string {
   switch (event.kind) {
     case 'drop':
     case 'trace':
+    case 'policy-audit':
       return packetText(event);
     case 'service':
       return serviceText(event);
@@ -156,6 +157,7 @@ function dictRows(event: Exclude<MonitorEvent, { kind: 'start' }>): Row[] {
       ];
     case 'drop':
     case 'trace':
+    case 'policy-audit':
       return [
         ...common,
         ['REASON', `${event.reason} (${event.reasonNumber})`],

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Connection tracking for one purpose: what answers an allowed flow passes. Packets of the flow's own direction are
- * judged by policy each time, so that taking an allow away ends the connections that it had let in.
+ * Connection tracking: what answers an allowed flow passes, and a flow that policy has let pass is not judged with each of
+ * its packets. Both hold until policy changes (mesh_config's policy_revision); then the first packet of either direction is
+ * judged anew. So taking an allow away ends the connections that it had let in, also those in which only the answering side
+ * still speaks.
  */
 #ifndef MESH_CONNTRACK_H
 #define MESH_CONNTRACK_H
@@ -125,23 +127,26 @@ static __always_inline void ct_note_answer(const struct mesh_ct_value *value, st
 }
 
 /*
- * True for a packet that answers a flow of the opposite direction. An opening SYN does so only where both sides open at
+ * The flow of the opposite direction that a packet answers, or NULL. An opening SYN answers only where both sides open at
  * once: else it is a connection of its own, with the ports of one that is or was there the other way round.
  */
-static __always_inline bool ct_is_reply(struct flow *flow, __u8 direction)
+static __always_inline struct mesh_ct_value *ct_find_answered(const struct flow *flow, __u8 direction, __u64 now)
 {
-	__u64 now = now_ns();
 	struct mesh_ct_value *value;
 	struct mesh_ct_key key;
-	__u8 flags;
 
 	ct_reverse_key(&key, flow, opposite(direction));
 	value = ct_lookup(&key, now);
-	if (!value)
-		return false;
-	if (ct_is_opening(flow) && (value->flags & (CT_REPLIED | CT_CLOSED_FLAGS)))
-		return false;
-	flags = value->flags | CT_REPLIED;
+	if (value && ct_is_opening(flow) && (value->flags & (CT_REPLIED | CT_CLOSED_FLAGS)))
+		return NULL;
+	return value;
+}
+
+/* An answer to the flow of `value` passes. */
+static __always_inline void ct_answer(struct mesh_ct_value *value, struct flow *flow, __u64 now)
+{
+	__u8 flags = value->flags | CT_REPLIED;
+
 	if (flow->tcp_flags & TCP_FIN)
 		flags |= CT_FIN_REPLY;
 	if (flow->tcp_flags & TCP_RST)
@@ -149,7 +154,6 @@ static __always_inline bool ct_is_reply(struct flow *flow, __u8 direction)
 	ct_refresh(value, flow->protocol, flags, now);
 	ct_note_answer(value, flow);
 	flow->untranslated = !(flags & CT_TRANSLATED);
-	return true;
 }
 
 /* True for an ICMP error about a packet of a tracked flow, whichever of its two directions that packet had. */
@@ -178,24 +182,57 @@ static __always_inline bool ct_is_related(struct __sk_buff *ctx, struct flow *fl
 	return ct_lookup(&key, now) != NULL;
 }
 
-/*
- * Remembers an allowed flow; true when it was not known. A TCP entry is made by an opening SYN only: a later packet must
- * not turn a flow around.
- */
-static __always_inline bool ct_track(struct flow *flow, __u8 direction, __u32 identity)
+/* What ct_track() has found. */
+enum ct_found {
+	/* A flow that the present policy has judged before. */
+	CT_KNOWN,
+	/* A flow that is judged for the first time since policy has changed. */
+	CT_KNOWN_BEFORE,
+	CT_NEW,
+	/* Nothing that is remembered. */
+	CT_UNTRACKED,
+};
+
+/* The flow that a packet is one of, in its own direction, or NULL. What opens a flow anew that is over is not one of it. */
+static __always_inline struct mesh_ct_value *ct_find_own(const struct flow *flow, __u8 direction, __u64 now)
 {
-	bool via_overlay = direction == DIRECTION_INGRESS && !is_unspecified6(&flow->node);
-	bool opening = ct_is_opening(flow);
-	__u64 now = now_ns();
 	struct mesh_ct_value *value;
 	struct mesh_ct_key key;
 
-	if (flow->kind != FLOW_PLAIN)
-		return false;
 	ct_forward_key(&key, flow, direction);
 	value = ct_lookup(&key, now);
-	if (value && !(opening && (value->flags & CT_CLOSED_FLAGS))) {
-		__u8 flags = via_overlay ? value->flags | CT_VIA_OVERLAY : value->flags & ~CT_VIA_OVERLAY;
+	if (value && ct_is_opening(flow) && (value->flags & CT_CLOSED_FLAGS))
+		return NULL;
+	return value;
+}
+
+/*
+ * Whether nothing has changed that the verdict about a flow hangs on, since it last passed. What opens a connection is
+ * judged each time.
+ */
+static __always_inline bool ct_is_settled(const struct mesh_ct_value *own, const struct flow *flow, __u32 identity,
+					  __u16 revision)
+{
+	return own->revision == revision && own->identity == identity && own->icmp_type == flow->icmp_type &&
+	       !ct_is_opening(flow);
+}
+
+/*
+ * Remembers a flow that passes, judged under `revision` of the policy; `own` is what ct_find_own() has found. A TCP entry is
+ * made by an opening SYN only: a later packet must not turn a flow around.
+ */
+static __always_inline enum ct_found ct_track(struct flow *flow, __u8 direction, __u32 identity, __u16 revision,
+					      struct mesh_ct_value *own, __u64 now)
+{
+	bool via_overlay = direction == DIRECTION_INGRESS && !is_unspecified6(&flow->node);
+	bool opening = ct_is_opening(flow);
+	struct mesh_ct_key key;
+
+	if (flow->kind != FLOW_PLAIN)
+		return CT_UNTRACKED;
+	if (own) {
+		__u8 flags = via_overlay ? own->flags | CT_VIA_OVERLAY : own->flags & ~CT_VIA_OVERLAY;
+		bool judged_before = own->revision == revision;
 
 		if (flow->translated)
 			flags |= CT_TRANSLATED;
@@ -206,27 +243,34 @@ static __always_inline bool ct_track(struct flow *flow, __u8 direction, __u32 id
 			flags |= CT_RESET;
 		if (flow->protocol == IPPROTO_TCP && !opening && (flags & CT_REPLIED))
 			flags |= CT_ESTABLISHED;
-		if (value->identity != identity)
-			value->identity = identity;
-		if (via_overlay && !same_address(&value->tunnel_endpoint, &flow->node))
-			value->tunnel_endpoint = flow->node;
-		ct_refresh(value, flow->protocol, flags, now);
-		return false;
+		if (own->identity != identity)
+			own->identity = identity;
+		if (own->icmp_type != flow->icmp_type)
+			own->icmp_type = flow->icmp_type;
+		if (!judged_before)
+			own->revision = revision;
+		if (via_overlay && !same_address(&own->tunnel_endpoint, &flow->node))
+			own->tunnel_endpoint = flow->node;
+		ct_refresh(own, flow->protocol, flags, now);
+		return judged_before ? CT_KNOWN : CT_KNOWN_BEFORE;
 	}
 	if (flow->protocol != IPPROTO_TCP || opening) {
 		struct mesh_ct_value fresh = {
 			.expires_ns = now + ct_lifetime(flow->protocol, 0),
 			.identity = identity,
 			.flags = (via_overlay ? CT_VIA_OVERLAY : 0) | (flow->translated ? CT_TRANSLATED : 0),
+			.icmp_type = flow->icmp_type,
+			.revision = revision,
 		};
 
 		flow->untranslated = !flow->translated;
 		if (via_overlay)
 			fresh.tunnel_endpoint = flow->node;
+		ct_forward_key(&key, flow, direction);
 		bpf_map_update_elem(&mesh_ct, &key, &fresh, BPF_ANY);
-		return true;
+		return CT_NEW;
 	}
-	return false;
+	return CT_UNTRACKED;
 }
 
 #endif

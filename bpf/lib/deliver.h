@@ -35,6 +35,22 @@ static __always_inline int deliver(struct __sk_buff *ctx, const struct mesh_endp
 	return redirect_to_peer(ifindex, 0);
 }
 
+/* Says where the tunnel device is to send the packet: to the node `remote`, the sender's identity in the VNI. */
+static __always_inline long set_tunnel(struct __sk_buff *ctx, const struct mesh_address *remote, __u32 identity)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = TUNNEL_TTL };
+	/* No outer UDP checksum over IPv4, where the inner ones do; IPv6 receivers refuse datagrams without. */
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
+
+	if (is_mapped4(remote)) {
+		key.remote_ipv4 = bpf_ntohl(remote->words[3]);
+	} else {
+		flags = BPF_F_TUNINFO_IPV6;
+		__builtin_memcpy(key.remote_ipv6, remote->words, sizeof(key.remote_ipv6));
+	}
+	return skb_set_tunnel_key(ctx, &key, sizeof(key), flags);
+}
+
 /*
  * To the node `remote`, the sender's identity in the VNI. A packet that does not fit is answered the way that `way` says
  * (enum answer_way): so what rewrites a packet first has to ask is_too_big() before, or the sender would be told of a
@@ -43,19 +59,9 @@ static __always_inline int deliver(struct __sk_buff *ctx, const struct mesh_endp
 static __always_inline int encapsulate(struct __sk_buff *ctx, const struct mesh_config *config, const struct flow *flow,
 				       const struct mesh_address *remote, __u32 identity, __u32 way)
 {
-	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = TUNNEL_TTL };
-	/* No outer UDP checksum over IPv4, where the inner ones do; IPv6 receivers refuse datagrams without. */
-	__u64 flags = BPF_F_ZERO_CSUM_TX;
-
 	if (is_too_big(ctx, flow, config->tunnel_mtu))
 		return answer_too_big(ctx, config->tunnel_mtu, identity, way);
-	if (is_mapped4(remote)) {
-		key.remote_ipv4 = bpf_ntohl(remote->words[3]);
-	} else {
-		flags = BPF_F_TUNINFO_IPV6;
-		__builtin_memcpy(key.remote_ipv6, remote->words, sizeof(key.remote_ipv6));
-	}
-	if (skb_set_tunnel_key(ctx, &key, sizeof(key), flags))
+	if (set_tunnel(ctx, remote, identity))
 		return drop_flow(ctx, DROP_TUNNEL_FAILED, DIRECTION_EGRESS, identity, 0, 0);
 	count(COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, ctx->len);
 	return redirect_to(config->tunnel_ifindex, 0);

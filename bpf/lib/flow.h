@@ -41,6 +41,7 @@ static __always_inline struct scratch *lookup_scratch(void)
 	return bpf_map_lookup_elem(&mesh_scratch, &zero);
 }
 
+/* Fills the scratch's flow from the packet. Returns 0 or the reason to drop it. */
 __noinline int parse_packet(struct __sk_buff *ctx)
 {
 	struct scratch *scratch = lookup_scratch();
@@ -59,18 +60,6 @@ __noinline int parse_inner_packet(struct __sk_buff *ctx, __u32 offset)
 		return DROP_INVALID_PACKET;
 	__builtin_memset(&scratch->inner, 0, sizeof(scratch->inner));
 	return parse_inner_headers(ctx, offset, &scratch->inner);
-}
-
-/* Fills flow from the packet. Returns 0 or the reason to drop it. */
-static __always_inline int parse_flow(struct __sk_buff *ctx, struct flow *flow)
-{
-	int reason = parse_packet(ctx);
-	struct scratch *scratch = lookup_scratch();
-
-	if (reason || !scratch)
-		return reason;
-	*flow = scratch->flow;
-	return 0;
 }
 
 /* The packet that could not be delivered, from the header that an ICMP error carries; NULL: too little of it. */

@@ -76,7 +76,8 @@ struct flow {
 	__u8 translated;
 	/* Connection tracking knows the flow, as one that mesh_nat has no part in. */
 	__u8 untranslated;
-	__u8 pad;
+	/* Of ICMP and ICMPv6; else 0. */
+	__u8 icmp_type;
 	/*
 	 * Through the tunnel: the node that the packet came from, or that an answer goes back to, once connection tracking has
 	 * been asked. Zero for what did not, and does not, pass the tunnel.
@@ -181,6 +182,7 @@ static __always_inline int parse_icmp4(struct __sk_buff *ctx, __u32 offset, stru
 
 	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)))
 		return DROP_INVALID_PACKET;
+	flow->icmp_type = header.type;
 	switch (header.type) {
 	case ICMP_ECHO_REQUEST:
 		flow->source_port = header.id;
@@ -204,6 +206,7 @@ static __always_inline int parse_icmp6(struct __sk_buff *ctx, __u32 offset, stru
 
 	if (bpf_skb_load_bytes(ctx, offset, &header, sizeof(header)))
 		return DROP_INVALID_PACKET;
+	flow->icmp_type = header.type;
 	if (header.type == ICMP6_ECHO_REQUEST) {
 		flow->source_port = header.id;
 	} else if (header.type == ICMP6_ECHO_REPLY) {
@@ -215,6 +218,11 @@ static __always_inline int parse_icmp6(struct __sk_buff *ctx, __u32 offset, stru
 		flow->kind = FLOW_LINK_LOCAL;
 	}
 	return 0;
+}
+
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
 }
 
 static __always_inline int parse_transport(struct __sk_buff *ctx, __u32 offset, struct flow *flow)
@@ -247,9 +255,15 @@ static __always_inline int parse_transport(struct __sk_buff *ctx, __u32 offset, 
 	return 0;
 }
 
+/* Which of an ICMP message's ports its identifier stands in; see parse_icmp4(). */
+static __always_inline bool is_echo_reply(const struct flow *flow)
+{
+	return flow->icmp_type == (flow->protocol == IPPROTO_ICMP ? ICMP_ECHO_REPLY : ICMP6_ECHO_REPLY);
+}
+
 /*
  * Fragments after the first carry no ports: they take those of the first one, which must have come before (it does,
- * unless the network reorders; then the datagram is lost and sent again).
+ * unless the network reorders; then the datagram is lost and sent again). Of ICMP, the identifier and the type are kept.
  */
 static __always_inline int follow_fragments(struct flow *flow, const struct network_end *end)
 {
@@ -266,12 +280,24 @@ static __always_inline int follow_fragments(struct flow *flow, const struct netw
 			.destination_port = flow->destination_port,
 		};
 
+		if (is_icmp(flow->protocol)) {
+			value.source_port |= flow->destination_port;
+			value.destination_port = bpf_htons(flow->icmp_type);
+		}
 		bpf_map_update_elem(&mesh_fragments, &key, &value, BPF_ANY);
 	} else {
 		const struct mesh_fragment_value *value = bpf_map_lookup_elem(&mesh_fragments, &key);
 
 		if (!value)
 			return DROP_FRAGMENT_NOT_FOUND;
+		if (is_icmp(flow->protocol)) {
+			flow->icmp_type = bpf_ntohs(value->destination_port);
+			if (is_echo_reply(flow))
+				flow->destination_port = value->source_port;
+			else
+				flow->source_port = value->source_port;
+			return 0;
+		}
 		flow->source_port = value->source_port;
 		flow->destination_port = value->destination_port;
 	}
@@ -299,6 +325,58 @@ static __always_inline bool stays_on_link(const struct flow *flow)
 	       (is_link_local6(&flow->destination) || is_multicast6(&flow->destination));
 }
 
+/* Ports of a TCP or UDP header at `offset`, where it is; false, and flow as it was: something else is there. */
+static __always_inline bool read_ports(const struct __sk_buff *ctx, __u32 offset, __u8 protocol, struct flow *flow)
+{
+	const void *end = (void *)(long)ctx->data_end;
+	const __u8 *header = (void *)(long)ctx->data + offset;
+	const __be16 *ports = (void *)header;
+
+	if (protocol == IPPROTO_TCP) {
+		if ((void *)(header + 14) > end)
+			return false;
+		flow->tcp_flags = header[13];
+	} else if (protocol != IPPROTO_UDP || (void *)(ports + 2) > end) {
+		return false;
+	}
+	flow->protocol = protocol;
+	flow->source_port = ports[0];
+	flow->destination_port = ports[1];
+	flow->transport_offset = offset;
+	return true;
+}
+
+/*
+ * The usual packet, TCP or UDP with nothing unusual before it and all headers in one piece, read where it is: what costs
+ * most in the careful way is its calls. False: that way decides.
+ */
+static __always_inline bool read_plain4(const struct __sk_buff *ctx, struct flow *flow)
+{
+	const struct iphdr *header = (void *)(long)ctx->data + ETH_HLEN;
+
+	if ((void *)(header + 1) > (void *)(long)ctx->data_end || header->version != 4 || header->ihl != 5 ||
+	    header->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
+		return false;
+	if (!read_ports(ctx, ETH_HLEN + sizeof(*header), header->protocol, flow))
+		return false;
+	map_address4(&flow->source, header->saddr);
+	map_address4(&flow->destination, header->daddr);
+	return true;
+}
+
+static __always_inline bool read_plain6(const struct __sk_buff *ctx, struct flow *flow)
+{
+	const struct ipv6hdr *header = (void *)(long)ctx->data + ETH_HLEN;
+
+	if ((void *)(header + 1) > (void *)(long)ctx->data_end || header->version != 6)
+		return false;
+	if (!read_ports(ctx, ETH_HLEN + sizeof(*header), header->nexthdr, flow))
+		return false;
+	__builtin_memcpy(&flow->source, &header->saddr, sizeof(flow->source));
+	__builtin_memcpy(&flow->destination, &header->daddr, sizeof(flow->destination));
+	return !is_mapped4(&flow->source) && !is_mapped4(&flow->destination);
+}
+
 static __always_inline int parse_headers(struct __sk_buff *ctx, struct flow *flow)
 {
 	struct network_end end = {};
@@ -306,12 +384,20 @@ static __always_inline int parse_headers(struct __sk_buff *ctx, struct flow *flo
 
 	if (ctx->vlan_present)
 		return DROP_UNSUPPORTED_PROTOCOL;
-	if (ctx->protocol == bpf_htons(ETH_P_IP))
+	if (ctx->protocol == bpf_htons(ETH_P_IP)) {
+		if (read_plain4(ctx, flow))
+			return 0;
 		reason = parse_ipv4(ctx, ETH_HLEN, flow, &end);
-	else if (ctx->protocol == bpf_htons(ETH_P_IPV6))
+	} else if (ctx->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (read_plain6(ctx, flow)) {
+			if (stays_on_link(flow))
+				flow->kind = FLOW_LINK_LOCAL;
+			return 0;
+		}
 		reason = parse_ipv6(ctx, ETH_HLEN, flow, &end);
-	else
+	} else {
 		return DROP_UNSUPPORTED_PROTOCOL;
+	}
 	if (reason)
 		return reason;
 	flow->transport_offset = end.offset;

@@ -21,17 +21,25 @@ struct {
 	__type(value, struct mesh_ipcache_value);
 } mesh_ipcache6 SEC(".maps");
 
+/*
+ * The row of an address, or NULL. A compiler that makes one call out of the two keeps the kernel from knowing its map, and
+ * from calling the trie itself: so they differ.
+ */
 static __always_inline const struct mesh_ipcache_value *lookup_ipcache(const struct mesh_address *address)
 {
+	const struct mesh_ipcache_value *value;
+
 	if (is_mapped4(address)) {
 		struct mesh_ipcache4_key key = { .prefixlen = 32, .address = address->words[3] };
 
-		return bpf_map_lookup_elem(&mesh_ipcache4, &key);
+		value = bpf_map_lookup_elem(&mesh_ipcache4, &key);
+		barrier_var(value);
 	} else {
 		struct mesh_ipcache6_key key = { .prefixlen = 128, .address = *address };
 
-		return bpf_map_lookup_elem(&mesh_ipcache6, &key);
+		value = bpf_map_lookup_elem(&mesh_ipcache6, &key);
 	}
+	return value;
 }
 
 /*

@@ -315,35 +315,20 @@ __noinline int nat_answer(struct __sk_buff *ctx, __u32 kind, __u32 end)
 }
 
 /*
- * An answer to an endpoint that had called a frontend becomes one of that frontend. Costs nothing where connection tracking
- * has just said that it is none. Returns 0 or the reason to drop.
+ * An answer to an endpoint that had called a frontend becomes one of that frontend. `flow` is that of mesh_scratch. Costs
+ * nothing where connection tracking has just said that it is none. Returns 0 or the reason to drop.
  */
-static __always_inline int nat_to_endpoint(struct __sk_buff *ctx, struct flow *flow)
+static __always_inline int nat_to_endpoint(struct __sk_buff *ctx, const struct flow *flow)
 {
-	struct scratch *scratch = lookup_scratch();
-	int reason;
-
-	if (flow->untranslated)
-		return 0;
-	if (!scratch)
-		return DROP_INVALID_PACKET;
-	scratch->flow = *flow;
-	reason = nat_answer(ctx, NAT_REVERSE, ANSWER_HERE);
-	*flow = scratch->flow;
-	return reason;
+	return flow->untranslated ? 0 : nat_answer(ctx, NAT_REVERSE, ANSWER_HERE);
 }
 
 /*
- * An answer to a client outside, from a backend that got the request with an address of this node as source. Returns 0 for
- * any other packet, TC_ACT_REDIRECT when it is on its way, or the reason to drop.
+ * The packet of mesh_scratch, if it is an answer to a client outside, from a backend that got the request with an address
+ * of this node as source. Returns 0 for any other packet, TC_ACT_REDIRECT when it is on its way, or the reason to drop.
  */
-static __always_inline int nat_overlay_ingress(struct __sk_buff *ctx, const struct flow *flow)
+static __always_inline int nat_overlay_ingress(struct __sk_buff *ctx)
 {
-	struct scratch *scratch = lookup_scratch();
-
-	if (!scratch)
-		return DROP_INVALID_PACKET;
-	scratch->flow = *flow;
 	return nat_answer(ctx, NAT_REVERSE | NAT_OUTSIDE, ANSWER_ROUTED);
 }
 

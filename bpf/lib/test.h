@@ -9,6 +9,10 @@
 #define TEST_REDIRECT_PEER 2
 #define TEST_REDIRECT_NEIGHBOUR 3
 
+/* What the kernel returns for a packet without tunnel metadata, and for those of another family. */
+#define TEST_EINVAL 22
+#define TEST_EPROTO 71
+
 struct mesh_test {
 	/* In: what skb_get_tunnel_key finds. remote is empty when the packet came through no tunnel. */
 	__u32 in_vni;
@@ -46,9 +50,9 @@ static __always_inline long skb_get_tunnel_key(struct __sk_buff *ctx, struct bpf
 	const struct mesh_test *test = test_state();
 
 	if (!test || !(test->in_remote.words[0] | test->in_remote.words[3]))
-		return -1;
+		return -TEST_EINVAL;
 	if (is_mapped4(&test->in_remote) != !(flags & BPF_F_TUNINFO_IPV6))
-		return -1;
+		return -TEST_EPROTO;
 	key->tunnel_id = test->in_vni;
 	if (flags & BPF_F_TUNINFO_IPV6)
 		__builtin_memcpy(key->remote_ipv6, test->in_remote.words, sizeof(key->remote_ipv6));

@@ -56,6 +56,8 @@ ASSERT_OFFSET(struct mesh_ipcache_value, flags, 22);
 /* mesh_endpoints: address -> endpoint of this node. */
 #define ENDPOINT_INGRESS_ENFORCED 1
 #define ENDPOINT_EGRESS_ENFORCED 2
+/* What policy denies this endpoint is told and counted, and passes all the same. */
+#define ENDPOINT_AUDIT 4
 
 struct mesh_endpoint {
 	__u32 ifindex;
@@ -297,16 +299,21 @@ ASSERT_OFFSET(struct mesh_ct_key, direction, 37);
 struct mesh_ct_value {
 	/* Clock of now_ns(). First, as in every map that the garbage collector cleans. */
 	__u64 expires_ns;
-	/* Identity of the other side when the flow was last seen. */
+	/* Identity of the other side when the flow's own direction was last seen. */
 	__u32 identity;
 	__u8 flags;
-	__u8 pad[3];
+	/* Of the flow's own direction; 0 for other protocols than ICMP and ICMPv6. */
+	__u8 icmp_type;
+	/* mesh_config's policy_revision when the flow was last judged. */
+	__u16 revision;
 	/* Underlay address of the node that the flow's last packet came from; counts with CT_VIA_OVERLAY. */
 	struct mesh_address tunnel_endpoint;
 };
 ASSERT_SIZE(struct mesh_ct_value, 32);
 ASSERT_OFFSET(struct mesh_ct_value, identity, 8);
 ASSERT_OFFSET(struct mesh_ct_value, flags, 12);
+ASSERT_OFFSET(struct mesh_ct_value, icmp_type, 13);
+ASSERT_OFFSET(struct mesh_ct_value, revision, 14);
 ASSERT_OFFSET(struct mesh_ct_value, tunnel_endpoint, 16);
 
 /*
@@ -384,6 +391,10 @@ ASSERT_SIZE(struct mesh_fragment_value, 4);
 #define CONFIG_EXTERNAL_SERVICES 1
 /* Packets to other nodes' endpoints leave by the node's own routes. What comes through the tunnel is answered there. */
 #define CONFIG_NATIVE_ROUTING 2
+/* ENDPOINT_AUDIT for every endpoint of the node. */
+#define CONFIG_POLICY_AUDIT 4
+/* The node itself is judged by its endpoints' policy as anybody else is; without it, it always reaches them. */
+#define CONFIG_LOCALHOST_JUDGED 8
 
 struct mesh_config {
 	__u32 layout_version;
@@ -403,7 +414,11 @@ struct mesh_config {
 	/* Ports of the node that source translation may use, both included. */
 	__be16 nat_port_first;
 	__be16 nat_port_last;
-	__u16 pad;
+	/*
+	 * Rises after every change of endpoints' policy that may deny what was allowed. Beyond 65535 it begins anew: a flow
+	 * would have to be silent for exactly so many changes to be mistaken, and then only until the next one.
+	 */
+	__u16 policy_revision;
 	/* Own underlay addresses; zero where the node has none of that family. */
 	struct mesh_address node4;
 	struct mesh_address node6;
@@ -418,6 +433,7 @@ ASSERT_OFFSET(struct mesh_config, trace_level, 16);
 ASSERT_OFFSET(struct mesh_config, flags, 17);
 ASSERT_OFFSET(struct mesh_config, nat_port_first, 18);
 ASSERT_OFFSET(struct mesh_config, nat_port_last, 20);
+ASSERT_OFFSET(struct mesh_config, policy_revision, 22);
 ASSERT_OFFSET(struct mesh_config, node4, 24);
 ASSERT_OFFSET(struct mesh_config, node6, 40);
 
@@ -441,6 +457,8 @@ enum mesh_reason {
 	COUNT_FORWARDED_OVERLAY = 1,
 	COUNT_PASSED_TO_STACK = 2,
 	COUNT_SERVICE_TRANSLATED = 3,
+	/* Policy would have dropped it, but for audit mode. */
+	COUNT_POLICY_AUDITED = 4,
 	DROP_INVALID_SOURCE = 132,
 	DROP_POLICY_DENIED = 133,
 	DROP_INVALID_PACKET = 134,
@@ -451,6 +469,8 @@ enum mesh_reason {
 	DROP_NO_TUNNEL_KEY = 147,
 	DROP_NO_ENDPOINT = 152,
 	DROP_SERVICE_NO_BACKEND = 158,
+	/* No node is known to tunnel to for the destination. */
+	DROP_NO_TUNNEL_ENDPOINT = 160,
 	/* No port is left to translate the source to. */
 	DROP_NAT_EXHAUSTED = 167,
 	/* A protocol whose ports cannot be rewritten. */
@@ -478,7 +498,12 @@ enum mesh_reason {
 #define IDENTITY_WORLD 2
 #define IDENTITY_REMOTE_NODE 6
 #define IDENTITY_KUBE_APISERVER 7
+#define IDENTITY_WORLD4 9
+#define IDENTITY_WORLD6 10
 /* Identities below are reserved or well known, and name no cluster. */
 #define IDENTITY_FIRST_ALLOCATED 256
+/* Identities that mean something on this node only: of prefixes outside of the mesh, and of nodes by their labels. */
+#define IDENTITY_FIRST_OF_PREFIXES (1 << 24)
+#define IDENTITY_FIRST_OF_NODES (2 << 24)
 
 #endif

@@ -10,8 +10,9 @@
 #define EVENT_DROP 1
 #define EVENT_TRACE 2
 #define EVENT_SERVICE 3
+#define EVENT_POLICY_AUDIT 4
 /* Kinds have buckets of their own in mesh_event_buckets: index kind - 1. */
-#define EVENT_KINDS 3
+#define EVENT_KINDS 4
 
 /* Bytes of a packet that an event carries at most. */
 #define EVENT_PACKET_SIZE 128
@@ -29,7 +30,7 @@
 #define FLOW_STATE_REPLY 3
 #define FLOW_STATE_RELATED 4
 
-/* EVENT_DROP, EVENT_TRACE. */
+/* EVENT_DROP, EVENT_TRACE; EVENT_POLICY_AUDIT, whose reason is that of the drop which audit mode has spared. */
 struct mesh_event {
 	/* Clock of bpf_ktime_get_ns(). */
 	__u64 timestamp_ns;

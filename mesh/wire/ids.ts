@@ -7,6 +7,11 @@ export type ClusterId = Brand<number, 'ClusterId'>;
 export type ClusterName = Brand<string, 'ClusterName'>;
 /** Security identity as it travels: 24 bits, cluster id in the high bits, reserved below 256. */
 export type NumericIdentity = Brand<number, 'NumericIdentity'>;
+/**
+ * Identity that a node gives for itself and that never travels: its scope in the 8 bits above those of a NumericIdentity
+ * (Cilium `pkg/identity/numericidentity.go`, IdentityScopeLocal and IdentityScopeRemoteNode).
+ */
+export type LocalIdentity = Brand<number, 'LocalIdentity'>;
 /** Size of the mesh, fixed when it is installed. It decides how many bits of an identity name the cluster. */
 export type MaxConnectedClusters = 255 | 511;
 
@@ -100,6 +105,33 @@ export function parseNumericIdentity(value: unknown): NumericIdentity {
     );
   }
   return value as NumericIdentity;
+}
+
+/** Scopes of local identities: addresses outside the mesh, and nodes by their labels. */
+export const LOCAL_SCOPES = { cidr: 1, node: 2 } as const;
+/** One of LOCAL_SCOPES. */
+export type LocalScope = keyof typeof LOCAL_SCOPES;
+
+/** The local identity of a number of 1 to 2^24 - 1. Throws WireError `bad-value`. */
+export function localIdentity(scope: LocalScope, number: number): LocalIdentity {
+  return (LOCAL_SCOPES[scope] * 2 ** IDENTITY_BITS + parseNumericIdentity(number)) as LocalIdentity;
+}
+
+/** Scope and number of a local identity; undefined for any other one. */
+export function localIdentityScope(
+  identity: number,
+): { readonly scope: LocalScope; readonly number: number } | undefined {
+  const scope = Math.floor(identity / 2 ** IDENTITY_BITS);
+  const number = identity % 2 ** IDENTITY_BITS;
+  if (scope === LOCAL_SCOPES.cidr) return { scope: 'cidr', number };
+  return scope === LOCAL_SCOPES.node ? { scope: 'node', number } : undefined;
+}
+
+/** Parses an identity of the kernel's maps: one of 24 bits, or a local one. Throws WireError `bad-value`. */
+export function parseMapIdentity(value: number): NumericIdentity | LocalIdentity {
+  return localIdentityScope(value) === undefined
+    ? parseNumericIdentity(value)
+    : (value as LocalIdentity);
 }
 
 /** How many low bits of an identity belong to the cluster itself: 16 in a mesh of 255, 15 in one of 511. */

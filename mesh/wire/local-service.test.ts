@@ -130,6 +130,8 @@ test('each malformed field is refused with its key and name', async (t) => {
     [{ draining: 1 }, 'draining', ' is 1, expected an object'],
     [{ places: 1 }, 'places', ' is 1, expected a list'],
     [{ headless: 0 }, 'headless', ' is 0, expected true or false'],
+    [{ labels: null }, 'labels', ' is null, expected an object of texts'],
+    [{ labels: { app: 1 } }, 'labels["app"]', ' is 1, expected a string'],
     [{ global: 'x' }, 'global', ' is "x", expected true or false'],
     [{ shared: [] }, 'shared', ' is a list, expected true or false'],
     [{ affinity: 'near' }, 'affinity', ' is "near", expected none, local, remote'],
@@ -147,4 +149,12 @@ test('each malformed field is refused with its key and name', async (t) => {
     t.equal(error.field, field);
     t.equal(error.message, `cannot parse ${KEY}: field ${field}${complaint}`);
   }
+});
+
+test('labels travel where a service has some, and are left out where it has none', async (t) => {
+  const plain = decodeLocalService(TEXT, KEY);
+  t.equal('labels' in plain, false);
+  const text = encodeLocalService({ ...plain, labels: { tier: 'db', app: 'x' } });
+  t.match(text, '"labels":{"app":"x","tier":"db"}');
+  t.same(decodeLocalService(text, KEY).labels, { app: 'x', tier: 'db' });
 });

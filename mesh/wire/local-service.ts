@@ -14,7 +14,9 @@ import {
   readOptionalString,
   readRequiredString,
   readString,
+  readStringMap,
   readUint,
+  sortedRecord,
 } from './json.ts';
 import { readSchema } from './schema.ts';
 import {
@@ -92,6 +94,8 @@ export interface LocalService extends ServiceTraffic {
   readonly global: boolean;
   readonly shared: boolean;
   readonly affinity: ServiceAffinity;
+  /** By which policies select Services; absent: none. */
+  readonly labels?: Readonly<Record<string, string>>;
   /** Backends of this cluster that are ready or still serving, and not about to end. */
   readonly backends: ReadonlyMap<IpAddress, PortMap>;
 }
@@ -112,7 +116,7 @@ export const PLAIN_TRAFFIC: ServiceTraffic = {
 };
 
 /**
- * Fields that came later (ServiceTraffic, draining, places) are left out where they say nothing, and mean that then: agents and
+ * Fields that came later (ServiceTraffic, draining, places, labels) are left out where they say nothing, and mean that then: agents and
  * apiservers are upgraded in any order.
  */
 const SCHEMA = 1;
@@ -137,6 +141,7 @@ export function encodeLocalService(service: LocalService): string {
     global: service.global,
     shared: service.shared,
     affinity: service.affinity,
+    labels: service.labels && sortedRecord(Object.entries(service.labels)),
     ...encodeTraffic(service),
     backends: encodePortsByIp(service.backends),
     draining: service.draining.size === 0 ? undefined : encodePortsByIp(service.draining),
@@ -176,6 +181,7 @@ export function decodeLocalService(value: Buffer | string, key: string): LocalSe
     global: readBoolean(at('global'), object.global),
     shared: readBoolean(at('shared'), object.shared),
     affinity: readWord(at('affinity'), object.affinity, SERVICE_AFFINITIES),
+    ...(object.labels === undefined ? {} : { labels: readLabels(at('labels'), object.labels) }),
     ...readTraffic(object, at),
     backends: readPortsByIp(at('backends'), object.backends),
     draining:
@@ -184,6 +190,10 @@ export function decodeLocalService(value: Buffer | string, key: string): LocalSe
         : readPortsByIp(at('draining'), object.draining),
     places: readPlaces(at('places'), object.places),
   };
+}
+
+function readLabels(at: FieldPath, found: unknown): Readonly<Record<string, string>> {
+  return readStringMap(at, found) ?? failField(at, found, 'an object of texts');
 }
 
 function readTraffic(

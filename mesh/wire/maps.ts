@@ -46,6 +46,8 @@ export const ENDPOINT = {
 /** Flags of ENDPOINT. */
 export const ENDPOINT_INGRESS_ENFORCED = 1;
 export const ENDPOINT_EGRESS_ENFORCED = 2;
+/** What policy denies is told and counted, and passes. */
+export const ENDPOINT_AUDIT = 4;
 
 export const POLICY_KEY = {
   size: 16,
@@ -173,7 +175,7 @@ export const CT_KEY = {
 
 export const CT_VALUE = {
   size: 32,
-  fields: { expiresNs: 0, identity: 8, flags: 12, pad: 13, tunnelEndpoint: 16 },
+  fields: { expiresNs: 0, identity: 8, flags: 12, icmpType: 13, revision: 14, tunnelEndpoint: 16 },
 } as const satisfies StructLayout;
 
 /** Flags of CT_VALUE. */
@@ -238,7 +240,7 @@ export const CONFIG = {
     flags: 17,
     natPortFirst: 18,
     natPortLast: 20,
-    pad: 22,
+    policyRevision: 22,
     node4: 24,
     node6: 40,
   },
@@ -248,6 +250,10 @@ export const CONFIG = {
 export const CONFIG_EXTERNAL_SERVICES = 1;
 /** Flag of CONFIG: packets to endpoints of other nodes leave by the node's own routes. */
 export const CONFIG_NATIVE_ROUTING = 2;
+/** Flag of CONFIG: ENDPOINT_AUDIT for every endpoint. */
+export const CONFIG_POLICY_AUDIT = 4;
+/** Flag of CONFIG: policy judges what the node itself sends to its endpoints. */
+export const CONFIG_LOCALHOST_JUDGED = 8;
 
 /** Values of CONFIG's overlaySourceCheck, by index. */
 export const OVERLAY_SOURCE_CHECKS = ['off', 'cluster', 'strict'] as const;
@@ -257,7 +263,7 @@ export const COUNTER = {
   fields: { packets: 0, bytes: 8 },
 } as const satisfies StructLayout;
 
-/** An event about a packet: EVENT_KINDS `drop` and `trace`. */
+/** An event about a packet: EVENT_KINDS `drop`, `trace` and `policy-audit`. */
 export const EVENT = {
   size: 160,
   fields: {
@@ -296,7 +302,7 @@ export const SERVICE_EVENT = {
 } as const satisfies StructLayout;
 
 /** Kinds of events; their numbers begin at 1. */
-export const EVENT_KINDS = ['drop', 'trace', 'service'] as const;
+export const EVENT_KINDS = ['drop', 'trace', 'service', 'policy-audit'] as const;
 
 /** Values of EVENT's state, by index: what connection tracking said of the packet. */
 export const FLOW_STATES = ['unknown', 'new', 'established', 'reply', 'related'] as const;
@@ -360,6 +366,7 @@ export const REASONS: ReadonlyMap<number, string> = new Map([
   [1, 'forwarded-overlay'],
   [2, 'passed-to-stack'],
   [3, 'service-translated'],
+  [4, 'policy-audited'],
   [132, 'invalid-source'],
   [133, 'policy-denied'],
   [134, 'invalid-packet'],
@@ -369,6 +376,7 @@ export const REASONS: ReadonlyMap<number, string> = new Map([
   [147, 'no-tunnel-key'],
   [152, 'no-endpoint'],
   [158, 'service-no-backend'],
+  [160, 'no-tunnel-endpoint'],
   [167, 'nat-exhausted'],
   [168, 'nat-unsupported'],
   [169, 'no-route'],

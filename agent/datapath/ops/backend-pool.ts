@@ -5,6 +5,8 @@ import type { BackendKey, BackendRow } from './service-map.ts';
 
 /** Backends by id, shared by all frontends that name the same address, port, protocol and cluster. */
 export interface BackendPool {
+  /** The kernel holds it under this id. */
+  adopt(key: string, id: number): void;
   /** One more frontend uses it: its id, a new one when it had none. */
   acquire(key: string, backend: Backend): number;
   /** One frontend less uses it. */
@@ -24,8 +26,8 @@ interface Member {
   uses: number;
 }
 
-/** A pool that knows what the kernel map holds already. */
-export function createBackendPool(existing: readonly BackendRow[]): BackendPool {
+/** A pool without backends. */
+export function createBackendPool(): BackendPool {
   const members = new Map<string, Member>();
   const ids = createIdRing();
   const fresh: BackendRow[] = [];
@@ -34,18 +36,16 @@ export function createBackendPool(existing: readonly BackendRow[]): BackendPool 
   /** Ids of a backend that the kernel holds twice. */
   const doubles: BackendKey[] = [];
 
-  for (const { id, backend } of existing) {
-    const key = backendKeyOf(backend);
-    ids.reserve(id);
-    if (members.has(key)) {
-      doubles.push({ id });
-    } else {
-      members.set(key, { id, uses: 0 });
-      idle.add(key);
-    }
-  }
-
   return {
+    adopt(key, id) {
+      ids.reserve(id);
+      if (members.has(key)) {
+        doubles.push({ id });
+      } else {
+        members.set(key, { id, uses: 0 });
+        idle.add(key);
+      }
+    },
     acquire(key, backend) {
       const member = members.get(key);
       if (member !== undefined) {

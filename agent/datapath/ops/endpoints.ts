@@ -3,11 +3,13 @@ import type { IpAddress } from '../../../mesh/wire/ip.ts';
 import {
   ADDRESS_SIZE,
   ENDPOINT,
+  ENDPOINT_AUDIT,
   ENDPOINT_EGRESS_ENFORCED,
   ENDPOINT_INGRESS_ENFORCED,
   readAddress,
   writeAddress,
 } from '../../../mesh/wire/maps.ts';
+import { raisePolicyRevision } from '../config.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type { DatapathTable, EndpointEntry } from '../desired.ts';
 import { createRowMap, type RowCodec, throwFirst } from '../map.ts';
@@ -29,12 +31,14 @@ const NAME_SIZE = 16;
 
 /**
  * Endpoints by address. An upsert also removes addresses that the same endpoint had before and has no more; a delete
- * needs the addresses, and removes every other address of that endpoint id with them.
+ * needs the addresses, and removes every other address of that endpoint id with them. Flows are judged again: an endpoint
+ * may be another one than before, and so may whoever has an address.
  */
 export function openEndpointsTable(
   maps: OpenMaps,
 ): DatapathTable<EndpointEntry, Pick<EndpointEntry, 'endpointId' | 'addresses'>> {
   const map = createRowMap(maps.get('mesh_endpoints'), endpointCodec);
+  const config = maps.get('mesh_config');
   /** Addresses in the kernel by endpoint id, so that an upsert can tell what it replaces. */
   const held = new Map<number, Set<IpAddress>>();
   for (const row of map.rows()) {
@@ -71,7 +75,16 @@ export function openEndpointsTable(
   return {
     name: 'endpoints',
     apply({ upserts, deletes }) {
-      throwFirst([...upserts.flatMap(upsert), ...deletes.flatMap(remove)]);
+      // Who takes over an address is not to inherit what its flows were allowed.
+      const isChange =
+        deletes.length > 0 ||
+        upserts.some(
+          ({ endpointId, addresses }) =>
+            held.has(endpointId) || addresses.some((address) => map.get({ address }) !== undefined),
+        );
+      const failures = [...upserts.flatMap(upsert), ...deletes.flatMap(remove)];
+      if (isChange) raisePolicyRevision(config);
+      throwFirst(failures);
     },
     rows: () => groupByEndpoint(map.rows()),
     keyOf: (row) => String(row.endpointId),
@@ -133,7 +146,8 @@ function writeEndpoint(view: DataView, offset: number, row: EndpointEntry): void
   view.setUint32(offset + fields.ifindex, row.ifindex, true);
   view.setUint32(offset + fields.identity, row.identity, true);
   view.setUint16(offset + fields.endpointId, endpointId, true);
-  view.setUint16(offset + fields.flags, ingress | egress, true);
+  const audit = row.audit ? ENDPOINT_AUDIT : 0;
+  view.setUint16(offset + fields.flags, ingress | egress | audit, true);
   row.mac.split(':').forEach((byte, index) => {
     view.setUint8(offset + fields.mac + index, Number.parseInt(byte, 16));
   });
@@ -157,6 +171,7 @@ function readEndpoint(view: DataView, offset: number, address: IpAddress): Endpo
     identity: parseNumericIdentity(view.getUint32(offset + fields.identity, true)),
     ingressEnforced: (flags & ENDPOINT_INGRESS_ENFORCED) !== 0,
     egressEnforced: (flags & ENDPOINT_EGRESS_ENFORCED) !== 0,
+    audit: (flags & ENDPOINT_AUDIT) !== 0,
   };
 }
 

@@ -1,4 +1,4 @@
-import { parseNumericIdentity } from '../../../mesh/wire/ids.ts';
+import { parseMapIdentity } from '../../../mesh/wire/ids.ts';
 import {
   type IpPrefix,
   ipFamily,
@@ -90,7 +90,7 @@ function readIpcacheValue(prefix: IpPrefix, view: DataView, offset: number): Ipc
   const hasTunnel = (view.getUint8(offset + fields.flags) & IPCACHE_HAS_TUNNEL) !== 0;
   return {
     prefix,
-    identity: parseNumericIdentity(view.getUint32(offset + fields.identity, true)),
+    identity: parseMapIdentity(view.getUint32(offset + fields.identity, true)),
     tunnelEndpoint: hasTunnel ? readAddress(view, offset + fields.tunnelEndpoint) : undefined,
     clusterId: view.getUint16(offset + fields.clusterId, true),
   };

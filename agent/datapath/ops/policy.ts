@@ -6,25 +6,39 @@ import {
   POLICY_STATIC_BITS,
   POLICY_VALUE,
 } from '../../../mesh/wire/maps.ts';
+import { raisePolicyRevision } from '../config.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type { DatapathTable, PolicyEntry } from '../desired.ts';
 import { createRowMap, type RowCodec, throwFirst } from '../map.ts';
 import type { OpenMaps } from '../object.ts';
+import { inPolicyOrder } from '../policy-order.ts';
 
 type PolicyKey = Omit<PolicyEntry, 'verdict'>;
 
-/** Policy rows of all endpoints of the node, in one prefix trie. */
+/**
+ * Policy rows of all endpoints of the node, in one prefix trie. When a change may deny what was allowed, flows are judged
+ * again.
+ */
 export function openPolicyTable(
   maps: OpenMaps,
 ): DatapathTable<PolicyEntry, Omit<PolicyEntry, 'verdict'>> {
   const map = createRowMap(maps.get('mesh_policy'), policyCodec);
+  const config = maps.get('mesh_config');
+  /** What the kernel has now; undefined: nothing, or no such row can be. */
+  const verdictOf = (key: PolicyKey): PolicyEntry['verdict'] | undefined =>
+    policyKeyProblem(key) === undefined ? map.get(key)?.verdict : undefined;
   return {
     name: 'policy',
     apply({ upserts, deletes }) {
-      throwFirst([...map.upsert(upserts), ...map.remove(deletes)]);
+      const failures = [...map.upsert(upserts), ...map.remove(deletes)];
+      if (deletes.length > 0 || upserts.some(({ verdict }) => verdict === 'deny')) {
+        raisePolicyRevision(config);
+      }
+      throwFirst(failures);
     },
     rows: () => map.rows(),
     keyOf: policyKeyOf,
+    inOrder: (changes) => inPolicyOrder(changes, verdictOf),
   };
 }
 

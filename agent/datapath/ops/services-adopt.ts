@@ -1,80 +1,53 @@
-/** What the kernel's service maps hold, and what a process that died in the middle of its writes has left in them. */
+/** Taking over the kernel's service maps, with what a process that died in the middle of its writes has left in them. */
 import {
   MAGLEV_KEY,
   SERVICE_EXTERNAL,
-  SERVICE_KEY,
   SERVICE_MAGLEV,
-  SERVICE_VALUE,
   SERVICE_WRITING,
 } from '../../../mesh/wire/maps.ts';
 import { backendKeyOf } from '../backend-difference.ts';
-import type { Backend, FrontendEntry, FrontendKey } from '../desired.ts';
-import { type RowMap, readMap } from '../map.ts';
-import type { OpenMap } from '../object.ts';
-import type { MemberKey, MemberRow } from './affinity-map.ts';
-import { createBackendPool } from './backend-pool.ts';
+import type { Backend, FrontendEntry } from '../desired.ts';
+import { readMapParts } from '../map.ts';
+import { atOnce } from '../slices.ts';
+import { type BackendPool, createBackendPool } from './backend-pool.ts';
 import { createIdRing } from './id-ring.ts';
 import { type MaglevTableSize, maglevSizeFor } from './maglev.ts';
-import { type BlockKey, type BlockRow, blockCodec, blocksOf } from './maglev-map.ts';
+import { blockCodec, blocksOf } from './maglev-map.ts';
+import { frontendKeyOf, type SlotRow } from './service-map.ts';
+import { type Frontend, makeFrontend, remembers } from './services-frontend.ts';
 import {
-  type BackendKey,
-  type BackendRow,
-  frontendKeyOf,
-  type SlotKey,
-  type SlotRow,
-  slotCodec,
-} from './service-map.ts';
-import { type DrainingBackend, makeFrontend, remembers } from './services-frontend.ts';
-import { type Changes, noChanges, type ServicesState } from './services-plan.ts';
+  type Changes,
+  noChanges,
+  planUpsert,
+  type ServicesState,
+  type WantedFrontend,
+} from './services-plan.ts';
+import {
+  type Found,
+  type FoundFrontend,
+  readFrontendKey,
+  readServices,
+  type ServiceMaps,
+} from './services-read.ts';
 
-/** The kernel maps of services. */
-export interface ServiceMaps {
-  readonly slots: RowMap<SlotRow, SlotKey>;
-  readonly backends: RowMap<BackendRow, BackendKey>;
-  readonly members: RowMap<MemberRow, MemberKey>;
-  readonly blocks: RowMap<BlockRow, BlockKey>;
-  /** Map of `slots`. */
-  readonly services: OpenMap;
-  /** Map of `blocks`. */
-  readonly maglev: OpenMap;
+/** What was taken over. */
+export interface AdoptedServices {
+  readonly state: ServicesState;
+  /** Rows as `readRows` has them. */
+  readonly rows: readonly FrontendEntry[];
+  /** What is to be written before anything else: doubtful frontends anew; and what belongs to nobody is deleted. */
+  readonly repairs: Changes;
 }
 
-/** A frontend with the backends that a connect could find. */
-interface FoundFrontend {
-  readonly bytes: FrontendBytes;
-  /** Slot 0. */
-  readonly slot: SlotRow;
-  /** By key, in the order of their slots. */
-  readonly backends: ReadonlyMap<string, Backend>;
-  readonly draining: ReadonlyMap<string, DrainingBackend>;
-  /** Ids of members that were meant for new flows. */
-  readonly active: ReadonlySet<number>;
-  /** No slot or backend is missing or stands twice. */
-  readonly isWhole: boolean;
-}
-
-interface Found {
-  readonly frontends: readonly FoundFrontend[];
-  readonly slotIds: FoundSlots['slotIds'];
-  readonly backends: readonly BackendRow[];
-  readonly members: readonly MemberRow[];
-}
+/** Frontends or entries that are looked at in a step: about a millisecond. */
+const STEP = 512;
 
 /**
  * Rows as the kernel has them. Of a frontend that was being written when a process died, or whose Maglev table is not of
  * the size that is asked for, the affinity comes back as -1 second, which nobody wants: so it is written again.
  */
 export function readRows(maps: ServiceMaps, maglevSize: MaglevTableSize): FrontendEntry[] {
-  return readKernel(maps).frontends.map(({ slot, backends, draining }) =>
-    rowOf(
-      slot,
-      {
-        backends: [...backends.values()],
-        draining: [...draining.values()].map(({ backend }) => backend),
-      },
-      maglevSize,
-    ),
-  );
+  return atOnce(readServices(maps)).frontends.map((found) => foundRow(found, maglevSize));
 }
 
 /**
@@ -124,53 +97,103 @@ function rowOf(
   };
 }
 
-/** Takes over what the kernel holds: doubtful frontends are to be written again, `garbage` belongs to nobody. */
-export function adoptServices(
+function foundRow(
+  { slot, backends, draining }: FoundFrontend,
+  maglevSize: MaglevTableSize,
+): FrontendEntry {
+  const lists = {
+    backends: [...backends.values()],
+    draining: [...draining.values()].map(({ backend }) => backend),
+  };
+  return rowOf(slot, lists, maglevSize);
+}
+
+/** Takes over what the kernel holds, in steps; nothing may write it meanwhile. Throws DatapathError `kernel`. */
+export function* adoptServices(
   maps: ServiceMaps,
   maglevSize: MaglevTableSize,
-): { state: ServicesState; garbage: Changes } {
-  const found = readKernel(maps);
-  const pool = createBackendPool(found.backends);
+): Generator<undefined, AdoptedServices> {
+  const found = yield* readServices(maps);
+  const pool = createBackendPool();
   const serviceIds = createIdRing();
   const state: ServicesState = { frontends: new Map(), pool, serviceIds };
+  let work = 0;
+  for (const [id, { key }] of found.backends) {
+    pool.adopt(key, id);
+    work += 1;
+    if (work % STEP === 0) yield;
+  }
   for (const { slot } of found.frontends) serviceIds.reserve(slot.serviceId);
   const taken = new Set<number>();
-  const garbage = noChanges();
-  for (const { slot, backends, draining, active, isWhole } of found.frontends) {
-    const isUnique = slot.serviceId !== 0 && !taken.has(slot.serviceId);
-    const serviceId = isUnique ? slot.serviceId : serviceIds.take();
+  const rows: FrontendEntry[] = [];
+  for (const one of found.frontends) {
+    const isUnique = one.slot.serviceId !== 0 && !taken.has(one.slot.serviceId);
+    const serviceId = isUnique ? one.slot.serviceId : serviceIds.take();
     taken.add(serviceId);
-    const slots = [...backends].map(([key, backend]) => ({
-      key,
-      backendId: pool.acquire(key, backend),
-    }));
-    const frontend = makeFrontend(slot.frontend, serviceId, slots);
-    const isMaglev = (slot.flags & SERVICE_MAGLEV) !== 0;
-    frontend.backends = [...backends.values()];
-    if (draining.size > 0)
-      frontend.draining = new Map(
-        [...draining].map(([text, { backend }]) => [
-          text,
-          { id: pool.acquire(text, backend), backend },
-        ]),
-      );
-    frontend.settings = {
-      isExternal: (slot.flags & SERVICE_EXTERNAL) !== 0,
-      affinitySeconds: slot.affinitySeconds,
-      algorithm: isMaglev ? 'maglev' : 'random',
-    };
-    frontend.maglevSize = isUnique ? slot.maglevSize : 0;
-    const wantedMembers = remembers(frontend) ? slots.length : 0;
-    frontend.isDoubtful =
-      !isUnique ||
-      !isWhole ||
-      !isFinished(slot, maglevSize) ||
-      active.size !== wantedMembers ||
-      slots.some(({ backendId }) => wantedMembers > 0 && !active.has(backendId));
+    const frontend = adoptFrontend(one, { serviceId, isUnique, pool, maglevSize });
     state.frontends.set(frontend.text, frontend);
+    rows.push(foundRow(one, maglevSize));
+    work += one.backends.size + 1;
+    if (work < STEP) continue;
+    work = 0;
+    yield;
   }
-  collectGarbage(found, { state, maps, garbage });
-  return { state, garbage };
+  const repairs = noChanges();
+  yield* collectGarbage(found, { state, maps, garbage: repairs });
+  for (const frontend of state.frontends.values()) {
+    if (!frontend.isDoubtful) continue;
+    planUpsert(state, wantedOf(frontend), { changes: repairs, maglevSize });
+    yield;
+  }
+  return { state, rows, repairs };
+}
+
+function adoptFrontend(
+  { slot, backends, draining, active, isWhole }: FoundFrontend,
+  options: {
+    readonly serviceId: number;
+    /** No other frontend has its number. */
+    readonly isUnique: boolean;
+    readonly pool: BackendPool;
+    readonly maglevSize: MaglevTableSize;
+  },
+): Frontend {
+  const { serviceId, isUnique, pool, maglevSize } = options;
+  const slots = [...backends].map(([key, backend]) => ({
+    key,
+    backendId: pool.acquire(key, backend),
+  }));
+  const frontend = makeFrontend(slot.frontend, serviceId, slots);
+  frontend.backends = [...backends.values()];
+  if (draining.size > 0) {
+    frontend.draining = new Map(
+      [...draining].map(([key, { backend }]) => [key, { id: pool.acquire(key, backend), backend }]),
+    );
+  }
+  frontend.settings = {
+    isExternal: (slot.flags & SERVICE_EXTERNAL) !== 0,
+    affinitySeconds: slot.affinitySeconds,
+    algorithm: (slot.flags & SERVICE_MAGLEV) === 0 ? 'random' : 'maglev',
+  };
+  frontend.maglevSize = isUnique ? slot.maglevSize : 0;
+  const wantedMembers = remembers(frontend) ? slots.length : 0;
+  frontend.isDoubtful =
+    !isUnique ||
+    !isWhole ||
+    !isFinished(slot, maglevSize) ||
+    active.size !== wantedMembers ||
+    slots.some(({ backendId }) => wantedMembers > 0 && !active.has(backendId));
+  return frontend;
+}
+
+/** A frontend as it is. */
+function wantedOf({ key, settings, backends, draining }: Frontend): WantedFrontend {
+  return {
+    ...key,
+    ...settings,
+    backends,
+    draining: [...draining.values()].map(({ backend }) => backend),
+  };
 }
 
 function isFinished({ flags, count, maglevSize }: SlotRow, wanted: MaglevTableSize): boolean {
@@ -183,12 +206,20 @@ function isAnyAbove(numbers: Iterable<number>, limit: number): boolean {
   return false;
 }
 
-function collectGarbage(
+/** Finds slots, members and Maglev blocks that belong to no frontend. */
+function* collectGarbage(
   { frontends, slotIds, members }: Found,
   { state, maps, garbage }: { state: ServicesState; maps: ServiceMaps; garbage: Changes },
-): void {
+): Generator<undefined, void> {
   const counts = new Map(frontends.map(({ bytes, backends }) => [bytes, backends.size]));
+  yield;
+  let work = 0;
   for (const [bytes, ids] of slotIds) {
+    work += ids.size;
+    if (work >= STEP) {
+      work = 0;
+      yield;
+    }
     const count = counts.get(bytes) ?? 0;
     if (ids.size === count && !isAnyAbove(ids.keys(), count)) continue;
     const frontend = readFrontendKey(bytes);
@@ -203,107 +234,27 @@ function collectGarbage(
     for (const { id } of draining.values()) ids.add(id);
     if (remembers(frontend)) for (const { backendId } of frontend.slots) ids.add(backendId);
     if (ids.size > 0) memberIds.set(serviceId, ids);
+    work += ids.size + 1;
+    if (work < STEP) continue;
+    work = 0;
+    yield;
   }
   for (const { serviceId, backendId } of members) {
+    work += 1;
+    if (work % STEP === 0) yield;
     if (memberIds.get(serviceId)?.has(backendId)) continue;
     garbage.memberDeletes.push({ serviceId, backendId });
   }
   const { fields, size } = MAGLEV_KEY;
-  readMap(maps.maglev.fd, { ...blockCodec, name: maps.maglev.name }, (keys, _, count) => {
+  const { fd, name } = maps.maglev;
+  for (const { keys, count } of readMapParts({ ...blockCodec, fd, name }, STEP)) {
     for (let offset = 0; offset < count * size; offset += size) {
       const serviceId = keys.getUint32(offset + fields.serviceId, true);
       const block = keys.getUint32(offset + fields.block, true);
-      if (block >= (tableBlocks.get(serviceId) ?? 0))
+      if (block >= (tableBlocks.get(serviceId) ?? 0)) {
         garbage.blockDeletes.push({ serviceId, block });
-    }
-  });
-}
-
-const NOBODY = new Map<string, DrainingBackend>();
-const NOTHING = new Set<number>();
-
-function readKernel(maps: ServiceMaps): Found {
-  const { heads, slotIds } = readSlots(maps.services);
-  const backends = maps.backends.rows();
-  const members = maps.members.rows();
-  const backendById = new Map(
-    backends.map(({ id, backend }) => [id, { key: backendKeyOf(backend), backend }]),
-  );
-  const membersByService = new Map<number, MemberRow[]>();
-  for (const member of members) {
-    const list = membersByService.get(member.serviceId);
-    if (list === undefined) membersByService.set(member.serviceId, [member]);
-    else list.push(member);
-  }
-  const frontends: FoundFrontend[] = [];
-  for (const { bytes, slot } of heads) {
-    const ids = slotIds.get(bytes);
-    const found = new Map<string, Backend>();
-    for (let index = 1; index <= slot.count; index += 1) {
-      const entry = backendById.get(ids?.get(index) ?? 0);
-      if (entry !== undefined) found.set(entry.key, entry.backend);
-    }
-    // Most have neither, and there may be tens of thousands.
-    const memberList = membersByService.get(slot.serviceId);
-    const draining = memberList === undefined ? NOBODY : new Map<string, DrainingBackend>();
-    const active = memberList === undefined ? NOTHING : new Set<number>();
-    for (const { state, backendId } of memberList ?? []) {
-      const entry = backendById.get(backendId);
-      if (state === 'active') active.add(backendId);
-      else if (entry !== undefined && !found.has(entry.key)) {
-        draining.set(entry.key, { id: backendId, backend: entry.backend });
       }
     }
-    frontends.push({
-      bytes,
-      slot,
-      backends: found,
-      draining,
-      active,
-      isWhole: found.size === slot.count,
-    });
+    yield;
   }
-  return { frontends, slotIds, backends, members };
-}
-
-/** Key of a frontend as bytes, one character each: there are as many keys as slots, and most need not be understood. */
-type FrontendBytes = string;
-
-interface FoundSlots {
-  readonly heads: readonly { readonly bytes: FrontendBytes; readonly slot: SlotRow }[];
-  /** Backend ids of the slots from 1. */
-  readonly slotIds: ReadonlyMap<FrontendBytes, ReadonlyMap<number, number>>;
-}
-
-function readSlots(map: OpenMap): FoundSlots {
-  const { size, fields } = SERVICE_KEY;
-  const heads: { bytes: FrontendBytes; slot: SlotRow }[] = [];
-  const slotIds = new Map<FrontendBytes, Map<number, number>>();
-  readMap(map.fd, { ...slotCodec, name: map.name }, (keys, values, count) => {
-    const text = Buffer.from(keys.buffer, keys.byteOffset, keys.byteLength);
-    for (let index = 0; index < count; index += 1) {
-      const key = index * size;
-      const value = index * SERVICE_VALUE.size;
-      const bytes = text.toString('latin1', key, key + fields.slot);
-      const slot = keys.getUint32(key + fields.slot, true);
-      if (slot === 0) {
-        heads.push({ bytes, slot: slotCodec.readRow(keys, key, values, value) });
-        continue;
-      }
-      const id = values.getUint32(value + SERVICE_VALUE.fields.backendId, true);
-      const ids = slotIds.get(bytes);
-      if (ids === undefined) slotIds.set(bytes, new Map([[slot, id]]));
-      else ids.set(slot, id);
-    }
-  });
-  return { heads, slotIds };
-}
-
-/** The frontend of a key that was read as bytes. */
-function readFrontendKey(bytes: FrontendBytes): FrontendKey {
-  const key = new DataView(new ArrayBuffer(SERVICE_KEY.size));
-  for (let index = 0; index < bytes.length; index += 1)
-    key.setUint8(index, bytes.charCodeAt(index));
-  const value = new DataView(new ArrayBuffer(SERVICE_VALUE.size));
-  return slotCodec.readRow(key, 0, value, 0).frontend;
 }

@@ -12,7 +12,7 @@ import {
   testFrontend,
 } from '../testing/service-maps.ts';
 import { createServicesTable } from './services.ts';
-import type { ServiceMaps } from './services-adopt.ts';
+import type { ServiceMaps } from './services-read.ts';
 
 const skip = kernelSkipReason();
 const SIZE = 251;

@@ -8,12 +8,13 @@ import type { DatapathError } from '../datapath-error.ts';
 import type { DatapathTable, FrontendEntry, FrontendKey } from '../desired.ts';
 import { createRowMap, throwFirst } from '../map.ts';
 import type { OpenMaps } from '../object.ts';
+import { atOnce } from '../slices.ts';
 import { memberCodec } from './affinity-map.ts';
 import { DEFAULT_MAGLEV_TABLE_SIZE, type MaglevTableSize } from './maglev.ts';
 import { blockCodec, blockKeys } from './maglev-map.ts';
 import { backendCodec, frontendKeyOf, slotCodec } from './service-map.ts';
-import { adoptServices, readRows, type ServiceMaps, scanRows } from './services-adopt.ts';
-import { countSlot, type Frontend, socketNameOf } from './services-frontend.ts';
+import { adoptServices, readRows, scanRows } from './services-adopt.ts';
+import { countSlot, socketNameOf } from './services-frontend.ts';
 import {
   type Changes,
   frontendProblem,
@@ -25,6 +26,7 @@ import {
   usableBackends,
   type WantedFrontend,
 } from './services-plan.ts';
+import type { ServiceMaps } from './services-read.ts';
 
 /** A backend that a frontend has lost: it is neither active nor draining there. */
 export interface LostBackend {
@@ -36,6 +38,11 @@ export interface LostBackend {
 
 /** The services table, and what those who care for sockets ask of it. */
 export interface ServicesTable extends DatapathTable<FrontendEntry, FrontendKey> {
+  /**
+   * Reads what the kernel holds, in steps that others can come between, but for those who write these maps. The next
+   * `scan` then has its rows without another look. Without it, whoever needs the state first reads it in one go.
+   */
+  takeOver(): Generator<undefined, unknown>;
   /** Backends lost since the last call; some may have come back since. */
   takeLost(): LostBackend[];
   /** Protocol, address and port of each backend that a frontend has, active or draining, as in `LostBackend`. */
@@ -74,22 +81,21 @@ export function createServicesTable(
   /** What was found wrong when the kernel was read, to be mended before anything else is written. */
   let repairs: Changes | undefined;
 
-  function adopt(): ServicesState {
-    const adopted = adoptServices(kernel, maglevSize);
-    repairs = adopted.garbage;
-    // Not together with other changes: what is garbage now may be in use after them.
-    for (const frontend of adopted.state.frontends.values()) {
-      if (!frontend.isDoubtful) continue;
-      planUpsert(adopted.state, wantedOf(frontend), { changes: repairs, maglevSize });
-    }
-    return adopted.state;
+  /** Rows that were read with the state, until they are asked for. */
+  let adopted: readonly FrontendEntry[] | undefined;
+
+  function* takeOver(): Generator<undefined, ServicesState> {
+    const found = yield* adoptServices(kernel, maglevSize);
+    ({ state, repairs, rows: adopted } = found);
+    return found.state;
   }
+  const known = (): ServicesState => state ?? atOnce(takeOver());
 
   return {
     name: 'services',
     apply({ upserts, deletes }) {
-      state ??= adopt();
-      const current = state;
+      const current = known();
+      adopted = undefined;
       const failures: DatapathError[] = [];
       const refusals = repairs === undefined ? [] : [write(kernel, current, repairs)];
       repairs = undefined;
@@ -119,9 +125,15 @@ export function createServicesTable(
       ]);
     },
     rows: () => readRows(kernel, maglevSize),
-    // Before the maps were taken over nothing else is going on that could be held up.
-    scan: () =>
-      state === undefined ? [readRows(kernel, maglevSize)] : scanRows(kernel, state, maglevSize),
+    scan() {
+      const rows = adopted;
+      adopted = undefined;
+      if (rows !== undefined) return [rows];
+      return state === undefined
+        ? [readRows(kernel, maglevSize)]
+        : scanRows(kernel, state, maglevSize);
+    },
+    takeOver,
     keyOf: frontendKeyOf,
     takeLost() {
       const taken = [...lost.values()];
@@ -129,21 +141,10 @@ export function createServicesTable(
       return taken;
     },
     socketNames(key) {
-      state ??= adopt();
-      const frontend = state.frontends.get(key);
+      const frontend = known().frontends.get(key);
       if (frontend === undefined) return new Set();
       return new Set([...frontend.placeOf.keys(), ...frontend.draining.keys()].map(socketNameOf));
     },
-  };
-}
-
-/** A frontend as it is. */
-function wantedOf({ key, settings, backends, draining }: Frontend): WantedFrontend {
-  return {
-    ...key,
-    ...settings,
-    backends,
-    draining: [...draining.values()].map(({ backend }) => backend),
   };
 }
 

@@ -109,6 +109,7 @@ test('endpoints: one row has several addresses', { skip }, async (t) => {
     addresses: [four, six],
     hostInterface: 'veth-very-long1',
     egressEnforced: true,
+    audit: true,
   });
   table.apply({ upserts: [row, testEndpoint(8, '10.1.0.3')], deletes: [] });
   t.strictSame(

@@ -4,6 +4,7 @@
  */
 import { createInterface } from 'node:readline';
 import { type Clock, systemClock } from '../../../mesh/runtime/clock.ts';
+import type { IpPrefix } from '../../../mesh/wire/ip.ts';
 import { type OpenedDatapath, openDatapath } from '../datapath.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type {
@@ -15,6 +16,7 @@ import type {
   PolicyEntry,
   UpkeepReport,
 } from '../desired.ts';
+import type { HostRouteResult } from '../host-routes.ts';
 import type { KernelSwitches } from '../kernel-switches.ts';
 import type { MapSizes } from '../object.ts';
 import { attachFirstLayout } from './first-layout.ts';
@@ -35,6 +37,9 @@ export interface DatapathRequest {
   readonly upkeep?: boolean;
   /** Interfaces of endpoints that are attached again where they are not. */
   readonly heal?: readonly string[];
+  /** Networks that the node itself is to reach through the tunnel, and those of its routes that are to stay in any case. */
+  readonly hostRoutes?: readonly IpPrefix[];
+  readonly keptRoutes?: readonly IpPrefix[];
   /** The rows are written: an upgrade that waited for them may go on. */
   readonly finishUpgrade?: boolean;
 }
@@ -65,6 +70,7 @@ export type DatapathAnswer =
       readonly pending: readonly string[];
       readonly lost: readonly string[];
       readonly upkeep: UpkeepReport | undefined;
+      readonly hostRoutes: HostRouteResult | undefined;
     }
   | { readonly error: string; readonly code: string };
 
@@ -89,9 +95,16 @@ function handle(datapath: Datapath, request: DatapathRequest): void {
   if (request.finishUpgrade) datapath.upgrade?.finish();
 }
 
+/** What a request has asked for and brought about. */
+interface Done {
+  readonly look: readonly string[];
+  readonly healed: readonly string[];
+  readonly hostRoutes: HostRouteResult | undefined;
+}
+
 function describe(
   datapath: OpenedDatapath,
-  { look = [], healed = [] }: { look?: readonly string[]; healed?: readonly string[] } = {},
+  { look = [], healed = [], hostRoutes }: Partial<Done> = {},
 ): DatapathAnswer {
   const counters = datapath
     .counters()
@@ -107,6 +120,7 @@ function describe(
     pending: datapath.upgrade?.pending() ?? [],
     lost: datapath.lost,
     upkeep: datapath.upkeep?.report(),
+    hostRoutes,
   };
 }
 
@@ -121,6 +135,7 @@ const NOTHING_LEFT: DatapathAnswer = {
   pending: [],
   lost: [],
   upkeep: undefined,
+  hostRoutes: undefined,
 };
 
 /** Turns so fast that what comes once a minute comes a few times a second. */
@@ -163,7 +178,10 @@ async function main(): Promise<void> {
     try {
       handle(datapath, request);
       const healed = request.heal === undefined ? [] : await datapath.heal?.(request.heal);
-      say(describe(datapath, { look: request.look ?? [], healed: healed ?? [] }));
+      const { hostRoutes: wanted, keptRoutes = [], look = [] } = request;
+      const keep = (): ReadonlySet<IpPrefix> => new Set(keptRoutes);
+      const hostRoutes = wanted && (await datapath.hostRoutes?.sync({ wanted, keep }));
+      say(describe(datapath, { look, healed: healed ?? [], hostRoutes }));
     } catch (error) {
       sayError(error);
     }

@@ -110,6 +110,7 @@ function makeNode(number: 1 | 2, name: string, bpffs: string): TestNode {
       identity: parseNumericIdentity(identity),
       ingressEnforced: false,
       egressEnforced: false,
+      audit: false,
       ...fields,
     }),
   };

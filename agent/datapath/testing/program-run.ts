@@ -72,6 +72,11 @@ export interface ProgramRun extends AsyncDisposable {
   toEndpoint(packet: PacketSpec | Buffer, ingressIfindex?: number): Outcome;
   /** Another node sends; no tunnel: the packet has no metadata. */
   fromOverlay(packet: PacketSpec | Buffer, tunnel?: { vni: number; remote: string }): Outcome;
+  /** The stack hands a packet to the tunnel device; `tunnel`: what another program has said of its way. */
+  toOverlay(
+    packet: PacketSpec | Buffer,
+    options?: { ingressIfindex?: number; tunnel?: { vni: number; remote: string } },
+  ): Outcome;
   /** Somebody outside sends to one of the node's devices. */
   fromHost(packet: PacketSpec | Buffer): Outcome;
   /** The node itself sends by one of its devices. */
@@ -144,11 +149,17 @@ export async function openProgramRun(
 
   function describe(verdict: number, output: Buffer, reasons: string[]): Outcome {
     if (verdict === 2) return { kind: 'drop', reasons };
-    if (verdict === -1) return { kind: 'stack', reasons };
-    if (verdict !== 7) throw new Error(`unexpected verdict ${verdict}`);
+    if (verdict !== 7 && verdict !== -1) throw new Error(`unexpected verdict ${verdict}`);
     const bytes = new Uint8Array(TEST_STATE.size);
     lookupElement(maps.get('mesh_test').fd, Buffer.alloc(4), bytes);
     const state = new DataView(bytes.buffer);
+    const outVni = state.getUint32(TEST_STATE.outVni, true);
+    if (verdict === -1) {
+      if (outVni === 0) return { kind: 'stack', reasons };
+      // On the tunnel device already, with the word where to.
+      const remote = readAddress(state, TEST_STATE.outRemote);
+      return { kind: 'tunnel', ifindex: TUNNEL_IFINDEX, vni: outVni, remote, reasons };
+    }
     const ifindex = state.getUint32(TEST_STATE.ifindex, true);
     const redirect = state.getUint32(TEST_STATE.kind, true);
     if (redirect === 3) return { kind: 'route', ifindex, reasons };
@@ -157,9 +168,8 @@ export async function openProgramRun(
       const mac = output.toString('hex', 0, 6).replace(/(..)(?!$)/g, '$1:');
       return { kind: 'peer', ifindex, reasons, mac };
     }
-    const vni = state.getUint32(TEST_STATE.outVni, true);
     const remote = readAddress(state, TEST_STATE.outRemote);
-    return { kind: 'tunnel', ifindex, vni, remote, reasons };
+    return { kind: 'tunnel', ifindex, vni: outVni, remote, reasons };
   }
 
   return {
@@ -173,6 +183,7 @@ export async function openProgramRun(
     fromEndpoint: (packet, gsoSize = 0) => run('mesh_from_endpoint', packet, { gsoSize }),
     toEndpoint: (packet, ingressIfindex = 0) => run('mesh_to_endpoint', packet, { ingressIfindex }),
     fromOverlay: (packet, tunnel) => run('mesh_from_overlay', packet, { tunnel }),
+    toOverlay: (packet, options = {}) => run('mesh_to_overlay', packet, options),
     fromHost: (packet) => run('mesh_from_host', packet, { ingressIfindex: TEST_IFINDEX }),
     toHost: (packet) => run('mesh_to_host', packet, {}),
     output: () => last,
@@ -204,6 +215,7 @@ export function testEndpoint(
     identity: parseNumericIdentity(0x10000 + 300 + endpointId),
     ingressEnforced: false,
     egressEnforced: false,
+    audit: false,
     ...fields,
   };
 }

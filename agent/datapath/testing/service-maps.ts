@@ -6,8 +6,8 @@ import { loadObjects, type OpenMaps } from '../object.ts';
 import { type MaglevTableSize, maglevSizeFor } from '../ops/maglev.ts';
 import { frontendKeyOf } from '../ops/service-map.ts';
 import { openServiceMaps } from '../ops/services.ts';
-import type { ServiceMaps } from '../ops/services-adopt.ts';
 import { maglevTableOf } from '../ops/services-frontend.ts';
+import type { ServiceMaps } from '../ops/services-read.ts';
 import { OBJECT_DIR, openTestBpffs } from './bpffs.ts';
 
 /** Service maps of one test's own. */

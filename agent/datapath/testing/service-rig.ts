@@ -261,7 +261,8 @@ function enableForwarding(namespace: string): void {
   execFileSync('nsenter', [`--net=/run/netns/${namespace}`, 'sysctl', '-qw', ...settings]);
 }
 
-function openTrafficProcess(namespace: string): TrafficProcess {
+/** Starts a traffic process in a namespace. */
+export function openTrafficProcess(namespace: string): TrafficProcess {
   const script = fileURLToPath(new URL('./traffic-process.js', import.meta.url));
   const child = spawn('nsenter', [`--net=/run/netns/${namespace}`, process.execPath, script], {
     stdio: ['pipe', 'pipe', 'inherit'],
