@@ -153,6 +153,21 @@ test('an agent on a real kernel: pods, kill -9, SIGTERM, a second agent, cleanup
     `--cni-conf-dir=${dir.file('net.d')}`,
     `--cni-bin-dir=${dir.file('bin')}`,
   ];
+  for (const begun of [dir.file('state'), pins]) {
+    const early = spawn(...inNode(node, agentArgs(node, dir)), {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let said = '';
+    early.stderr?.on('data', (chunk: Buffer) => {
+      said += chunk.toString();
+    });
+    await until(`an agent that made ${begun}`, () => existsSync(begun));
+    const code = await end(early, 'SIGTERM');
+    // Null: it had not begun to listen to signals.
+    t.ok(code === 0 || code === null, `ended while it was starting: ${code}`);
+    t.equal(said, '', 'quietly');
+  }
+
   const first = await startAgent(t, node, dir);
   await until('the CNI plugin is chained', () =>
     readFileSync(conf, 'utf8').includes(`"socketPath": "${socket}"`),

@@ -34,6 +34,7 @@ const HEAP_GROWS_BY_PERCENT = 50;
 const EXIT_PROBLEM = 1;
 const EXIT_USAGE = 2;
 const EXIT_UNREACHABLE = 3;
+const EXIT_TIMEOUT = 124;
 
 const DESCRIPTION = `Reads every cluster of the mesh and programs this node's eBPF maps.
 
@@ -96,7 +97,12 @@ async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<num
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWS_BY_PERCENT}`);
   // Loaded late: a status, or a line about a wrong option, needs neither gRPC nor libbpf.
   const { startAgent } = await import('./start.ts');
-  await startAgent(values, { version: packageVersion(), signal: ending.signal });
+  try {
+    await startAgent(values, { version: packageVersion(), signal: ending.signal });
+  } catch (error) {
+    // Asked to end while it was starting: what then fails is of no interest.
+    if (!ending.signal.aborted) throw error;
+  }
   return 0;
 }
 
@@ -271,9 +277,11 @@ function explain(error: unknown): { readonly lines: string; readonly exitCode: n
     exitCode:
       code === 'unreachable'
         ? EXIT_UNREACHABLE
-        : code === 'bad-option' || code === 'bad-question'
-          ? EXIT_USAGE
-          : EXIT_PROBLEM,
+        : code === 'timeout'
+          ? EXIT_TIMEOUT
+          : code === 'bad-option' || code === 'bad-question'
+            ? EXIT_USAGE
+            : EXIT_PROBLEM,
   };
 }
 

@@ -15,12 +15,14 @@ import { LB_ALGORITHMS } from '../mesh/wire/local-service.ts';
 import { TRACE_LEVELS } from '../mesh/wire/maps.ts';
 import { AGENT_DOWN_POLICIES } from './cni/conf-list.ts';
 import { DEFAULT_EVENT_RATE } from './datapath/event-rate.ts';
+import { MAP_SIZE_OPTIONS } from './datapath/map-size-options.ts';
 import {
   DEFAULT_MAGLEV_TABLE_SIZE,
   MAGLEV_TABLE_SIZES,
   type MaglevTableSize,
 } from './datapath/ops/maglev.ts';
 import { PATH_OPTIONS } from './datapath/path-options.ts';
+import { POLICY_OPTIONS } from './datapath/policy-options.ts';
 import { SERVICE_SCOPES } from './merge/service-rules.ts';
 import { WITHDRAW_MODES } from './withdrawal/decision.ts';
 
@@ -200,6 +202,7 @@ export const RUN_OPTIONS = defineOptions({
   },
   tunnelDevice,
   ...PATH_OPTIONS,
+  ...MAP_SIZE_OPTIONS,
   services: {
     flag: '--services SCOPE',
     env: 'ISTHMUS_SERVICES',
@@ -246,6 +249,7 @@ export const RUN_OPTIONS = defineOptions({
     parse: parseBoolean,
     help: 'a selector of peers that names no cluster means the own one',
   },
+  ...POLICY_OPTIONS,
   traceLevel: {
     flag: '--trace-level LEVEL',
     env: 'ISTHMUS_TRACE_LEVEL',
@@ -308,6 +312,7 @@ function repeatedText(flag: string, help: string) {
 /** Options of `clustermesh-agent monitor`. */
 export const MONITOR_OPTIONS = defineOptions({
   drops: kindSwitch('--drops', 'packets that were dropped and calls that were refused'),
+  audit: kindSwitch('--audit', 'packets that went on although policy denies them: audit mode'),
   trace: kindSwitch('--trace', 'packets that went on, as many as --trace-level of the agent says'),
   services: kindSwitch(
     '--services',

@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { until } from '../mesh/remote/testing/until.ts';
+import type { PolicyReport } from './api/status.ts';
 import { openNodeRig } from './testing/node-rig.ts';
 import { policyText, publishAlpha, publishBeta, SERVER } from './testing/two-clusters.ts';
 
@@ -41,6 +42,31 @@ test('a pod is closed until the cluster says who it is, then as its policies say
   await rig.alpha.removePolicy('p');
   await until('it is open', () => rig.datapath.endpoints.get('1')?.ingressEnforced === false);
   t.same(policyText(rig.datapath), []);
+});
+
+test('the registry is told how policies stand once all of them are known', async (t) => {
+  let policies: (() => readonly PolicyReport[] | undefined) | undefined;
+  const rig = await openNodeRig(t, {
+    registry: {
+      state: { kind: 'connecting' },
+      describe: () => 'connecting',
+      run: async (signal, told) => {
+        policies = told?.policies;
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      },
+    },
+  });
+  await rig.start();
+  await publishAlpha(rig.alpha);
+  const ingress = [{ fromEntities: ['world'] }, { toPorts: [{ rules: { http: [{}] } }] }];
+  await rig.alpha.policy('p', { endpointSelector: SERVER, ingress });
+  t.equal((await rig.addPod('a', '10.1.0.5')).status, 200);
+  t.equal(policies?.(), undefined, 'not before');
+  await rig.alpha.marked();
+  await until('a report', () => policies?.()?.[0]?.endpoints.length === 1);
+  t.match(policies?.(), [
+    { state: 'partly-refused', entries: 3, problems: [{ path: /^spec\.ingress\[1\]/ }] },
+  ]);
 });
 
 test('a pod added while the own cluster is out of reach is closed, not open', async (t) => {
@@ -111,7 +137,7 @@ test('status says what of a policy is not enforced, and whom the policy selects'
   await publishAlpha(rig.alpha);
   await rig.alpha.policy('p', {
     endpointSelector: SERVER,
-    ingress: [{ fromCIDR: ['10.0.0.0/8'] }],
+    ingress: [{ fromGroups: [{ aws: {} }] }],
   });
   await rig.alpha.marked();
   await rig.start();
@@ -129,10 +155,45 @@ test('status says what of a policy is not enforced, and whom the policy selects'
       endpoints: [1],
       problems: [
         {
-          path: 'spec.ingress[0].fromCIDR',
+          path: 'spec.ingress[0].fromGroups',
           message: /is not supported by this version: the rule allows nothing/,
         },
       ],
     },
   ]);
+});
+
+test('status says how many entries a policy makes, and which pod is closed because it needs too many', async (t) => {
+  const rig = await openNodeRig(t, { policyMapMax: 5 });
+  await publishAlpha(rig.alpha);
+  const world = (ports: readonly string[]) => ({
+    endpointSelector: SERVER,
+    ingress: [
+      {
+        fromEntities: ['world'],
+        toPorts: [{ ports: ports.map((port) => ({ port, protocol: 'TCP' })) }],
+      },
+    ],
+  });
+  await rig.alpha.policy('p', world(['80']));
+  await rig.alpha.marked();
+  await rig.start();
+  await rig.addPod('a', '10.1.0.5');
+  await until('the pod has its rows', () => policyText(rig.datapath).length === 3);
+  t.match(await rig.status(), {
+    endpoints: [{ policyEntries: 3 }],
+    policies: [{ entries: 3, lastError: undefined, state: 'enforced' }],
+    notes: [],
+  });
+  await rig.alpha.policy('p', world(['80', '443']));
+  await until('the pod is closed', () => policyText(rig.datapath).length === 0);
+  t.match(rig.datapath.endpoints.get('1'), { ingressEnforced: true });
+  t.match(await rig.status(), {
+    endpoints: [{ policyEntries: 6 }],
+    policies: [{ lastError: 'endpoints 1 are closed: see the notes' }],
+    notes: [/^endpoint 1 needs 6 policy entries, more than the 5 of --bpf-policy-map-max/],
+  });
+  await rig.alpha.policy('p', world(['443']));
+  await until('it is as its policy says', () => policyText(rig.datapath).length === 3);
+  t.match(await rig.status(), { notes: [] });
 });

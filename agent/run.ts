@@ -11,11 +11,19 @@ import type { Logger } from '../mesh/runtime/log.ts';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import type { IpAddress } from '../mesh/wire/ip.ts';
+import { createPolicyNodes, withPolicyNodes } from './api/policy-nodes.ts';
+import { createPolicyView } from './api/policy-view.ts';
 import { listenApi, refuseSecondAgent } from './api/server.ts';
-import { buildStatus, type RegistryReport, type StatusSources } from './api/status.ts';
+import {
+  buildStatus,
+  policyReports,
+  type RegistryReport,
+  type StatusSources,
+} from './api/status.ts';
 import type { CniInstallation } from './cni/installation.ts';
 import { createAttachmentKeeper } from './datapath/attachment-keeper.ts';
 import type { Datapath } from './datapath/desired.ts';
+import { createHostRouteKeeper } from './datapath/host-route-keeper.ts';
 import { createSocketEnd } from './datapath/socket-end.ts';
 import { createClusterPods, withClusterPods } from './endpoints/cluster-pods.ts';
 import { createDiscovery } from './endpoints/discovery.ts';
@@ -24,6 +32,7 @@ import type { Interfaces } from './endpoints/interfaces.ts';
 import { createEndpointManager } from './endpoints/manager.ts';
 import { openOpenedPods } from './endpoints/opened-pods.ts';
 import { openEndpointStore } from './endpoints/store.ts';
+import { createHostRanges, type HostRouteMode } from './merge/host-ranges.ts';
 import type { DecidedServices } from './merge/service-rules.ts';
 import { listenAgentMetrics } from './metrics/metrics-server.ts';
 import { createReadiness } from './metrics/readiness.ts';
@@ -33,9 +42,11 @@ import {
   DEFAULT_MONITOR_SETTINGS,
   type MonitorSettings,
 } from './monitor/monitor.ts';
+import type { EnforcementMode } from './policy/enforcement-mode.ts';
 import type { NodeSession } from './registry/session.ts';
 import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
+import { openFormerPolicies } from './state/former-policies.ts';
 import { keepMemory, type MemoryKeeperOptions } from './state/memory-keeper.ts';
 import { createDrainService } from './withdrawal/drain-request.ts';
 import { openDrains } from './withdrawal/drains.ts';
@@ -56,6 +67,18 @@ export interface AgentOptions {
   readonly stateDir: string;
   readonly socketPath: string;
   readonly policyDefaultLocalCluster: boolean;
+  /** Whether policies hold. Default: `default`, as they say. */
+  readonly enforcement?: EnforcementMode | undefined;
+  /** How long a pod sends under its former identity when it has got another one, in milliseconds. Default: not at all. */
+  readonly identityGraceMs?: number | undefined;
+  /** Entries of the policy map that one endpoint may have. Default: DEFAULT_POLICY_MAP_MAX of `policy-state.ts`. */
+  readonly policyMapMax?: number | undefined;
+  /** What would be denied passes and is told, of every endpoint. Default: false. */
+  readonly policyAudit?: boolean | undefined;
+  /** A pod's own node always reaches it. Default: true. */
+  readonly allowLocalhost?: boolean | undefined;
+  /** What programs of the node itself reach through the tunnel. Default: `peers`. */
+  readonly hostRoutes?: HostRouteMode | undefined;
   /** Finds out which Services are translated here. Default: all of them, by their cluster addresses. */
   readonly decideServices?: (() => Promise<DecidedServices>) | undefined;
   readonly version: string;
@@ -115,12 +138,26 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     else logger.warn({ services: reason, problem }, 'Services to translate are known');
   }
   const lag = createLagBook(clock);
+  const hostRoutes =
+    datapath.hostRoutes === undefined
+      ? undefined
+      : createHostRouteKeeper({
+          ranges: createHostRanges(node, options.hostRoutes ?? 'peers'),
+          routes: datapath.hostRoutes,
+          clock,
+          logger,
+        });
   const engine = createEngine({
     datapath,
     node,
     max: own.max,
     policyDefaultLocalCluster: options.policyDefaultLocalCluster,
+    enforcement: options.enforcement,
+    identityGraceMs: options.identityGraceMs,
+    policyMapMax: options.policyMapMax,
+    formerPolicies: openFormerPolicies(options.stateDir, logger),
     services: services?.rules,
+    hostRoutes,
     onFlushed: () => lag.settle(),
     clock,
     logger,
@@ -138,6 +175,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   await endpoints.restore();
   const nodes = createKnownNodes({ nodeIps, datapath, clock });
   const pods = createClusterPods(nodeIps);
+  const policyNodes = createPolicyNodes();
   const discovery = createDiscovery({
     endpoints,
     pods,
@@ -154,7 +192,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     context: {
       own,
       nodeIps,
-      sink: withClusterPods(withKnownNodes(engine, nodes), pods),
+      sink: withPolicyNodes(withClusterPods(withKnownNodes(engine, nodes), pods), policyNodes),
       ...options.withdrawal,
       announced,
       limits: { heldBackTtlMs: options.withdrawal.ttlMs },
@@ -251,6 +289,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
         ...endpoints.problems(),
         ...discovery.problems(),
         ...keeper.problems(),
+        ...(hostRoutes?.problems() ?? []),
         ...(options.cni?.problems() ?? []),
       ],
     },
@@ -268,6 +307,27 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     endpoints,
     drain: createDrainService({ own: own.name, drains, mesh, withdrawal, clock, logger }),
     stream: { monitor, node: nodeName, queueSize: settings.queueSize, now: () => clock.now() },
+    policies: {
+      view: () =>
+        createPolicyView({
+          node,
+          max: own.max,
+          mode: options.enforcement ?? 'default',
+          auditMode: options.policyAudit ?? false,
+          allowLocalhost: options.allowLocalhost ?? true,
+          engine,
+          records: () => endpoints.records(),
+          clusters: clusterNames,
+          nodes: policyNodes,
+          upkeep,
+        }),
+      readOptions: {
+        clusterName: own.name,
+        defaultLocalCluster: options.policyDefaultLocalCluster,
+      },
+      setAudit: engine.setAudit,
+      logger,
+    },
     logger,
   });
   await using _metrics = await listenAgentMetrics(options.metricsAddress, {
@@ -287,6 +347,9 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     (ending) => withdrawal.run(ending),
     (ending) => audit.run(ending),
     (ending) => keeper.run(ending),
+    ...(hostRoutes === undefined
+      ? []
+      : [(ending: AbortSignal) => hostRoutes.run(engine.addresses, ending)]),
     ...(upkeep === undefined
       ? []
       : [(ending: AbortSignal) => upkeep.run({ clock, logger }, ending)]),
@@ -297,7 +360,18 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     ...(memory === undefined
       ? []
       : [(ending: AbortSignal) => keepMemory({ ...memory, clock }, ending)]),
-    ...(registry === undefined ? [] : [(ending: AbortSignal) => registry.run(ending)]),
+    ...(registry === undefined
+      ? []
+      : [
+          (ending: AbortSignal) =>
+            registry.run(ending, {
+              // Half of the policies would look as if the others were gone.
+              policies: () =>
+                engine.policyView.isReleased
+                  ? policyReports({ engine }, engine.status())
+                  : undefined,
+            }),
+        ]),
   ]);
   engine.flush();
   logger.info('agent ends, maps and links stay');

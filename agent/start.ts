@@ -15,6 +15,7 @@ import { findCgroupRoot } from './datapath/cgroup-root.ts';
 import { openDatapath } from './datapath/datapath.ts';
 import { findKubeProxy } from './datapath/kube-proxy.ts';
 import { lockFolder } from './datapath/lock.ts';
+import { mapSizesOf } from './datapath/map-size-options.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
 import { decideServices } from './merge/service-rules.ts';
@@ -57,6 +58,12 @@ export async function startAgent(
     stateDir: values.stateDir,
     socketPath: values.socketPath,
     policyDefaultLocalCluster: values.policyDefaultLocalCluster,
+    enforcement: values.enablePolicy,
+    identityGraceMs: values.identityChangeGracePeriod,
+    policyMapMax: values.policyMapMax,
+    policyAudit: values.policyAuditMode,
+    allowLocalhost: values.allowLocalhost === 'always',
+    hostRoutes: values.routingMode === 'native' ? 'off' : values.hostRoutes,
     decideServices: async () =>
       decideServices(
         {
@@ -85,6 +92,7 @@ export async function startAgent(
         },
         conntrackGcIntervalMs: values.conntrackGcInterval || undefined,
         mapSizes: {
+          ...mapSizesOf(values, values.maglevTableSize),
           mesh_ct: values.ctMax,
           mesh_nat: values.natMax,
           mesh_events: values.monitorBufferBytes,
@@ -93,6 +101,9 @@ export async function startAgent(
         maxConnectedClusters: max,
         nodeIps: values.nodeIps,
         externalServices: values.kubeProxyReplacement,
+        policyAudit: values.policyAuditMode,
+        localhostJudged: values.allowLocalhost === 'policy',
+        natPorts: values.natPorts,
         devices: values.devices,
         maglevTableSize: values.maglevTableSize,
         eventRate: { perSecond: values.eventsPerSecond, burst: values.eventsBurst },

@@ -1,127 +1,182 @@
 import type { Labels } from '../../mesh/wire/identity.ts';
-import type { PolicyEntry } from '../datapath/desired.ts';
-import type { ParsedPolicy, PeerMatch, PolicyClause, PortMatch, Rule } from './rule.ts';
+import type { EnforcementMode } from './enforcement-mode.ts';
+import type { Direction, ParsedPolicy, PeerMatch, PolicyClause, Rule } from './rule.ts';
 import { type Selector, selectorKey, selectorMatches } from './selector.ts';
 
-/** What all policies together say about one endpoint, before it is known which identities exist. */
+/** Whom policies may select: a pod by the labels of its identity, or this node by those of its Node. */
+export interface PolicySubject {
+  readonly kind: PolicyClause['subject']['kind'];
+  readonly labels: Labels;
+}
+
+/** A rule with the policy it stands in. */
+export interface SourcedRule {
+  readonly policy: ParsedPolicy;
+  readonly rule: Rule;
+}
+
+/**
+ * Other sides as rows are made for them: those of rules, and (`named-ports`) every identity of which named ports are known,
+ * for a rule that opens a port by its name to everybody, and (`unreadable-group`) the whole world while a group of addresses
+ * that is denied cannot be read.
+ */
+export type RowPeer =
+  | PeerMatch
+  | { readonly kind: 'named-ports' }
+  | {
+      readonly kind: 'unreadable-group';
+      readonly group: Extract<PeerMatch, { kind: 'cidr-group' }>['group'];
+    };
+
+/** What all rules of one direction say about the same other sides. */
+export interface PeerRules {
+  /** Equal for the same other sides in whatever rules. */
+  readonly key: string;
+  /** A selector with what `fromRequires` and `toRequires` add to it. */
+  readonly peer: RowPeer;
+  readonly rules: readonly SourcedRule[];
+}
+
+/** What all policies together say about one direction of a subject, before it is known which identities exist. */
+export interface DirectionPolicy {
+  /** What no row allows is dropped. */
+  readonly enforced: boolean;
+  /** Nothing is allowed, whatever rules say. */
+  readonly isolated: boolean;
+  /** What no rule denies is allowed: there are deny rules, and no clause closes the direction. */
+  readonly isOpenOtherwise: boolean;
+  /** Empty where no rule can make a difference. */
+  readonly peers: readonly PeerRules[];
+}
+
+/** What all policies together say about a subject. */
 export interface EndpointPolicy {
-  readonly ingressEnforced: boolean;
-  readonly egressEnforced: boolean;
-  /** Ports open to identities named outright; 0 is anybody. */
-  readonly fixed: ReadonlyMap<number, readonly PortMatch[]>;
-  /** Ports open to whatever a selector matches, by the selector's key. */
-  readonly selected: ReadonlyMap<
-    string,
-    { readonly selector: Selector; readonly ports: readonly PortMatch[] }
-  >;
-  /** Policies that select the endpoint, as `kind namespace/name`. */
-  readonly policies: readonly string[];
+  readonly ingress: DirectionPolicy;
+  readonly egress: DirectionPolicy;
+  /** Policies that select it. */
+  readonly policies: readonly ParsedPolicy[];
 }
 
-/** Says which identities a selector matches now. */
-export type SelectorMatches = (selectorKey: string) => ReadonlySet<number>;
-
-const ANYBODY = 0;
-
-/** Nobody knows yet who the endpoint is: nothing may reach it but its own node, as with Cilium's `reserved:init`. */
-export const UNKNOWN_ENDPOINT_POLICY: EndpointPolicy = {
-  ingressEnforced: true,
-  egressEnforced: false,
-  fixed: new Map(),
-  selected: new Map(),
-  policies: [],
+const OPEN: DirectionPolicy = {
+  enforced: false,
+  isolated: false,
+  isOpenOtherwise: false,
+  peers: [],
 };
+const CLOSED: DirectionPolicy = { ...OPEN, enforced: true };
 
-/** Gathers what every policy says about an endpoint with these labels. */
-export function compileEndpoint(labels: Labels, policies: Iterable<ParsedPolicy>): EndpointPolicy {
-  const fixed = new Map<number, PortMatch[]>();
-  const selected = new Map<string, { selector: Selector; ports: PortMatch[] }>();
-  const names: string[] = [];
-  let ingressEnforced = false;
-  let egressEnforced = false;
-  let isolated = false;
+/** Gathers what policies say about a subject. Policies that do not select it change nothing. */
+export function compileEndpoint(
+  subject: PolicySubject,
+  policies: Iterable<ParsedPolicy>,
+  options: { readonly mode: EnforcementMode } = { mode: 'default' },
+): EndpointPolicy {
+  const selecting: ParsedPolicy[] = [];
+  const clauses: { policy: ParsedPolicy; clause: PolicyClause }[] = [];
   for (const policy of policies) {
-    const clauses = policy.clauses.filter(({ subject }) => selectorMatches(subject, labels));
-    if (clauses.length > 0) names.push(policyName(policy));
-    for (const clause of clauses) {
-      ingressEnforced ||= clause.ingressEnforced || clause.isolates;
-      egressEnforced ||= clause.egressEnforced;
-      isolated ||= clause.isolates;
-      for (const rule of clause.rules) addRule(rule, fixed, selected);
+    const before = clauses.length;
+    for (const clause of policy.clauses) {
+      if (isAbout(clause, subject)) clauses.push({ policy, clause });
     }
+    if (clauses.length > before) selecting.push(policy);
   }
-  if (isolated) {
-    fixed.clear();
-    selected.clear();
-  }
-  return { ingressEnforced, egressEnforced, fixed, selected, policies: names };
-}
-
-/** Every row of an endpoint. */
-export function policyRows(
-  endpointId: number,
-  policy: EndpointPolicy,
-  matches: SelectorMatches,
-): PolicyEntry[] {
-  if (!policy.ingressEnforced) return [];
-  const rows = new Map<string, PolicyEntry>();
-  const add = (identity: number, ports: readonly PortMatch[]): void => {
-    for (const port of ports) {
-      rows.set(`${identity}/${portKey(port)}`, policyRow(endpointId, identity, port));
-    }
+  if (options.mode === 'never') return { ingress: OPEN, egress: OPEN, policies: selecting };
+  const isolated = clauses.some(({ clause }) => clause.isolates);
+  const direction = (name: Direction): DirectionPolicy => {
+    if (isolated) return { ...CLOSED, isolated };
+    const isClosed =
+      options.mode === 'always' ||
+      clauses.some(({ clause }) =>
+        name === 'ingress' ? clause.ingressEnforced : clause.egressEnforced,
+      );
+    return compileDirection(rulesOf(clauses, name), isClosed);
   };
-  for (const [identity, ports] of policy.fixed) add(identity, ports);
-  for (const [key, { ports }] of policy.selected) {
-    for (const identity of matches(key)) add(identity, ports);
+  return { ingress: direction('ingress'), egress: direction('egress'), policies: selecting };
+}
+
+function rulesOf(
+  clauses: readonly { policy: ParsedPolicy; clause: PolicyClause }[],
+  direction: Direction,
+): SourcedRule[] {
+  const rules: SourcedRule[] = [];
+  for (const { policy, clause } of clauses) {
+    for (const rule of clause.rules) if (rule.direction === direction) rules.push({ policy, rule });
   }
-  return [...rows.values()];
+  return rules;
 }
 
-/** Ports of an endpoint that one identity may reach, and those that it may not but that some rule opens to others. */
-export function policyRowsOf(
-  identity: number,
-  policy: EndpointPolicy,
-  matches: SelectorMatches,
-): { readonly open: readonly PortMatch[]; readonly closed: readonly PortMatch[] } {
-  if (!policy.ingressEnforced) return { open: [], closed: [] };
-  const open = new Map<string, PortMatch>();
-  const closed = new Map<string, PortMatch>();
-  for (const port of policy.fixed.get(identity) ?? []) open.set(portKey(port), port);
-  for (const [key, { ports }] of policy.selected) {
-    const target = matches(key).has(identity) ? open : closed;
-    for (const port of ports) target.set(portKey(port), port);
-  }
-  for (const key of open.keys()) closed.delete(key);
-  return { open: [...open.values()], closed: [...closed.values()] };
-}
-
-/** The row that lets an identity reach a port of an endpoint. */
-export function policyRow(endpointId: number, identity: number, port: PortMatch): PolicyEntry {
-  return { endpointId, direction: 'ingress', identity, ...port, verdict: 'allow' };
-}
-
-/** Whether some selector could open this row, were the labels of its identity known. */
-export function mayOpen(policy: EndpointPolicy, row: PolicyEntry): boolean {
-  if (!policy.ingressEnforced || row.direction !== 'ingress' || row.verdict !== 'allow')
-    return false;
-  const wanted = portKey(row);
-  for (const { ports } of policy.selected.values()) {
-    if (ports.some((port) => portKey(port) === wanted)) return true;
-  }
-  return false;
-}
-
-/** Selectors of peers that policies use, whomever they select. */
-export function selectorsOf(policies: Iterable<ParsedPolicy>): Map<string, Selector> {
-  const selectors = new Map<string, Selector>();
-  for (const { clauses } of policies) {
-    for (const { rules } of clauses) {
-      for (const peer of rules.flatMap(({ peers }) => peers)) {
-        if (peer.kind === 'selector') selectors.set(selectorKey(peer.selector), peer.selector);
-      }
+function compileDirection(rules: readonly SourcedRule[], isClosed: boolean): DirectionPolicy {
+  const denies = rules.some(({ rule }) => rule.verdict === 'deny' && rule.peers.length > 0);
+  // What is open needs no allow.
+  if (!isClosed && !denies) return OPEN;
+  const relevant = isClosed ? rules : rules.filter(({ rule }) => rule.verdict === 'deny');
+  const requiredFor = (verdict: Rule['verdict']): Selector[] =>
+    rules.flatMap(({ rule }) => (rule.verdict === verdict ? rule.requires : []));
+  const required = { allow: requiredFor('allow'), deny: requiredFor('deny') };
+  const groups = new Map<string, { peer: RowPeer; rules: SourcedRule[] }>();
+  for (const sourced of relevant) {
+    for (const peer of rowPeers(sourced.rule, required[sourced.rule.verdict])) {
+      const key = peerKey(peer);
+      const group = groups.get(key);
+      if (group === undefined) groups.set(key, { peer, rules: [sourced] });
+      else if (group.rules.at(-1) !== sourced) group.rules.push(sourced);
     }
   }
-  return selectors;
+  return {
+    enforced: true,
+    isolated: false,
+    isOpenOtherwise: !isClosed,
+    peers: [...groups].map(([key, group]) => ({ key, ...group })),
+  };
+}
+
+function* rowPeers(rule: Rule, required: readonly Selector[]): Generator<RowPeer> {
+  for (const peer of rule.peers) {
+    if (peer.kind === 'selector' && peer.ofEntity !== true && required.length > 0) {
+      yield { kind: 'selector', selector: [...peer.selector, ...required.flat()] };
+    } else yield peer;
+    // A name means another number for each of the others, so that there is no row for any identity.
+    const isByName = rule.ports.some(({ kind }) => kind === 'named');
+    if (peer.kind === 'any' && rule.direction === 'egress' && isByName) {
+      yield { kind: 'named-ports' };
+    }
+    if (peer.kind === 'cidr-group' && rule.verdict === 'deny') {
+      yield { kind: 'unreadable-group', group: peer.group };
+    }
+  }
+}
+
+/** Text that is equal for peers that are the same. */
+export function peerKey(peer: RowPeer): string {
+  switch (peer.kind) {
+    case 'any':
+    case 'named-ports':
+      return peer.kind;
+    case 'reserved':
+      return `reserved ${[...peer.identities].sort((a, b) => a - b).join()}`;
+    case 'world':
+      return `world ${peer.family ?? ''}`;
+    case 'selector':
+    case 'nodes':
+      return `${peer.kind} ${selectorKey(peer.selector)}`;
+    case 'cidr':
+      return `cidr ${peer.prefix} ${[...peer.except].sort().join()}`;
+    case 'cidr-group':
+      return `cidr-group ${[...peer.except].sort().join()} ${groupKey(peer.group)}`;
+    case 'unreadable-group':
+      return `unreadable-group ${groupKey(peer.group)}`;
+    case 'service': {
+      const { service } = peer;
+      const name = 'name' in service ? service.name : `with ${selectorKey(service.selector)}`;
+      return `service ${service.namespace ?? ''}/${name}`;
+    }
+    default:
+      return peer satisfies never;
+  }
+}
+
+function groupKey(group: Extract<PeerMatch, { kind: 'cidr-group' }>['group']): string {
+  return 'name' in group ? group.name : `with ${selectorKey(group.selector)}`;
 }
 
 /** Name of a policy for people. */
@@ -130,50 +185,22 @@ export function policyName(policy: Pick<ParsedPolicy, 'kind' | 'namespace' | 'na
   return `${kind} ${namespace === '' ? name : `${namespace}/${name}`}`;
 }
 
-/** Whether a policy has a clause about an endpoint with these labels. */
-export function selectsEndpoint(clauses: readonly PolicyClause[], labels: Labels): boolean {
-  return clauses.some(({ subject }) => selectorMatches(subject, labels));
+/** Whether a policy has a clause about a subject. */
+export function selectsEndpoint(clauses: readonly PolicyClause[], subject: PolicySubject): boolean {
+  return clauses.some((clause) => isAbout(clause, subject));
 }
 
-function addRule(
-  rule: Rule,
-  fixed: Map<number, PortMatch[]>,
-  selected: Map<string, { selector: Selector; ports: PortMatch[] }>,
-): void {
-  for (const peer of rule.peers) {
-    for (const identity of fixedIdentities(peer)) {
-      const ports = fixed.get(identity) ?? [];
-      fixed.set(identity, ports);
-      addPorts(ports, rule.ports);
-    }
-    if (peer.kind === 'selector') {
-      const key = selectorKey(peer.selector);
-      const entry = selected.get(key) ?? { selector: peer.selector, ports: [] };
-      selected.set(key, entry);
-      addPorts(entry.ports, rule.ports);
-    }
-  }
+/** Whether some policy closes what pods may call. */
+export function limitsEgress({ clauses }: ParsedPolicy): boolean {
+  return clauses.some(
+    ({ subject, egressEnforced, isolates, rules }) =>
+      subject.kind === 'pods' &&
+      (egressEnforced ||
+        isolates ||
+        rules.some(({ direction, verdict }) => direction === 'egress' && verdict === 'deny')),
+  );
 }
 
-function fixedIdentities(peer: PeerMatch): readonly number[] {
-  switch (peer.kind) {
-    case 'any':
-      return [ANYBODY];
-    case 'reserved':
-      return peer.identities;
-    case 'selector':
-      return [];
-    default:
-      return peer satisfies never;
-  }
-}
-
-function addPorts(ports: PortMatch[], more: readonly PortMatch[]): void {
-  for (const port of more) {
-    if (!ports.some((known) => portKey(known) === portKey(port))) ports.push(port);
-  }
-}
-
-function portKey({ protocol, port, portPrefixBits }: PortMatch): string {
-  return `${protocol}/${port}/${portPrefixBits}`;
+function isAbout({ subject }: PolicyClause, { kind, labels }: PolicySubject): boolean {
+  return subject.kind === kind && selectorMatches(subject.selector, labels);
 }

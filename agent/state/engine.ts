@@ -2,20 +2,38 @@ import type { ClusterChange, ClusterRef, ClusterSink } from '../../mesh/remote/c
 import { createBell } from '../../mesh/runtime/bell.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import type { Labels } from '../../mesh/wire/identity.ts';
-import type { ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
-import type { Datapath, EndpointEntry, FrontendKey, PolicyEntry } from '../datapath/desired.ts';
+import { CLUSTER_LABEL, type Labels, labelsFromRecord } from '../../mesh/wire/identity.ts';
+import {
+  type ClusterName,
+  localIdentityScope,
+  type MaxConnectedClusters,
+} from '../../mesh/wire/ids.ts';
+import type { IpPrefix } from '../../mesh/wire/ip.ts';
+import type { LocalService } from '../../mesh/wire/local-service.ts';
+import type { Node } from '../../mesh/wire/node.ts';
+import type {
+  Datapath,
+  EndpointEntry,
+  FrontendEntry,
+  FrontendKey,
+  IpcacheEntry,
+  PolicyEntry,
+} from '../datapath/desired.ts';
+import type { HostRouteKeeper } from '../datapath/host-route-keeper.ts';
 import type { AddressConflict } from '../merge/address-book.ts';
 import { createAddressRows } from '../merge/address-rows.ts';
 import { type NodeContext, sameIpcacheEntry } from '../merge/addresses.ts';
 import { sameFrontend } from '../merge/frontends.ts';
 import { DEFAULT_SERVICE_RULES, type ServiceRules } from '../merge/service-rules.ts';
 import { createSharedTexts } from '../merge/shared-texts.ts';
-import { policyName } from '../policy/compile.ts';
-import { parsePolicy } from '../policy/parse.ts';
+import type { EnforcementMode } from '../policy/enforcement-mode.ts';
+import type { PeerSets, ServicePeer } from '../policy/peer-sets.ts';
 import type { AuditedTable } from './audit.ts';
 import { createCompleteness } from './completeness.ts';
-import { createIpcacheState } from './ipcache-state.ts';
+import type { FormerPolicies } from './former-policies.ts';
+import { createIpcacheState, nodeKey } from './ipcache-state.ts';
+import { createLocalIdentityRows } from './local-identity-rows.ts';
+import { createPolicyFeed, type PolicyFeed } from './policy-feed.ts';
 import {
   createPolicyState,
   type EndpointState,
@@ -36,6 +54,7 @@ export interface EngineStatus {
   readonly tables: readonly ReconcilerStatus[];
   readonly endpoints: readonly EndpointState[];
   readonly policies: ReturnType<PolicyState['policies']>;
+  readonly policyPressure: PolicyState['pressure'];
   readonly services: { readonly local: number; readonly global: number };
   readonly identities: number;
   readonly addressConflicts: readonly AddressConflict[];
@@ -55,6 +74,11 @@ export interface Engine extends ClusterSink {
   addEndpoint(endpoint: LocalEndpoint): void;
   removeEndpoint(endpointId: number): void;
   /**
+   * Audit mode of an endpoint: what policy denies is told and counted, and passes. When it returns, the kernel knows, over
+   * restarts too. False: there is no such endpoint. Throws when the kernel could not be told.
+   */
+  setAudit(endpointId: number, on: boolean): boolean;
+  /**
    * Withdraws the backends of a peer from services, or takes them back; written with the next flush. `always`: with
    * `gone`, also where they are the last ones of a service.
    */
@@ -64,10 +88,31 @@ export interface Engine extends ClusterSink {
   /** Writes changes as they come, until `signal` aborts. Leaves the kernel as it is. */
   run(signal: AbortSignal): Promise<void>;
   status(): EngineStatus;
+  /** Rows of the policy table that each policy has a part in. Takes a moment: for people, not for metrics. */
+  policyEntries(): ReturnType<PolicyState['entriesOf']>;
+  /** What the compiler works with, to be asked and not to be changed. */
+  readonly policyView: Pick<
+    PolicyState,
+    'rowsOf' | 'rulesOf' | 'policies' | 'endpoints' | 'isReleased'
+  > &
+    Pick<PolicyFeed, 'originOf' | 'groups'> & {
+      readonly peers: Pick<PeerSets, 'labelsOf' | 'namedPortsOf' | 'identities' | 'services'>;
+      /** Labels of a node; `name`: as its cluster names it. */
+      nodeLabelsOf(clusterId: number, name: string): Labels | undefined;
+    };
+  /** Row that an address is to have in the ipcache; of this very prefix. */
+  addressRow(prefix: IpPrefix): IpcacheEntry | undefined;
+  /** Frontends that sockets and pods of this node are to reach. */
+  frontends(): Iterable<FrontendEntry>;
   /** Labels of an identity of any cluster; undefined: nobody has said them. */
   labelsOf(identity: number): Labels | undefined;
   /** `namespace/name` of the service whose frontend sockets of this node call there. */
   serviceOf(frontend: Omit<FrontendKey, 'scope'>): string | undefined;
+  /** Rows of the ipcache: those that are wanted, and those that a previous process left and nobody has said again yet. */
+  readonly addresses: {
+    desired(): Iterable<IpcacheEntry>;
+    adopted(): Iterable<IpcacheEntry>;
+  };
   /** The tables, to be compared with the kernel. */
   readonly audited: readonly AuditedTable[];
 }
@@ -79,14 +124,24 @@ export function createEngine(options: {
   readonly max: MaxConnectedClusters;
   /** A selector of peers without a cluster label means the own cluster. */
   readonly policyDefaultLocalCluster: boolean;
+  /** Default: as policies say. */
+  readonly enforcement?: EnforcementMode | undefined;
+  /** How long an endpoint sends under its former identity when it has got another one. Default: not at all. */
+  readonly identityGraceMs?: number | undefined;
+  /** Rows of the policy table that one endpoint may have. Default: DEFAULT_POLICY_MAP_MAX. */
+  readonly policyMapMax?: number | undefined;
+  /** Versions of policies that stay in force because a later one cannot be read. Default: none outlives the process. */
+  readonly formerPolicies?: FormerPolicies | undefined;
   /** Which Services are translated, and how. Default: DEFAULT_SERVICE_RULES. */
   readonly services?: ServiceRules | undefined;
+  /** Is told of each node, and of the row that an address has now. Default: nobody is. */
+  readonly hostRoutes?: Pick<HostRouteKeeper, 'setNode' | 'setRow'> | undefined;
   /** Called when everything that was applied has been handed to the kernel. Default: nobody is told. */
   readonly onFlushed?: () => void;
   readonly clock: Clock;
   readonly logger: Logger;
 }): Engine {
-  const { datapath, node, clock, logger } = options;
+  const { datapath, node, hostRoutes, clock, logger } = options;
   const ownId = node.clusterId;
   const completeness = createCompleteness(ownId);
   const hosts = createSharedTexts();
@@ -99,7 +154,12 @@ export function createEngine(options: {
   const policyRec = createReconciler(datapath.policy, { sameRow: samePolicy });
   const servicesRec = createReconciler(datapath.services, { sameRow: sameFrontend });
   const reconcilers = [policyRec, endpointsRec, ipcacheRec, servicesRec];
-  const ipcache = createIpcacheState(node, { reconciler: ipcacheRec, hosts });
+  const ipcache = createIpcacheState(node, {
+    reconciler: ipcacheRec,
+    hosts,
+    adopted,
+    isKnown: (identity) => policies.labelsOf(identity) !== undefined,
+  });
   const services = createServiceState(node, {
     reconciler: servicesRec,
     rules: options.services ?? DEFAULT_SERVICE_RULES,
@@ -108,9 +168,27 @@ export function createEngine(options: {
   const policies = createPolicyState({
     endpoints: endpointsRec,
     policy: policyRec,
-    policyKeyOf: (row) => datapath.policy.keyOf(row),
     ownIdentityOf: ipcache.ownIdentityOf,
+    holderOf: ipcache.holderOf,
+    formerIdentityOf: ipcache.formerIdentityOf,
     max: options.max,
+    modes: { enforcement: options.enforcement ?? 'default' },
+    identityGraceMs: options.identityGraceMs,
+    maxEach: options.policyMapMax,
+    maxEntries: datapath.capacities().find(({ map }) => map === 'mesh_policy')?.maxEntries,
+  });
+  const { peers } = policies;
+  const feed = createPolicyFeed(policies, {
+    clusterName: node.clusterName,
+    defaultLocalCluster: options.policyDefaultLocalCluster,
+    former: options.formerPolicies,
+    logger,
+  });
+  const localIdentities = createLocalIdentityRows({
+    adopted,
+    ipcache,
+    peers,
+    now: clock.monotonic(),
   });
   const bell = createBell();
   let reconsider = true;
@@ -120,46 +198,84 @@ export function createEngine(options: {
 
   /** Removes what a previous process left and nobody can want any more. */
   const prune = (): void => {
-    const isOwnSynced = completeness.isSynced(ownId, 'local-policies');
-    if (isOwnSynced && !completeness.isOutstanding(ownId, ['identities', 'ips']))
-      policies.release();
     if (servicesSpoke) services.forgetRemembered();
     servicesSpoke = false;
-    policies.refresh();
     services.refresh();
     for (const clusterId of adopted.clusters()) {
       if (completeness.isOutstanding(clusterId, ['nodes', 'ips'])) continue;
-      ipcacheRec.table.prune(() => false, adopted.ofCluster(clusterId));
+      ipcacheRec.table.prune(
+        ({ identity }) => !policies.isReleased && localIdentityScope(identity)?.scope === 'cidr',
+        adopted.ofCluster(clusterId),
+      );
     }
     servicesRec.table.prune(() => !completeness.isSynced(ownId, 'local-services'));
     if (unreadable === undefined) return;
     const lost = unreadable;
     const known = new Set(policies.endpoints().map(({ endpointId }) => endpointId));
     endpointsRec.table.prune(({ endpointId }) => known.has(endpointId) || lost.has(endpointId));
-    policyRec.table.prune(
-      (row) =>
-        lost.has(row.endpointId) ||
-        policies.couldWant(row, (clusterId) =>
-          completeness.isOutstanding(clusterId, ['identities']),
-        ),
-    );
+    const carried = localIdentities.carried();
+    const possibly = {
+      isOutstanding: (clusterId: number) => completeness.isOutstanding(clusterId, ['identities']),
+      isCarried: (identity: number) => carried.has(identity),
+    };
+    policyRec.table.prune((row) => lost.has(row.endpointId) || policies.couldWant(row, possibly));
+  };
+
+  /** Once the own cluster has said everything that policies are about, they are what holds. */
+  const releaseWhenRead = (): void => {
+    if (policies.isReleased) return;
+    const isRead =
+      completeness.isSynced(ownId, 'local-policies') &&
+      completeness.isSynced(ownId, 'local-services') &&
+      !completeness.isOutstanding(ownId, ['nodes', 'identities', 'ips']);
+    if (!isRead) return;
+    policies.release();
+    feed.complete();
+  };
+
+  const refreshAddresses = (): void => {
+    for (const prefix of ipcache.refresh(clock.monotonic())) {
+      policies.touchPrefix(prefix);
+      hostRoutes?.setRow(prefix, ipcacheRec.table.get(datapath.ipcache.keyOf({ prefix })));
+    }
+  };
+
+  /** Gives addresses the identities that the compiler has given, or takes these away. */
+  const handOut = (): void => {
+    localIdentities.refresh(policies.isReleased);
+    refreshAddresses();
   };
 
   const flush = (): void => {
-    for (const prefix of ipcache.refresh()) policies.touchPrefix(prefix);
-    policies.refresh();
+    const now = clock.monotonic();
     services.refresh();
+    do {
+      refreshAddresses();
+      if (reconsider) releaseWhenRead();
+      policies.prepare(now);
+      handOut();
+      // Identities are known before the addresses that carry them, and whoever a service sends to before it. All of that
+      // comes before rules that tell them from others.
+      policyRec.flush(now, 'upsert');
+      ipcacheRec.flush(now, 'upsert');
+      servicesRec.flush(now);
+      ipcacheRec.flush(now, 'delete');
+      policies.commit(now);
+      // No endpoint is reachable, and none is closed, before its policy is there; nobody loses the identity that a rule
+      // told it by before that rule is gone.
+      policyRec.flush(now, 'upsert');
+      endpointsRec.flush(now);
+      policyRec.flush(now, 'delete');
+    } while (policies.isStale);
+    handOut();
     if (reconsider) {
       reconsider = false;
       prune();
+      policyRec.flush(now);
+      endpointsRec.flush(now);
     }
-    const now = clock.monotonic();
-    // No endpoint is reachable before its policy, and none keeps rows that its policy no longer has.
-    policyRec.flush(now, 'upsert');
-    endpointsRec.flush(now);
-    policyRec.flush(now, 'delete');
-    ipcacheRec.flush(now);
     servicesRec.flush(now);
+    ipcacheRec.flush(now);
     options.onFlushed?.();
   };
 
@@ -167,50 +283,47 @@ export function createEngine(options: {
     switch (change.kind) {
       case 'node':
         ipcache.setNode(cluster, change.name, change.value);
+        setNodeLabels(cluster, change.name, change.value);
+        hostRoutes?.setNode(cluster, change.name, change.value);
         if (cluster.own && change.name === node.nodeName) {
           services.setZone(change.value?.labels?.[ZONE_LABEL] ?? '');
         }
         return;
       case 'ip':
         ipcache.setIp(cluster, change.prefix, change.value);
+        policies.setNamedPorts(
+          cluster.id,
+          change.prefix,
+          change.value && { identity: change.value.identity, ports: change.value.namedPorts },
+        );
         return;
       case 'identity':
         policies.setIdentity(change.id, change.value);
+        if (change.value !== undefined) ipcache.identityKnown(change.id);
         return;
       case 'service':
         services.setRemote(cluster, change.name, change.value);
         return;
       case 'local-service':
         services.setLocal(change.name, change.value);
+        policies.setService(change.name, change.value && servicePeer(change.value));
         return;
       case 'service-export':
       case 'endpoint-slice':
         // An agent does not read them.
         return;
       case 'local-policy':
-        setPolicy(change);
+        feed.set(change.name, change.value);
         return;
       default:
         change satisfies never;
     }
   };
 
-  const setPolicy = (change: Extract<ClusterChange, { kind: 'local-policy' }>): void => {
-    if (change.value === undefined) {
-      policies.setPolicy(change.name, undefined);
-      return;
-    }
-    const parsed = parsePolicy(change.value, {
-      clusterName: node.clusterName,
-      defaultLocalCluster: options.policyDefaultLocalCluster,
-    });
-    policies.setPolicy(change.name, parsed);
-    for (const { message } of parsed.problems) {
-      logger.warn(
-        { policy: policyName(parsed), problem: message },
-        'policy is not enforced as written',
-      );
-    }
+  const setNodeLabels = (cluster: ClusterRef, name: string, value: Node | undefined): void => {
+    const labels = value && labelsFromRecord({ ...value.labels, [CLUSTER_LABEL]: cluster.name });
+    const isOwn = cluster.own && name === node.nodeName;
+    policies.setNode(nodeKey(cluster, name), labels, { isOwn });
   };
 
   const touched = (): void => {
@@ -260,13 +373,37 @@ export function createEngine(options: {
       policies.removeEndpoint(endpointId);
       flush();
     },
+    setAudit(endpointId, on) {
+      if (!policies.setAudit(endpointId, on)) return false;
+      flush();
+      const failure = endpointsRec.table.failureOf(
+        datapath.endpoints.keyOf({ endpointId, addresses: [] }),
+      );
+      if (failure !== undefined) throw failure;
+      return true;
+    },
     flush,
     audited: reconcilers,
+    addresses: {
+      desired: () => ipcacheRec.table.desired(),
+      adopted: () => ipcacheRec.table.adopted(),
+    },
     async run(signal) {
       signal.addEventListener('abort', () => bell.ring(), { once: true });
       let wroteAt = -COALESCE_MS;
       while (!signal.aborted) {
-        await bell.wait(untilRetry(reconcilers, clock.monotonic()), clock);
+        const now = clock.monotonic();
+        await bell.wait(
+          untilDue(
+            [
+              ...reconcilers.map(({ table }) => table.nextRetryAt()),
+              policies.nextRefreshAt(),
+              ipcache.nextRefreshAt(),
+            ],
+            now,
+          ),
+          clock,
+        );
         const early = wroteAt + COALESCE_MS - clock.monotonic();
         if (early > 0) await clock.sleep(early, signal).catch(() => undefined);
         if (signal.aborted) return;
@@ -275,6 +412,22 @@ export function createEngine(options: {
         wroteAt = clock.monotonic();
       }
     },
+    policyEntries: () => policies.entriesOf(),
+    policyView: {
+      get isReleased() {
+        return policies.isReleased;
+      },
+      rowsOf: (endpointId) => policies.rowsOf(endpointId),
+      rulesOf: (row) => policies.rulesOf(row),
+      policies: () => policies.policies(),
+      endpoints: () => policies.endpoints(),
+      originOf: (policy) => feed.originOf(policy),
+      groups: () => feed.groups(),
+      peers,
+      nodeLabelsOf: (clusterId, name) => peers.nodes.labelsOf(`${clusterId}/${name}`),
+    },
+    addressRow: (prefix) => ipcacheRec.table.get(datapath.ipcache.keyOf({ prefix })),
+    frontends: () => servicesRec.table.desired(),
     labelsOf: (identity) => policies.labelsOf(identity),
     serviceOf(frontend) {
       const key = datapath.services.keyOf({ ...frontend, scope: 'internal' });
@@ -284,6 +437,7 @@ export function createEngine(options: {
       tables: reconcilers.map((reconciler) => reconciler.status()),
       endpoints: policies.endpoints(),
       policies: policies.policies(),
+      policyPressure: policies.pressure,
       services: services.counts(),
       identities: policies.identityCount,
       addressConflicts: ipcache.conflicts(),
@@ -292,17 +446,15 @@ export function createEngine(options: {
   };
 }
 
-/** Milliseconds until some failed write may be tried again; a minute when none has failed. */
-function untilRetry(
-  reconcilers: readonly { readonly table: { nextRetryAt(): number | undefined } }[],
-  now: number,
-): number {
+/** Milliseconds until the first of several times, at most a minute. */
+function untilDue(times: readonly (number | undefined)[], now: number): number {
   let delay = 60_000;
-  for (const { table } of reconcilers) {
-    const at = table.nextRetryAt();
-    if (at !== undefined) delay = Math.min(delay, Math.max(0, at - now));
-  }
+  for (const at of times) if (at !== undefined) delay = Math.min(delay, Math.max(0, at - now));
   return delay;
+}
+
+function servicePeer({ namespace, name, labels = {}, backends }: LocalService): ServicePeer {
+  return { namespace, name, labels: labelsFromRecord(labels), addresses: [...backends.keys()] };
 }
 
 function sameEndpoint(a: EndpointEntry, b: EndpointEntry): boolean {
@@ -313,6 +465,7 @@ function sameEndpoint(a: EndpointEntry, b: EndpointEntry): boolean {
     a.identity === b.identity &&
     a.ingressEnforced === b.ingressEnforced &&
     a.egressEnforced === b.egressEnforced &&
+    a.audit === b.audit &&
     [...a.addresses].sort().join() === [...b.addresses].sort().join()
   );
 }

@@ -8,6 +8,7 @@ import type {
   IpcacheEntry,
   PolicyEntry,
 } from '../datapath/desired.ts';
+import { inPolicyOrder } from '../datapath/policy-order.ts';
 
 /** One write as a table of the twin saw it, in order over all tables. */
 export interface MemoryWrite {
@@ -59,12 +60,7 @@ export function createMemoryDatapath(): MemoryDatapath {
     detachedParts: [],
     ipcache: createMemoryTable('ipcache', (row) => row.prefix, log),
     endpoints: createMemoryTable('endpoints', (row) => String(row.endpointId), log),
-    policy: createMemoryTable(
-      'policy',
-      (row) =>
-        `${row.endpointId}/${row.direction}/${row.identity}/${row.protocol}/${row.port}/${row.portPrefixBits}`,
-      log,
-    ),
+    policy: createMemoryPolicyTable(log),
     services: createMemoryTable(
       'services',
       (row) => `${row.protocol}/${row.address}/${row.port}/${row.scope}`,
@@ -90,6 +86,18 @@ export function createMemoryDatapath(): MemoryDatapath {
     },
     [Symbol.asyncDispose]: async () => undefined,
   };
+}
+
+function createMemoryPolicyTable(log: MemoryLogEntry[]): MemoryDatapath['policy'] {
+  const table: MemoryDatapath['policy'] = createMemoryTable(
+    'policy',
+    (row) =>
+      `${row.endpointId}/${row.direction}/${row.identity}/${row.protocol}/${row.port}/${row.portPrefixBits}`,
+    log,
+  );
+  table.inOrder = (changes) =>
+    inPolicyOrder(changes, (key) => table.get(table.keyOf(key))?.verdict);
+  return table;
 }
 
 function createMemoryTable<Row extends Key, Key>(

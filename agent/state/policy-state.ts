@@ -1,6 +1,7 @@
 import type { Labels } from '../../mesh/wire/identity.ts';
 import {
   clusterIdOfIdentity,
+  localIdentityScope,
   type MaxConnectedClusters,
   type NumericIdentity,
   parseNumericIdentity,
@@ -8,18 +9,21 @@ import {
 } from '../../mesh/wire/ids.ts';
 import { type IpAddress, type IpPrefix, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
 import type { EndpointEntry, PolicyEntry } from '../datapath/desired.ts';
+import { limitsEgress, policyName, type SourcedRule } from '../policy/compile.ts';
+import type { RowDifference } from '../policy/endpoint-rows.ts';
+import type { Enforcement, EnforcementMode } from '../policy/enforcement-mode.ts';
+import { blockOf, codeOfRow, rowOfCode } from '../policy/map-entries.ts';
+import { createNamedPortBook, type PortsSaid } from '../policy/named-port-book.ts';
 import {
-  compileEndpoint,
-  type EndpointPolicy,
-  mayOpen,
-  policyRow,
-  policyRows,
-  policyRowsOf,
-  selectorsOf,
-  UNKNOWN_ENDPOINT_POLICY,
-} from '../policy/compile.ts';
+  type CidrPrefixes,
+  createPeerSets,
+  type NamedPorts,
+  type PeerSets,
+  type ServicePeer,
+} from '../policy/peer-sets.ts';
 import type { ParsedPolicy } from '../policy/rule.ts';
-import { createSelectorCache } from '../policy/selector-cache.ts';
+import { createSubjects, type Subject, type SubjectChange } from '../policy/subjects.ts';
+import { createIdentityGrace } from './identity-grace.ts';
 import type { Reconciler } from './reconciler.ts';
 
 /** A pod of this node, as the container runtime made it. */
@@ -37,8 +41,14 @@ export interface EndpointState extends LocalEndpoint {
   readonly labels: Labels | undefined;
   readonly ingressEnforced: boolean;
   readonly egressEnforced: boolean;
+  /** Asked for by setAudit: what policy denies is told and counted, and passes. */
+  readonly audit: boolean;
   /** Policies that select it. */
   readonly policies: readonly string[];
+  /** Rows of the policy table that it needs. */
+  readonly entries: number;
+  /** It needs more rows than it may have, or than there is room for, and has none: nobody is let through. */
+  readonly isOverfull: boolean;
   /** Its row is as a previous process left it, until the own cluster has said everything. */
   readonly held: boolean;
 }
@@ -47,34 +57,87 @@ export interface EndpointState extends LocalEndpoint {
 export interface PolicyState {
   setPolicy(name: string, policy: ParsedPolicy | undefined): void;
   setIdentity(identity: NumericIdentity, labels: Labels | undefined): void;
+  /** Ports that a cluster declares by name for an address; undefined: it does not say who has it. */
+  setNamedPorts(clusterId: number, prefix: IpPrefix, said: PortsSaid | undefined): void;
+  setCidrGroup(name: string, group: CidrPrefixes | undefined): void;
+  setService(name: string, service: ServicePeer | undefined): void;
+  /** `key`: cluster and name, as `takeNodeIdentities` gives it back. `isOwn`: this node. */
+  setNode(key: string, labels: Labels | undefined, options: { readonly isOwn: boolean }): void;
   /** `restored`: it was there before this process, so its rows stay as they are until `release`. */
   setEndpoint(endpoint: LocalEndpoint, origin: { restored: boolean }): void;
   removeEndpoint(endpointId: number): void;
-  /** The identity of an address may have changed. */
+  /** Switches audit mode of an endpoint; its row says so, also to the next process. False: there is no such endpoint. */
+  setAudit(endpointId: number, on: boolean): boolean;
+  /** Somebody else may have an address now. */
   touchPrefix(prefix: IpPrefix): void;
   /**
    * The own cluster has said everything. Until then an endpoint that was restored keeps its rows, and a new one is
    * open to nobody: half of the policies could be too few.
    */
   release(): void;
-  refresh(): void;
-  /** Whether a row that a previous process left could still be wanted by an identity that is not known yet. */
-  couldWant(row: PolicyEntry, isOutstanding: (clusterId: number) => boolean): boolean;
+  readonly isReleased: boolean;
+  /**
+   * Finds out whom changed policies name, and gives those who are new, and addresses outside that get identities, the rows
+   * of the policies that still hold: nobody is judged otherwise for it. To be written, with the addresses, before `commit`.
+   * `now`: monotonic milliseconds.
+   */
+  prepare(now: number): void;
+  /** Makes changed policies hold, and endpoints be who they are by now. Prepare comes first. */
+  commit(now: number): void;
+  /** Whether there is anything to prepare. */
+  readonly isStale: boolean;
+  /** When `refresh` is worth a call though nothing was said; undefined: not until something is. */
+  nextRefreshAt(): number | undefined;
+  /**
+   * Whether a row that a previous process left could still be wanted by an identity that is not known yet. `isCarried`:
+   * whether some address of a cluster that has not spoken has that identity.
+   */
+  couldWant(
+    row: PolicyEntry,
+    options: {
+      readonly isOutstanding: (clusterId: number) => boolean;
+      readonly isCarried: (identity: number) => boolean;
+    },
+  ): boolean;
   endpoints(): EndpointState[];
+  /** Rows that an endpoint is to have; none of an endpoint that is not there. */
+  rowsOf(endpointId: number): Generator<PolicyEntry>;
   policies(): readonly ParsedPolicy[];
+  /** Rows of this node that each policy has a part in. Takes a moment: for people, not for each packet of metrics. */
+  entriesOf(): ReadonlyMap<ParsedPolicy, number>;
+  /** Rules that made a row of `rowsOf`. */
+  rulesOf(row: PolicyEntry): readonly SourcedRule[];
   /** Labels of an identity of any cluster; undefined: nobody has said them. */
   labelsOf(identity: number): Labels | undefined;
+  /** Who the other sides of rules are. */
+  readonly peers: PeerSets;
   readonly identityCount: number;
+  /** Rows that all endpoints need, and how many there is room for in all and for each. */
+  readonly pressure: {
+    readonly entries: number;
+    readonly largest: number;
+    readonly maxEntries: number;
+    readonly maxEach: number;
+  };
 }
 
 interface Member {
-  readonly endpoint: LocalEndpoint;
-  held: boolean;
-  policy: EndpointPolicy;
+  endpoint: LocalEndpoint;
+  audit: boolean;
+  /** What the row of a previous process says, which stands until the own cluster has spoken. */
+  held: Enforcement | undefined;
   identity: NumericIdentity;
-  /** Rows wanted now, by their key. */
-  rows: Map<string, PolicyEntry>;
+  /** Under which its packets go. */
+  sent: NumericIdentity;
+  /** Undefined: nobody has said who it is. */
+  subject: Subject | undefined;
+  /** Who it is to be with the next commit. */
+  next: { readonly identity: NumericIdentity; readonly subject: Subject | undefined } | undefined;
+  isOverfull: boolean;
 }
+
+/** Rows of the policy table that one endpoint may have: Cilium's default of `bpf-policy-map-max`. */
+export const DEFAULT_POLICY_MAP_MAX = 16_384;
 
 const INIT = reservedIdentity('init');
 
@@ -82,159 +145,326 @@ const INIT = reservedIdentity('init');
 export function createPolicyState(options: {
   readonly endpoints: Reconciler<EndpointEntry, Pick<EndpointEntry, 'endpointId' | 'addresses'>>;
   readonly policy: Reconciler<PolicyEntry, Omit<PolicyEntry, 'verdict'>>;
-  readonly policyKeyOf: (row: Omit<PolicyEntry, 'verdict'>) => string;
   readonly ownIdentityOf: (address: IpAddress) => NumericIdentity | undefined;
+  /** Identity of whoever in the mesh has a prefix; undefined: nobody. */
+  readonly holderOf: (prefix: IpPrefix) => number | undefined;
+  /** Identity of its own that a previous process gave a node. */
+  readonly formerIdentityOf: (node: string) => number | undefined;
   readonly max: MaxConnectedClusters;
+  /** Whether policies hold. */
+  readonly modes: { readonly enforcement: EnforcementMode };
+  /** How long an endpoint sends under its former identity when it has got another one. Default: not at all. */
+  readonly identityGraceMs?: number | undefined;
+  /** Rows that one endpoint may have. Default: DEFAULT_POLICY_MAP_MAX. */
+  readonly maxEach?: number | undefined;
+  /** Rows that all together may have. Default: no limit. */
+  readonly maxEntries?: number | undefined;
 }): PolicyState {
-  const { endpoints, policy: policyRec, policyKeyOf, ownIdentityOf } = options;
-  const cache = createSelectorCache();
-  const policies = new Map<string, ParsedPolicy>();
+  const { endpoints, policy: policyRec, ownIdentityOf } = options;
+  const { maxEach = DEFAULT_POLICY_MAP_MAX, maxEntries = Number.POSITIVE_INFINITY } = options;
+  const mode = options.modes.enforcement;
+  const peers = createPeerSets({ holderOf: options.holderOf });
+  const subjects = createSubjects({ peers, mode });
+  const ports = createNamedPortBook();
   const members = new Map<number, Member>();
+  const membersOf = new Map<Subject, Set<Member>>();
   const byPrefix = new Map<IpPrefix, number>();
-  const dirtyEndpoints = new Set<number>();
-  const dirtyIdentities = new Set<NumericIdentity>();
-  let policiesChanged = false;
+  const grace = createIdentityGrace(options.identityGraceMs ?? 0);
+  const dirty = new Set<Member>();
   let released = false;
+  let limitsCalls = true;
+  let lastRefresh = 0;
 
-  const setRows = (member: Member, rows: readonly PolicyEntry[]): void => {
-    const next = new Map(rows.map((row) => [policyKeyOf(row), row]));
-    for (const [key, row] of member.rows) if (!next.has(key)) policyRec.table.remove(row);
-    for (const row of next.values()) policyRec.table.set(row);
-    member.rows = next;
+  const enforcementOf = (member: Member): Enforcement => {
+    if (member.held !== undefined) return member.held;
+    if (mode === 'never') return { ingressEnforced: false, egressEnforced: false };
+    const { subject } = member;
+    // Nobody may reach it, as with Cilium's `reserved:init`; and it may call nobody where that could be against a policy.
+    if (subject === undefined) return { ingressEnforced: true, egressEnforced: limitsCalls };
+    const { ingress, egress } = subject.rows.policy;
+    return { ingressEnforced: ingress.enforced, egressEnforced: egress.enforced };
   };
+  const writeEndpoint = (member: Member): void => {
+    const { endpoint, sent, audit } = member;
+    const { ingressEnforced, egressEnforced } = enforcementOf(member);
+    endpoints.table.set({ ...endpoint, identity: sent, ingressEnforced, egressEnforced, audit });
+  };
+  const writeDifference = (endpointId: number, difference: RowDifference): void => {
+    const { direction, identity, before, after } = difference;
+    const place = { endpointId, direction, identity };
+    const blocks = after.map(blockOf);
+    for (const code of after) {
+      if (!before.includes(code)) policyRec.table.set(rowOfCode(code, place));
+    }
+    for (const code of before) {
+      if (!blocks.includes(blockOf(code))) policyRec.table.remove(rowOfCode(code, place));
+    }
+  };
+  const writeAll = (member: Member): void => {
+    const { subject, endpoint } = member;
+    for (const row of subject?.rows.entries(endpoint.endpointId) ?? []) policyRec.table.set(row);
+  };
+  /** Replaces what an endpoint has of one subject by what it is to have of another. */
+  const moveRows = (member: Member, before: Subject | undefined): void => {
+    const { subject, endpoint } = member;
+    const { endpointId } = endpoint;
+    const wanted = new Set<string>();
+    const keyOf = (row: PolicyEntry): string =>
+      `${row.direction} ${row.identity} ${row.protocol} ${row.port} ${row.portPrefixBits}`;
+    for (const row of subject?.rows.entries(endpointId) ?? []) {
+      wanted.add(keyOf(row));
+      policyRec.table.set(row);
+    }
+    for (const row of before?.rows.entries(endpointId) ?? []) {
+      if (!wanted.has(keyOf(row))) policyRec.table.remove(row);
+    }
+  };
+  const leave = (member: Member, subject: Subject | undefined, now: number): void => {
+    if (subject === undefined) return;
+    const others = membersOf.get(subject);
+    others?.delete(member);
+    if (others?.size === 0) membersOf.delete(subject);
+    subjects.close(subject, now);
+  };
+  const portsOf = ({ addresses }: LocalEndpoint): NamedPorts =>
+    addresses.flatMap((address) => ports.ofAddress(wholePrefix(address)) ?? []);
 
-  const judge = (member: Member): void => {
+  /** Finds out who an endpoint is to be. */
+  const judge = (member: Member, now: number): void => {
     const { endpoint } = member;
     let identity: NumericIdentity | undefined;
     for (const address of endpoint.addresses) identity ??= ownIdentityOf(address);
-    const labels = identity === undefined ? undefined : cache.labelsOf(identity);
-    member.identity = identity ?? INIT;
-    member.policy =
-      labels === undefined || !released
-        ? UNKNOWN_ENDPOINT_POLICY
-        : compileEndpoint(labels, policies.values());
-    setRows(member, policyRows(endpoint.endpointId, member.policy, cache.matches));
-    endpoints.table.set({
-      ...endpoint,
-      identity: member.identity,
-      ingressEnforced: member.policy.ingressEnforced,
-      egressEnforced: member.policy.egressEnforced,
-    });
-  };
-
-  const updateIdentity = (member: Member, identity: NumericIdentity): void => {
-    const { endpointId } = member.endpoint;
-    const { open, closed } = policyRowsOf(identity, member.policy, cache.matches);
-    for (const port of open) {
-      const row = policyRow(endpointId, identity, port);
-      member.rows.set(policyKeyOf(row), row);
-      policyRec.table.set(row);
+    const labels = identity === undefined ? undefined : peers.labelsOf(identity);
+    const before = member.next?.subject;
+    let subject: Subject | undefined;
+    if (labels !== undefined && released) {
+      const namedPorts = portsOf(endpoint);
+      const key = JSON.stringify([labels, namedPorts]);
+      subject = subjects.open(key, { subject: { kind: 'pods', labels }, namedPorts });
     }
-    for (const port of closed) {
-      const row = policyRow(endpointId, identity, port);
-      if (member.rows.delete(policyKeyOf(row))) policyRec.table.remove(row);
+    if (before !== undefined) subjects.close(before, now);
+    member.next = { identity: identity ?? INIT, subject };
+  };
+  /** Makes an endpoint who it is to be. */
+  const become = (member: Member, now: number): void => {
+    const { next, subject: before } = member;
+    if (next === undefined) return;
+    member.next = undefined;
+    member.identity = next.identity;
+    member.sent = grace.follow(member.endpoint.endpointId, member, now);
+    member.subject = next.subject;
+    if (next.subject !== before && !member.isOverfull) moveRows(member, before);
+    leave(member, before, now);
+    if (next.subject !== undefined) {
+      const others = membersOf.get(next.subject) ?? new Set<Member>();
+      membersOf.set(next.subject, others.add(member));
+    }
+    writeEndpoint(member);
+  };
+  const write = (changes: readonly SubjectChange[]): void => {
+    for (const { subject, differences } of changes) {
+      for (const { isOverfull, endpoint } of membersOf.get(subject) ?? []) {
+        if (isOverfull) continue;
+        for (const difference of differences) writeDifference(endpoint.endpointId, difference);
+      }
+    }
+  };
+  /** An endpoint whose rows would not all be in the kernel has none: half of them could allow what a lost one denies. */
+  const limit = (): void => {
+    let total = 0;
+    for (const member of members.values()) {
+      const count = member.subject?.rows.count ?? 0;
+      const isOverfull = count > maxEach || total + count > maxEntries;
+      if (!isOverfull) total += count;
+      if (isOverfull === member.isOverfull) continue;
+      member.isOverfull = isOverfull;
+      if (!isOverfull) writeAll(member);
+      else {
+        for (const row of member.subject?.rows.entries(member.endpoint.endpointId) ?? []) {
+          policyRec.table.remove(row);
+        }
+      }
     }
   };
 
   return {
+    peers,
+    get isReleased() {
+      return released;
+    },
+    get identityCount() {
+      return peers.identityCount;
+    },
+    get pressure() {
+      const counts = [...members.values()].map(({ subject }) => subject?.rows.count ?? 0);
+      return {
+        entries: counts.reduce((sum, count) => sum + count, 0),
+        largest: Math.max(0, ...counts),
+        maxEntries,
+        maxEach,
+      };
+    },
     setPolicy(name, policy) {
-      if (policy === undefined) policies.delete(name);
-      else policies.set(name, policy);
-      policiesChanged = true;
+      subjects.setPolicy(name, policy);
+      const before = limitsCalls;
+      limitsCalls = !released || [...subjects.policies()].some(limitsEgress);
+      if (limitsCalls === before) return;
+      for (const member of members.values()) if (member.subject === undefined) dirty.add(member);
     },
     setIdentity(identity, labels) {
-      if (cache.setIdentity(identity, labels)) dirtyIdentities.add(identity);
-      for (const [endpointId, member] of members) {
-        if (member.identity === identity) dirtyEndpoints.add(endpointId);
+      peers.setIdentity(identity, labels);
+      for (const member of members.values()) if (member.identity === identity) dirty.add(member);
+    },
+    setNamedPorts(clusterId, prefix, said) {
+      for (const identity of ports.set(clusterId, prefix, said)) {
+        peers.setNamedPorts(identity, ports.ofIdentity(identity));
+        const member = members.get(byPrefix.get(prefix) ?? 0);
+        if (member !== undefined) dirty.add(member);
       }
     },
+    setCidrGroup: (name, group) => peers.setCidrGroup(name, group),
+    setService: (name, service) => peers.setService(name, service),
+    setNode: (key, labels, whose) => peers.nodes.setNode(key, labels, whose),
     setEndpoint(endpoint, { restored }) {
       const { endpointId } = endpoint;
       const left = restored
         ? [...endpoints.table.adopted()].find((row) => row.endpointId === endpointId)
         : undefined;
-      members.set(endpointId, {
+      const known = members.get(endpointId);
+      const member: Member = known ?? {
         endpoint,
-        held: left !== undefined && !released,
-        policy:
-          left === undefined
-            ? UNKNOWN_ENDPOINT_POLICY
-            : {
-                ...UNKNOWN_ENDPOINT_POLICY,
-                ingressEnforced: left.ingressEnforced,
-                egressEnforced: left.egressEnforced,
-              },
+        audit: left?.audit ?? false,
+        held: left === undefined || released ? undefined : left,
         identity: left?.identity ?? INIT,
-        rows: members.get(endpointId)?.rows ?? new Map(),
-      });
+        sent: left?.identity ?? INIT,
+        subject: undefined,
+        next: undefined,
+        isOverfull: false,
+      };
+      member.endpoint = endpoint;
+      members.set(endpointId, member);
       for (const address of endpoint.addresses) byPrefix.set(wholePrefix(address), endpointId);
-      dirtyEndpoints.add(endpointId);
+      dirty.add(member);
     },
     removeEndpoint(endpointId) {
       const member = members.get(endpointId);
       if (member === undefined) return;
       members.delete(endpointId);
-      dirtyEndpoints.delete(endpointId);
+      dirty.delete(member);
+      grace.forget(endpointId);
       const { addresses } = member.endpoint;
       for (const address of addresses) {
         const prefix = wholePrefix(address);
         if (byPrefix.get(prefix) === endpointId) byPrefix.delete(prefix);
       }
       endpoints.table.remove({ endpointId, addresses });
-      setRows(member, []);
+      for (const row of member.subject?.rows.entries(endpointId) ?? []) policyRec.table.remove(row);
+      leave(member, member.subject, lastRefresh);
+      if (member.next?.subject !== undefined) subjects.close(member.next.subject, lastRefresh);
       // The number may be given again: nothing of a previous process may be left under it.
       for (const row of policyRec.table.adopted()) {
         if (row.endpointId === endpointId) policyRec.table.remove(row);
       }
     },
+    setAudit(endpointId, on) {
+      const member = members.get(endpointId);
+      if (member === undefined) return false;
+      member.audit = on;
+      writeEndpoint(member);
+      return true;
+    },
     touchPrefix(prefix) {
-      const endpointId = byPrefix.get(prefix);
-      if (endpointId !== undefined) dirtyEndpoints.add(endpointId);
+      peers.touchAddress(prefix);
+      const member = members.get(byPrefix.get(prefix) ?? 0);
+      if (member !== undefined) dirty.add(member);
     },
     release() {
       if (released) return;
       released = true;
-      for (const [endpointId, member] of members) {
-        member.held = false;
-        dirtyEndpoints.add(endpointId);
+      limitsCalls = [...subjects.policies()].some(limitsEgress);
+      for (const member of members.values()) {
+        member.held = undefined;
+        dirty.add(member);
       }
     },
-    refresh() {
-      if (policiesChanged) {
-        policiesChanged = false;
-        cache.setSelectors(selectorsOf(policies.values()));
-        for (const endpointId of members.keys()) dirtyEndpoints.add(endpointId);
-      }
-      for (const [endpointId, member] of members) {
-        if (member.held) continue;
-        if (dirtyEndpoints.has(endpointId)) judge(member);
-        else for (const identity of dirtyIdentities) updateIdentity(member, identity);
-      }
-      dirtyEndpoints.clear();
-      dirtyIdentities.clear();
+    get isStale() {
+      return dirty.size > 0 || peers.isStale || subjects.isUnprepared;
     },
-    couldWant(row, isOutstanding) {
+    prepare(now) {
+      lastRefresh = now;
+      for (const endpointId of grace.takeDue(now)) {
+        const member = members.get(endpointId);
+        if (member !== undefined) dirty.add(member);
+      }
+      // What one step finds out may concern what an earlier one looked at: a new rule makes identities, and these tell.
+      do {
+        peers.refresh(now, options.formerIdentityOf);
+        subjects.prepare();
+        for (const member of dirty) if (member.held === undefined) judge(member, now);
+        dirty.clear();
+      } while (peers.isStale);
+      write(subjects.update());
+    },
+    commit(now) {
+      const changes = subjects.commit(now);
+      write(changes);
+      for (const { subject } of changes) {
+        for (const member of membersOf.get(subject) ?? []) writeEndpoint(member);
+      }
+      for (const member of members.values()) become(member, now);
+      limit();
+    },
+    nextRefreshAt: () => grace.nextAt(),
+    couldWant(row, { isOutstanding, isCarried }) {
       const member = members.get(row.endpointId);
       if (member === undefined) return false;
-      if (member.held) return true;
-      const clusterId = clusterIdOfIdentity(parseNumericIdentity(row.identity), options.max);
-      return clusterId !== 0 && isOutstanding(clusterId) && mayOpen(member.policy, row);
+      if (member.held !== undefined) return true;
+      if (member.isOverfull || member.subject?.rows.couldWant(row) !== true) return false;
+      const { identity } = row;
+      // Whom addresses outside are to policies is known with the policies; of a node, its cluster has to tell.
+      const scope = localIdentityScope(identity)?.scope;
+      if (scope !== undefined) return scope === 'node' && isCarried(identity);
+      const clusterId = clusterIdOfIdentity(parseNumericIdentity(identity), options.max);
+      return clusterId !== 0 && isOutstanding(clusterId);
     },
     endpoints: () =>
-      [...members.values()].map(({ endpoint, identity, policy, held }) => ({
-        ...endpoint,
-        identity,
-        labels: cache.labelsOf(identity),
-        ingressEnforced: policy.ingressEnforced,
-        egressEnforced: policy.egressEnforced,
-        policies: policy.policies,
-        held,
-      })),
-    policies: () => [...policies.values()],
-    labelsOf: (identity) => cache.labelsOf(identity),
-    get identityCount() {
-      return cache.identityCount;
+      [...members.values()].map((member) => {
+        const { endpoint, identity, subject, held, audit, isOverfull } = member;
+        const { ingressEnforced, egressEnforced } = enforcementOf(member);
+        return {
+          ...endpoint,
+          identity,
+          labels: peers.labelsOf(identity),
+          ingressEnforced,
+          egressEnforced,
+          audit,
+          policies: subject?.rows.policy.policies.map(policyName) ?? [],
+          entries: subject?.rows.count ?? 0,
+          isOverfull,
+          held: held !== undefined,
+        };
+      }),
+    *rowsOf(endpointId) {
+      const member = members.get(endpointId);
+      if (member === undefined || member.isOverfull) return;
+      yield* member.subject?.rows.entries(endpointId) ?? [];
     },
+    policies: () => [...subjects.policies()],
+    entriesOf() {
+      const counts = new Map<ParsedPolicy, number>();
+      for (const { subject, isOverfull } of members.values()) {
+        if (subject === undefined || isOverfull) continue;
+        for (const [policy, count] of subject.rows.entriesOf()) {
+          counts.set(policy, (counts.get(policy) ?? 0) + count);
+        }
+      }
+      return counts;
+    },
+    rulesOf(row) {
+      const rows = members.get(row.endpointId)?.subject?.rows;
+      return rows?.rulesOf(row.direction, row.identity, codeOfRow(row)) ?? [];
+    },
+    labelsOf: (identity) => peers.labelsOf(identity),
   };
 }
 

@@ -86,7 +86,8 @@ export function createReconciler<Row extends Key, Key>(
       const due = table.due(now);
       for (const kind of ['upsert', 'delete'] as const) {
         if (only !== undefined && only !== kind) continue;
-        const changes = due.filter((change) => change.kind === kind);
+        const unordered = due.filter((change) => change.kind === kind);
+        const changes = kernel.inOrder?.(unordered) ?? unordered;
         for (let start = 0; start < changes.length; start += BATCH) {
           apply(changes.slice(start, start + BATCH), now);
         }

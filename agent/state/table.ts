@@ -1,7 +1,7 @@
-/** What is left to do about a key: a row to write, or a key to delete. */
-export type Change<Row, Key> =
-  | { readonly kind: 'upsert'; readonly row: Row }
-  | { readonly kind: 'delete'; readonly key: Key };
+import type { RowChange } from '../datapath/desired.ts';
+
+/** What is left to do about a key. */
+export type Change<Row, Key> = RowChange<Row, Key>;
 
 /** Where a change stands. A row without a change is done. */
 export type ChangeStatus =

@@ -62,6 +62,10 @@ export interface NodeRigOptions {
   readonly metricsAddress?: AgentOptions['metricsAddress'];
   /** Default: the kernel is compared with what is wanted each five minutes. */
   readonly auditIntervalMs?: number;
+  /** Entries of the policy map that one endpoint may have. */
+  readonly policyMapMax?: number;
+  /** Whose node it is, and its address. Default: alpha's, 1, 192.0.2.1. */
+  readonly place?: { readonly cluster: string; readonly id: number; readonly ip: string };
 }
 
 /** Makes a rig with an empty, unpublished cluster alpha. All is gone at the end of the test. */
@@ -81,16 +85,17 @@ export async function openNodeRig(
   const peersDir = dir.file('peers');
   await mkdir(peersDir);
   const datapath = options.datapath ?? createMemoryDatapath();
-  const alpha = publishCluster('alpha', 1);
+  const place = options.place ?? { cluster: 'alpha', id: 1, ip: '192.0.2.1' };
+  const alpha = publishCluster(place.cluster, place.id);
   const clusters = new Map<string, (signal: AbortSignal) => Promise<KvStore>>([
-    ['alpha', async () => alpha.store.connect()],
+    [place.cluster, async () => alpha.store.connect()],
   ]);
   const veths = new Map<string, VethPair>();
   const socketPath = dir.file('agent.sock');
   let running: { stopping: AbortController; ended: Promise<void> } | undefined;
   let nextIfindex = 100;
 
-  await writeFile(dir.file('own.yaml'), 'endpoints: alpha\n');
+  await writeFile(dir.file('own.yaml'), `endpoints: ${place.cluster}\n`);
   const readConnection = async (path: string): Promise<PeerConnection> => {
     const text = await readFile(path, 'utf8');
     const name = /^endpoints: (\w+)/.exec(text)?.[1] ?? '';
@@ -147,14 +152,15 @@ export async function openNodeRig(
       await stop();
       const stopping = new AbortController();
       const ended = runAgent({
-        own: { name: alpha.name, id: parseClusterId(1), max: 255 },
+        own: { name: alpha.name, id: parseClusterId(place.id), max: 255 },
         nodeName: 'n1',
-        nodeIps: [parseIpAddress('192.0.2.1')],
+        nodeIps: [parseIpAddress(place.ip)],
         etcdConfig: dir.file('own.yaml'),
         clustermeshConfig: peersDir,
         stateDir: dir.file('state'),
         socketPath,
         policyDefaultLocalCluster: true,
+        policyMapMax: options.policyMapMax,
         version: '0',
         openDatapath: async () => datapath,
         interfaces,
