@@ -9,6 +9,8 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   kvstoremesh: async () =>
     privately(async () => (await import('./kvstoremesh.ts')).benchKvstoremesh),
   list: async () => privately(async () => (await import('./list.ts')).benchList),
+  programs: async () => (await import('./programs.ts')).benchPrograms,
+  policy: async () => (await import('./policy.ts')).benchPolicy,
   restart: async () => privately(async () => (await import('./restart.ts')).benchRestart),
   service: async () => (await import('./service.ts')).benchService,
   'services-load': async () => (await import('./services-load.ts')).benchServicesLoad,

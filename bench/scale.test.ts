@@ -66,6 +66,14 @@ test('bench restart: an agent that was killed comes back, and its maps are right
   t.equal(conditions.missesMeanwhile, 0, 'no row was away meanwhile');
 });
 
+test('bench policy: rows of a small mesh, compiled and brought up to date', async (t) => {
+  const sizes = ['--policies=20', '--clusters=3', '--identities=10', '--endpoints=4'];
+  const lines = await results('policy', ...sizes, '--namespaces=2', '--changes=3', '--rounds=1');
+  t.ok(Number(lineOf(lines, /^full compile/).conditions.rows) > 4);
+  t.ok(lineOf(lines, /^one new identity/).value > 0);
+  t.ok(lineOf(lines, /^resident memory/).value > 10);
+});
+
 test('bench service and list print a result for each size and peer', { skip }, async (t) => {
   const services = await results('service', '--backends=200', '--changes=5', '--warmup=2');
   t.equal(services.length, 3);
