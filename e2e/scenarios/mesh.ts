@@ -3,48 +3,22 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import type { CommandResult } from '../lab/command.ts';
-import { type Lab, type LabOptions, openLab } from '../lab/lab.ts';
+import type { Lab } from '../lab/lab.ts';
 import { parseTopologyText, type Topology } from '../lab/topology.ts';
 
+export {
+  openSettledLab as openMesh,
+  waitUntilSettled as waitUntilReady,
+} from '../lab/settled-lab.ts';
+
 const UDP_CLIENT = fileURLToPath(new URL('../lab/udp-client/main.js', import.meta.url));
+/** The program that `askUdp` runs, to be followed by an address and a port. */
+export const UDP_CALL: readonly string[] = [process.execPath, UDP_CLIENT];
 const EXAMPLE = 'e2e/topologies/two-clusters.yaml';
 
 /** The example topology. */
 export async function exampleTopology(): Promise<Topology> {
   return parseTopologyText(await readFile(projectPath(EXAMPLE), 'utf8'), EXAMPLE);
-}
-
-/** Builds a lab and resolves when every agent has read every cluster and knows all pods. */
-export async function openMesh(topology: Topology, options: LabOptions = {}): Promise<Lab> {
-  const lab = await openLab(topology, options);
-  try {
-    for (const { name } of lab.plan.nodes) await waitUntilReady(lab, name);
-    return lab;
-  } catch (error) {
-    await lab[Symbol.asyncDispose]();
-    throw error;
-  }
-}
-
-/** Waits until the agent of a node has read every cluster, and its kernel holds what it read. */
-export async function waitUntilReady(lab: Lab, node: string): Promise<void> {
-  const addresses = lab.pods().flatMap((pod) => [...pod.ips]);
-  await lab.waitFor(
-    `the agent of ${node} to know every cluster and pod`,
-    async () => {
-      const status = await lab.agent(node).status();
-      const prefixes = (await lab.agent(node).map('ipcache')).map((row) => String(row.prefix));
-      return (
-        status.clusters.every(({ state }) => state.kind === 'ready') &&
-        status.tables.every(({ pending, failed }) => pending === 0 && failed === 0) &&
-        status.endpoints.every(({ identity }) => identity > 255) &&
-        addresses.every((address) =>
-          prefixes.includes(`${address}/${address.includes(':') ? 128 : 32}`),
-        )
-      );
-    },
-    { timeoutMs: 30_000 },
-  );
 }
 
 /** One HTTP request from a pod; exit code 28 is curl's "timed out". */
@@ -83,7 +57,7 @@ export async function askUdp(
   address: string,
   port: number,
 ): Promise<string> {
-  return (await lab.exec(pod, [process.execPath, UDP_CLIENT, address, String(port)])).stdout.trim();
+  return (await lab.exec(pod, [...UDP_CALL, address, String(port)])).stdout.trim();
 }
 
 /** Every row of every kernel map of a node, in an order that depends on the rows alone. */

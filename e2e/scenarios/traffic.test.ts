@@ -1,7 +1,16 @@
 import { test } from 'tap';
 import { openObserver } from '../lab/observer.ts';
 import { labSkipReason } from '../lab/preflight.ts';
-import { askUdp, curl, curlMany, exampleTopology, identityOf, openMesh, urlOf } from './mesh.ts';
+import {
+  askUdp,
+  curl,
+  curlMany,
+  exampleTopology,
+  identityOf,
+  openMesh,
+  UDP_CALL,
+  urlOf,
+} from './mesh.ts';
 
 const skip = labSkipReason(process.env);
 
@@ -55,6 +64,76 @@ test('traffic between two clusters', { skip, timeout: 240_000 }, async (t) => {
       );
     }
     t.same([...seen].sort(), ['web-alpha', 'web-beta'], 'over UDP');
+  });
+
+  await t.test('programs of the nodes reach pods of the other cluster', async (t) => {
+    const [v4, v6] = lab.node('alpha-1').addresses;
+    for (const { name, cluster } of lab.plan.nodes) {
+      const others = lab.plan.nodes.filter((node) => node.cluster !== cluster);
+      await lab.waitFor(`the routes of ${name} to the other cluster`, async () => {
+        const show = 'ip -4 route show proto 73; ip -6 route show proto 73';
+        const { stdout } = await lab.execOnNode(name, ['sh', '-c', show]);
+        return others.every(({ podCidrs }) => podCidrs.every((cidr) => stdout.includes(cidr)));
+      });
+    }
+    for (const [family, node] of [
+      [4, v4],
+      [6, v6],
+    ] as const) {
+      const address = remote.ip(family);
+      const argv = ['curl', '-sS', '--max-time', '5', urlOf(address, 8080)];
+      const tcp = await lab.execOnNode('alpha-1', argv);
+      t.equal(tcp.stdout, `web-beta ${node}\n`, `TCP over IPv${family}: ${tcp.stderr}`);
+      const udp = await lab.execOnNode('alpha-1', [...UDP_CALL, address, '5353']);
+      t.equal(udp.stdout.trim(), `web-beta ${node}`, `UDP over IPv${family}`);
+      const ping = await lab.execOnNode('alpha-1', ['ping', '-c', '1', '-W', '5', address]);
+      t.equal(ping.code, 0, `ICMP over IPv${family}`);
+      const bytes = urlOf(address, 8080, '/bytes?count=1000000');
+      const count = [
+        'curl',
+        '-sS',
+        '--max-time',
+        '20',
+        '-o',
+        '/dev/null',
+        '-w',
+        '%{size_download}',
+      ];
+      t.equal((await lab.execOnNode('alpha-1', [...count, bytes])).stdout, '1000000');
+    }
+  });
+
+  await t.test('and pods of that cluster reach their servers', async (t) => {
+    for (const address of lab.node('alpha-1').addresses) {
+      // The gate: without a certificate it ends the handshake, which takes a connection.
+      const url = urlOf(address, 2379).replace('http:', 'https:');
+      const { code, stderr } = await curl(lab, 'web-beta', url);
+      t.notOk([7, 28].includes(code), `${address} answers: ${stderr}`);
+      const ping = await lab.exec('web-beta', ['ping', '-c', '1', '-W', '5', address]);
+      t.equal(ping.code, 0, `ICMP to ${address}`);
+    }
+  });
+
+  await t.test('programs of a node call a service whose backends are all over there', async (t) => {
+    await lab.setReady('web-alpha', false);
+    for (const family of [4, 6] as const) {
+      const address = lab.clusterIp('alpha', 'web', family);
+      const node = lab.node('alpha-1').addresses[family === 4 ? 0 : 1];
+      const argv = ['curl', '-sS', '--max-time', '5', urlOf(address, 80)];
+      await lab.waitFor(`web-beta to be the only backend over IPv${family}`, async () => {
+        const answers = await Promise.all(
+          [1, 2, 3, 4, 5, 6, 7, 8].map(() => lab.execOnNode('alpha-1', argv)),
+        );
+        return answers.every(({ stdout }) => stdout === `web-beta ${node}\n`);
+      });
+      const udp = await lab.execOnNode('alpha-1', [...UDP_CALL, address, '53']);
+      t.equal(udp.stdout.trim(), `web-beta ${node}`, `UDP over IPv${family}`);
+    }
+    await lab.setReady('web-alpha', true);
+    await lab.waitFor('web-alpha to be used again', async () => {
+      const url = urlOf(lab.clusterIp('alpha', 'web'), 80);
+      return (await curl(lab, 'client', url)).stdout.startsWith('web-alpha');
+    });
   });
 
   await t.test("the sender's identity is in the VNI", async (t) => {
