@@ -198,10 +198,11 @@ test('multi-cluster services on two API servers', {
         namespace: 'clash',
         wanted: { Conflict: 'True PortConflict' },
       });
-      t.strictSame(portsOf(await untilImport(cluster, 'clash', isReady)), ['tcp 42/TCP']);
+      // Ready comes first: until both know of each other, each has its own port.
+      const agreed = (one: Import): boolean => isReady(one) && portsOf(one).join() === 'tcp 42/TCP';
+      await untilImport(cluster, 'clash', agreed);
       const isOfAlpha = ({ metadata }: Slice): boolean =>
         metadata.labels['multicluster.kubernetes.io/source-cluster'] === 'alpha';
-      // Until both know of each other, each has its own port.
       await untilSlices(cluster, 'clash', (all) => all.length === 2 && all.every(isOfAlpha));
     }
   });
