@@ -172,14 +172,15 @@ export function createPolicyState(options: {
   const grace = createIdentityGrace(options.identityGraceMs ?? 0);
   const dirty = new Set<Member>();
   let released = false;
-  let limitsCalls = true;
+  let limitsCalls = false;
   let lastRefresh = 0;
 
   const enforcementOf = (member: Member): Enforcement => {
     if (member.held !== undefined) return member.held;
     if (mode === 'never') return { ingressEnforced: false, egressEnforced: false };
     const { subject } = member;
-    // Nobody may reach it, as with Cilium's `reserved:init`; and it may call nobody where that could be against a policy.
+    // Nobody may reach it, as with Cilium's `reserved:init`; and it may call nobody where that could be against a policy that is
+    // known. Before any is, it may: else an apiserver that is itself a pod could never reach what it has to read.
     if (subject === undefined) return { ingressEnforced: true, egressEnforced: limitsCalls };
     const { ingress, egress } = subject.rows.policy;
     return { ingressEnforced: ingress.enforced, egressEnforced: egress.enforced };
@@ -307,7 +308,7 @@ export function createPolicyState(options: {
     setPolicy(name, policy) {
       subjects.setPolicy(name, policy);
       const before = limitsCalls;
-      limitsCalls = !released || [...subjects.policies()].some(limitsEgress);
+      limitsCalls = [...subjects.policies()].some(limitsEgress);
       if (limitsCalls === before) return;
       for (const member of members.values()) if (member.subject === undefined) dirty.add(member);
     },
