@@ -1,5 +1,4 @@
 #!/usr/bin/env node
-import { setFlagsFromString } from 'node:v8';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { firstFailure } from '../mesh/runtime/first-failure.ts';
@@ -7,6 +6,7 @@ import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
 import { etcdTlsPaths, readEtcdTlsFiles } from './etcd-tls-files.ts';
+import { collectGarbage, setUpGarbageCollection } from './garbage.ts';
 import { KVSTOREMESH_OPTIONS } from './kvstoremesh/options.ts';
 import { runKvstoremesh } from './kvstoremesh/run.ts';
 import type { EtcdSettings } from './open-store.ts';
@@ -16,19 +16,6 @@ import { controllersSettings, sourceSettings } from './source-settings.ts';
 
 const NAME = 'clustermesh-apiserver';
 const EXIT_PROBLEM = 1;
-/**
- * Full garbage collections of a large cluster's few hundred megabytes take a second of a core or two, which keys then wait for:
- * - Nothing is allocated among old objects from the start. During the first publication nearly all that is made lives on, from
- *   which V8 concludes that it should be; of the changes after it little does, and the rest would be left to full collections:
- *   twice as much garbage for them.
- * - One thread marks beside the program, not as many as there are cores: it takes longer, and leaves room for others.
- * - No more may gather than is in use, in percent. V8 itself lets a heap grow to four times as much.
- */
-const GARBAGE_COLLECTION = [
-  '--no-allocation-site-pretenuring',
-  '--concurrent-marking-max-worker-num=1',
-  '--heap-growing-percent=100',
-];
 
 const DESCRIPTION = `Publishes this cluster for its agents and its peers: reads it from Kubernetes' API server or from a
 directory of YAML, keeps an etcd in Cilium's layout, and lets readers in through a gate that knows who may read what.`;
@@ -40,7 +27,7 @@ type Values = OptionValues<typeof APISERVER_OPTIONS>;
 
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
   if (argv[0] === 'kvstoremesh') return mainOfMirror(argv.slice(1), env);
-  for (const flag of GARBAGE_COLLECTION) setFlagsFromString(flag);
+  setUpGarbageCollection();
   const values = parseOptions(APISERVER_OPTIONS, argv, env, {
     name: NAME,
     description: DESCRIPTION,
@@ -51,6 +38,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
   const ending = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
   await runApiserver({
+    onPublished: collectGarbage,
     cluster: { name: values.clusterName, id: parseClusterId(values.clusterId, max) },
     maxConnectedClusters: max,
     ...sourceSettings(values),

@@ -63,6 +63,8 @@ export interface ApiserverOptions {
   readonly heartbeatMs: number;
   readonly identityGraceMs: number;
   readonly nodeSessionGraceMs: number;
+  /** Called once, when everything has been published for the first time. */
+  readonly onPublished?: () => void;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly signal: AbortSignal;
@@ -161,6 +163,8 @@ async function runParts(
     signal,
   });
   parts.published = published;
+  // Never published: then it ends, and says why elsewhere.
+  published.ready.then(options.onPublished, () => undefined);
   const policies = createPolicyBoard({
     store,
     isHere: (node) => ['connected', 'gone'].includes(parts.book?.stateOf(node) ?? ''),
