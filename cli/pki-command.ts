@@ -4,9 +4,15 @@ import { readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join, resolve } from 'node:path';
 import { Argument, Command, InvalidArgumentError } from 'commander';
-import { readCa } from '../pki/authority-file.ts';
-import { createCa, fingerprintOf, issueCertificate, type LeafOptions } from '../pki/ca.ts';
-import { writeCa, writePeer, writeSecret } from '../pki/layout.ts';
+import { readCa, readRoots } from '../pki/authority-file.ts';
+import {
+  createCa,
+  createEnrollmentCa,
+  fingerprintOf,
+  issueCertificate,
+  type LeafOptions,
+} from '../pki/ca.ts';
+import { writeCa, writeEnrollmentCa, writePeer, writeSecret } from '../pki/layout.ts';
 import {
   adminLeaf,
   localLeaf,
@@ -17,6 +23,9 @@ import {
   serverLeaf,
 } from '../pki/names.ts';
 import { CliError } from './cli-error.ts';
+import { pkiCheckCommand } from './pki-check.ts';
+import { pkiRenewCommand, pkiRotateCommand } from './pki-renew.ts';
+import { pkiShowCommand } from './pki-show.ts';
 
 const KINDS = ['server', 'admin', 'remote', 'local', 'node', 'machine'] as const;
 type Kind = (typeof KINDS)[number];
@@ -29,6 +38,12 @@ interface IssueFlags {
   readonly validityDays: number;
 }
 
+interface EnrollmentFlags {
+  readonly ca: string;
+  readonly out: string;
+  readonly validityDays: number;
+}
+
 interface PeerFlags {
   readonly out: string;
   readonly endpoint: readonly string[];
@@ -38,9 +53,11 @@ interface PeerFlags {
   readonly hostAlias: readonly { hostname: string; ip: string }[];
 }
 
-/** Builds the command. `print` gets what it has to say. */
-export function pkiCommand(print: (line: string) => void): Command {
-  const command = new Command('pki').description('make certificates as Cilium names them');
+/** Builds the command. `print` gets what it has to say; `setProblem` is called when a certificate needs a person. */
+export function pkiCommand(print: (line: string) => void, setProblem: () => void): Command {
+  const command = new Command('pki').description(
+    'make certificates as Cilium names them, show, check, renew and replace them',
+  );
   command
     .command('init')
     .description("make a cluster's authority: ca.crt and ca.key")
@@ -64,6 +81,15 @@ export function pkiCommand(print: (line: string) => void): Command {
       issue(kind, { name, ...flags }, print),
     );
   command
+    .command('enrollment')
+    .description(
+      `make the authority that the registry signs machines with: <out>/${SECRET_NAMES.enrollment}/{ca.crt,tls.crt,tls.key}`,
+    )
+    .requiredOption('--ca <dir>', "folder of the cluster's authority")
+    .requiredOption('--out <dir>', 'folder to write to')
+    .option('--validity-days <days>', 'how long it is valid', wholeNumber, 1095)
+    .action((flags: EnrollmentFlags) => makeEnrollmentCa(flags, print));
+  command
     .command('peer')
     .description(
       'make a peer known to agents: writes its file and certificates into the directory they watch',
@@ -85,6 +111,10 @@ export function pkiCommand(print: (line: string) => void): Command {
       [],
     )
     .action((peer: string, flags: PeerFlags) => addPeer(peer, flags, print));
+  command.addCommand(pkiShowCommand(print, setProblem));
+  command.addCommand(pkiCheckCommand(print));
+  command.addCommand(pkiRenewCommand(print));
+  command.addCommand(pkiRotateCommand(print));
   return command;
 }
 
@@ -115,8 +145,17 @@ async function issue(
   const leaf = { ...leafOf(kind, options), validityDays: options.validityDays };
   const pair = await issueCertificate(ca, leaf);
   const secret = kind === 'node' || kind === 'machine' ? leaf.commonName : SECRET_NAMES[kind];
-  const files = await writeSecret(options.out, secret, { ca: ca.root, pair });
+  const files = await writeSecret(options.out, secret, { ca: await readRoots(options.ca), pair });
   print(`${files.certificate}: ${leaf.commonName}, SHA-256 ${fingerprintOf(pair.certificate)}`);
+}
+
+async function makeEnrollmentCa(
+  { ca, out, validityDays }: EnrollmentFlags,
+  print: (line: string) => void,
+): Promise<void> {
+  const enrollment = await createEnrollmentCa(await readCa(ca), { validityDays });
+  const files = await writeEnrollmentCa(out, { ...enrollment, root: await readRoots(ca) });
+  print(`${files.certificate}: SHA-256 ${fingerprintOf(enrollment.certificate)}`);
 }
 
 async function addPeer(

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { test } from 'tap';
 import { openTempDir } from '../mesh/testing/temp-dir.ts';
-import { type PkiError, readCa } from './authority-file.ts';
+import { type PkiError, readCa, readRoots } from './authority-file.ts';
 import { createCa, createIntermediateCa, issueCertificate } from './ca.ts';
 import { writeCa } from './layout.ts';
 import { nodeLeaf, serverLeaf } from './names.ts';
@@ -14,6 +14,7 @@ test('readCa() gives back what writeCa() wrote, and openssl accepts what it sign
   await writeCa(dir.path, ca);
   const read = await readCa(dir.path);
   t.same(read, ca);
+  t.equal(await readRoots(dir.path), ca.root);
   const intermediate = await createIntermediateCa(read, { commonName: 'issuing' });
   for (const [authority, purpose, leaf] of [
     [read, 'sslserver', serverLeaf('alpha', { ipAddresses: ['fd00::1'] })],

@@ -4,9 +4,17 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CertificateAuthority } from './ca.ts';
 
+const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
+
 /** Why a file of certificates cannot be used. */
 export class PkiError extends Error {
-  readonly code: 'unreadable' | 'not-an-authority' | 'key-mismatch' | 'expired' | 'exists';
+  readonly code:
+    | 'unreadable'
+    | 'not-an-authority'
+    | 'key-mismatch'
+    | 'expired'
+    | 'not-ours'
+    | 'wrong-stage';
   readonly retryable = false;
 
   constructor(code: PkiError['code'], message: string, options: { cause?: unknown } = {}) {
@@ -17,18 +25,69 @@ export class PkiError extends Error {
 }
 
 /**
- * Reads `ca.crt` and `ca.key` of a folder. Throws PkiError naming the file: unreadable, no authority, signed by another one,
- * no RSA key, a key of another certificate, expired.
+ * Reads `ca.crt` and `ca.key` of a folder. While an authority is being replaced, `ca.crt` holds several: the one of the key signs.
+ * Throws PkiError naming the file: unreadable, no authority, signed by another one, no RSA key, a key of another
+ * certificate, expired.
  */
 export async function readCa(
   folder: string,
   now: number = Date.now(),
 ): Promise<CertificateAuthority> {
-  const certificateFile = join(folder, 'ca.crt');
-  const keyFile = join(folder, 'ca.key');
-  const certificate = await parsed(certificateFile, (text) => new X509Certificate(text));
-  const key = await parsed(keyFile, (text) => createPrivateKey(text));
-  checkAuthority(certificate, certificateFile);
+  return readAuthority({ certificate: join(folder, 'ca.crt'), key: join(folder, 'ca.key') }, now);
+}
+
+/** The same for two files of any name. */
+export async function readAuthority(
+  files: { readonly certificate: string; readonly key: string },
+  now: number,
+): Promise<CertificateAuthority> {
+  const bundle = await parsed(files.certificate, parseCertificates);
+  const key = await parsed(files.key, (text) => createPrivateKey(text));
+  const certificate = bundle.find((one) => samePublicKey(one, key)) ?? bundle[0];
+  checkAuthority(certificate, files.certificate);
+  if (!certificate.verify(certificate.publicKey)) {
+    throw new PkiError(
+      'not-an-authority',
+      `cannot sign with ${files.certificate}: another authority signed it, expected a root`,
+    );
+  }
+  checkKey(key, { certificate, certificateFile: files.certificate, keyFile: files.key });
+  checkEnd(certificate, { file: files.certificate, now });
+  const pem = certificate.toString();
+  return { certificate: pem, privateKey: exportKey(key), root: pem, chain: [] };
+}
+
+/** Every root of a folder's `ca.crt`, PEM: what is believed of its authority, two while it is being replaced. */
+export async function readRoots(folder: string): Promise<string> {
+  return (await parsed(join(folder, 'ca.crt'), parseCertificates)).map(String).join('');
+}
+
+/** Certificates of a PEM file, in their order. Throws an Error when there is none or one that is damaged. */
+export function parseCertificates(text: string): [X509Certificate, ...X509Certificate[]] {
+  const [first, ...others] = (text.match(PEM_CERTIFICATE) ?? []).map(
+    (block) => new X509Certificate(block),
+  );
+  if (first === undefined) throw new Error('expected at least one PEM certificate');
+  return [first, ...others];
+}
+
+function checkAuthority(certificate: X509Certificate, file: string): void {
+  if (certificate.ca) return;
+  throw new PkiError(
+    'not-an-authority',
+    `cannot sign with ${file}: it is no authority's certificate`,
+  );
+}
+
+function checkKey(
+  key: KeyObject,
+  options: {
+    readonly certificate: X509Certificate;
+    readonly certificateFile: string;
+    readonly keyFile: string;
+  },
+): void {
+  const { certificate, certificateFile, keyFile } = options;
   if (key.asymmetricKeyType !== 'rsa') {
     throw new PkiError(
       'not-an-authority',
@@ -41,34 +100,22 @@ export async function readCa(
       `cannot sign with ${keyFile}: it is not the key of ${certificateFile}`,
     );
   }
-  if (Date.parse(certificate.validTo) <= now) {
-    throw new PkiError(
-      'expired',
-      `cannot sign with ${certificateFile}: it ended ${certificate.validTo}; make a new one with "clustermesh pki init"`,
-    );
-  }
-  const pem = certificate.toString();
-  return {
-    certificate: pem,
-    privateKey: key.export({ type: 'pkcs8', format: 'pem' }).toString(),
-    root: pem,
-    chain: [],
-  };
 }
 
-function checkAuthority(certificate: X509Certificate, file: string): void {
-  if (!certificate.ca) {
-    throw new PkiError(
-      'not-an-authority',
-      `cannot sign with ${file}: it is no authority's certificate`,
-    );
-  }
-  if (!certificate.verify(certificate.publicKey)) {
-    throw new PkiError(
-      'not-an-authority',
-      `cannot sign with ${file}: another authority signed it, expected a root`,
-    );
-  }
+function checkEnd(
+  certificate: X509Certificate,
+  options: { readonly file: string; readonly now: number },
+): void {
+  const { file, now } = options;
+  if (Date.parse(certificate.validTo) > now) return;
+  throw new PkiError(
+    'expired',
+    `cannot sign with ${file}: it ended ${certificate.validTo}; make a new one with "clustermesh pki init"`,
+  );
+}
+
+function exportKey(key: KeyObject): string {
+  return key.export({ type: 'pkcs8', format: 'pem' }).toString();
 }
 
 function samePublicKey(certificate: X509Certificate, key: KeyObject): boolean {

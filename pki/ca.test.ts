@@ -1,7 +1,14 @@
+import { spawnSync } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { connect, createServer } from 'node:tls';
 import { test } from 'tap';
-import { createCa, createIntermediateCa, fingerprintOf, issueCertificate } from './ca.ts';
+import {
+  createCa,
+  createEnrollmentCa,
+  createIntermediateCa,
+  fingerprintOf,
+  issueCertificate,
+} from './ca.ts';
 import { machineLeaf, nodeLeaf, remoteLeaf, serverLeaf } from './names.ts';
 
 const ca = await createCa();
@@ -82,4 +89,30 @@ test('validity can lie in the past and in the future, for tests of both', async 
     notAfter: Date.now() - 5_000,
   });
   t.ok(Date.parse(new X509Certificate(past.certificate).validTo) < Date.now());
+});
+
+test('what an enrollment authority signs is a client, and never a server', async (t) => {
+  const enrollment = await createEnrollmentCa(ca);
+  t.match(new X509Certificate(enrollment.certificate).keyUsage, ['1.3.6.1.5.5.7.3.2']);
+  const server = await issueCertificate(enrollment, serverLeaf('alpha'));
+  const client = await issueCertificate(enrollment, machineLeaf('vm1'));
+  const below = await createIntermediateCa(enrollment, { commonName: 'below' });
+  const folder = t.testdir({
+    'ca.crt': ca.root,
+    'server.crt': server.certificate,
+    'client.crt': client.certificate,
+    'below.crt': (await issueCertificate(below, machineLeaf('vm1'))).certificate,
+  });
+  const verify = (purpose: string, file: string): string => {
+    const path = `${folder}/${file}`;
+    const flags = ['-purpose', purpose, '-CAfile', `${folder}/ca.crt`, '-untrusted', path, path];
+    const { stdout, stderr } = spawnSync('openssl', ['verify', ...flags], { encoding: 'utf8' });
+    return stdout + stderr;
+  };
+  t.match(verify('sslclient', 'client.crt'), /: OK$/m);
+  t.match(
+    verify('sslserver', 'server.crt'),
+    /unsuitable certificate purpose|unsupported certificate purpose/,
+  );
+  t.match(verify('sslclient', 'below.crt'), /path length constraint exceeded/);
 });

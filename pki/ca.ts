@@ -2,7 +2,14 @@
  * Certificates are built by node-forge, because `node:crypto` cannot make them; keys come from `node:crypto`, and everything that
  * reads a certificate is `node:crypto` too: forge parses nothing but what this module has made.
  */
-import { generateKeyPair, randomBytes, X509Certificate } from 'node:crypto';
+import {
+  createPublicKey,
+  generateKeyPair,
+  type KeyObject,
+  randomBytes,
+  sign as rsaSign,
+  X509Certificate,
+} from 'node:crypto';
 import { isIP } from 'node:net';
 import { promisify } from 'node:util';
 import forge from 'node-forge';
@@ -40,6 +47,7 @@ export interface LeafOptions extends ValidityOptions {
 const DAY_MS = 86_400_000;
 const CLOCK_SLACK_MS = 300_000;
 const RSA_BITS = 2048;
+const ENROLLMENT_CA_NAME = 'Isthmus enrollment CA';
 const generate = promisify(generateKeyPair);
 
 /** Makes a self-signed authority. The name is Cilium's own by default, so that its tools recognise it. */
@@ -60,10 +68,37 @@ export async function createIntermediateCa(
   parent: CertificateAuthority,
   options: ValidityOptions & { commonName: string },
 ): Promise<CertificateAuthority> {
+  return createAuthorityBelow(parent, { ...options, extensions: caExtensions() });
+}
+
+/**
+ * Makes the authority that a registry signs machines, nodes and peers with. It may vouch for TLS clients alone and for no
+ * further authority, so a server by it is believed by no client; gate and registry know it by that usage, and take
+ * nothing below it for an administrator, a local reader or a nameless peer (`clustermesh-apiserver/gate/certificate-chain.ts`).
+ */
+export async function createEnrollmentCa(
+  parent: CertificateAuthority,
+  options: ValidityOptions & { commonName?: string } = {},
+): Promise<CertificateAuthority> {
+  const { commonName = ENROLLMENT_CA_NAME } = options;
+  const extensions = [
+    ...caExtensions({ pathLenConstraint: 0 }),
+    { name: 'extKeyUsage', clientAuth: true },
+  ];
+  return createAuthorityBelow(parent, { ...options, commonName, extensions });
+}
+
+async function createAuthorityBelow(
+  parent: CertificateAuthority,
+  options: ValidityOptions & {
+    readonly commonName: string;
+    readonly extensions: readonly Record<string, unknown>[];
+  },
+): Promise<CertificateAuthority> {
   const keys = await makeKeys();
   const certificate = newCertificate(keys.publicKey, options.commonName, options);
   certificate.setIssuer(forge.pki.certificateFromPem(parent.certificate).subject.attributes);
-  certificate.setExtensions([...caExtensions(), authorityKeyId(parent)]);
+  certificate.setExtensions([...options.extensions, authorityKeyId(parent)]);
   const pem = sign(certificate, parent.privateKey);
   return {
     certificate: pem,
@@ -78,8 +113,21 @@ export async function issueCertificate(
   ca: CertificateAuthority,
   options: LeafOptions,
 ): Promise<KeyPair> {
-  const keys = await makeKeys();
-  const certificate = newCertificate(keys.publicKey, options.commonName, options);
+  const { publicKey, privateKey } = await makeKeys();
+  const certificate = issueForKey(ca, { ...options, publicKey: createPublicKey(publicKey) });
+  return { certificate, privateKey };
+}
+
+/**
+ * Makes a leaf certificate for a public key whose private half is elsewhere: the leaf and its intermediates, PEM. `publicKey`
+ * is RSA; what forge reads of it is what `node:crypto` has written.
+ */
+export function issueForKey(
+  ca: CertificateAuthority,
+  options: LeafOptions & { readonly publicKey: KeyObject },
+): string {
+  const publicKey = options.publicKey.export({ type: 'spki', format: 'pem' }).toString();
+  const certificate = newCertificate(publicKey, options.commonName, options);
   certificate.setIssuer(forge.pki.certificateFromPem(ca.certificate).subject.attributes);
   const altNames = [
     ...(options.dnsNames ?? []).map((value) => ({ type: 2, value })),
@@ -98,7 +146,7 @@ export async function issueCertificate(
     ...(altNames.length > 0 ? [{ name: 'subjectAltName', altNames }] : []),
   ]);
   const leaf = sign(certificate, ca.privateKey);
-  return { certificate: [leaf, ...ca.chain].join(''), privateKey: keys.privateKey };
+  return [leaf, ...ca.chain].join('');
 }
 
 /** SHA-256 of a certificate in lower-case hex without colons, the form in which revocations name it. */
@@ -134,9 +182,9 @@ function newCertificate(
   return certificate;
 }
 
-function caExtensions(): Record<string, unknown>[] {
+function caExtensions(constraints: { pathLenConstraint?: number } = {}): Record<string, unknown>[] {
   return [
-    { name: 'basicConstraints', cA: true, critical: true },
+    { name: 'basicConstraints', cA: true, critical: true, ...constraints },
     { name: 'keyUsage', critical: true, keyCertSign: true, cRLSign: true, digitalSignature: true },
     { name: 'subjectKeyIdentifier' },
   ];
@@ -150,8 +198,15 @@ function authorityKeyId(ca: CertificateAuthority): Record<string, unknown> {
   };
 }
 
+/** The signature itself is OpenSSL's: forge's arithmetic would keep a daemon from everything else for 40 ms each time. */
 function sign(certificate: forge.pki.Certificate, privateKey: string): string {
-  certificate.sign(forge.pki.privateKeyFromPem(privateKey), forge.md.sha256.create());
+  const signer = Object.assign(forge.pki.privateKeyFromPem(privateKey), {
+    sign() {
+      const bytes = forge.asn1.toDer(certificate.tbsCertificate).getBytes();
+      return rsaSign('sha256', Buffer.from(bytes, 'latin1'), privateKey).toString('latin1');
+    },
+  });
+  certificate.sign(signer, forge.md.sha256.create());
   return forge.pki.certificateToPem(certificate).replaceAll('\r\n', '\n');
 }
 

@@ -4,6 +4,7 @@ import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { CertificateAuthority, KeyPair } from './ca.ts';
+import { SECRET_NAMES } from './names.ts';
 
 /** Paths of the files of one secret. */
 export interface SecretFiles {
@@ -43,6 +44,18 @@ export async function writeCa(folder: string, ca: CertificateAuthority): Promise
   await makePrivateFolder(folder);
   await writePrivateFile(join(folder, 'ca.crt'), ca.root);
   await writePrivateFile(join(folder, 'ca.key'), ca.privateKey);
+}
+
+/**
+ * Writes an enrollment authority as the secret `clustermesh-apiserver-enrollment-ca`: `tls.crt` holds its certificate with what is
+ * between it and the root.
+ */
+export async function writeEnrollmentCa(
+  folder: string,
+  ca: CertificateAuthority,
+): Promise<SecretFiles> {
+  const pair = { certificate: ca.chain.join(''), privateKey: ca.privateKey };
+  return writeSecret(folder, SECRET_NAMES.enrollment, { ca: ca.root, pair });
 }
 
 /** Writes a certificate as a mounted secret looks: `<folder>/<name>/{ca.crt,tls.crt,tls.key}`. */

@@ -13,6 +13,8 @@ export const SECRET_NAMES = {
   admin: 'clustermesh-apiserver-admin-cert',
   remote: 'clustermesh-apiserver-remote-cert',
   local: 'clustermesh-apiserver-local-cert',
+  /** Not a leaf: the authority that the registry signs with. */
+  enrollment: 'clustermesh-apiserver-enrollment-ca',
 } as const;
 
 /** Name that a peer's readers verify. */

@@ -63,6 +63,8 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
   let endpoints = first;
   const closing = new AbortController();
   const clients = new Map<EtcdEndpoint, Client>();
+  /** Calls and streams that are open, by client. */
+  const calls = new Map<Client, number>();
   const onChange = new Set<() => void>();
   let index = Math.floor(Math.random() * endpoints.length);
   let clusterId: string | undefined;
@@ -79,6 +81,21 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
     const client = new Client(endpoint.target, endpoint.credentials, endpoint.channelOptions);
     clients.set(endpoint, client);
     return client;
+  };
+  /** Counts a call on a client; to be called when the call has ended. */
+  const begin = (endpoint: EtcdEndpoint, client: Client): (() => void) => {
+    calls.set(client, (calls.get(client) ?? 0) + 1);
+    return () => {
+      calls.set(client, (calls.get(client) ?? 0) - 1);
+      letGo(endpoint, client);
+    };
+  };
+  /** Closes a client of certificates that are in use no more, when nothing is open on it. */
+  const letGo = (endpoint: EtcdEndpoint, client: Client): void => {
+    if (endpoints.includes(endpoint) || (calls.get(client) ?? 0) > 0) return;
+    client.close();
+    calls.delete(client);
+    clients.delete(endpoint);
   };
   const failed = (error: unknown, doing: string, endpoint: EtcdEndpoint): KvError => {
     if (closing.signal.aborted) return closedError();
@@ -101,6 +118,7 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
     renew: (renewed) => {
       endpoints = renewed;
       index %= endpoints.length;
+      for (const [endpoint, client] of [...clients]) letGo(endpoint, client);
     },
     seen: (header) => {
       const before = clusterId;
@@ -116,9 +134,10 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
       signal?.throwIfAborted();
       const endpoint = current();
       const client = clientOf(endpoint);
+      const end = begin(endpoint, client);
       return new Promise((resolve, reject) => {
         let call: ClientUnaryCall | undefined;
-        const letGo = signal && onAbort(signal, () => call?.cancel());
+        const unlisten = signal && onAbort(signal, () => call?.cancel());
         call = client.makeUnaryRequest(
           METHODS.range.path,
           METHODS.range.serialize,
@@ -127,7 +146,8 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
           new Metadata(),
           { deadline: Date.now() + timeoutMs },
           (error, answer) => {
-            letGo?.();
+            unlisten?.();
+            end();
             if (signal?.aborted) reject(signal.reason);
             else if (error !== null) reject(failed(error, doing, endpoint));
             else if (answer !== undefined) resolve(answer);
@@ -137,7 +157,10 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
     },
     transact: (request, { decode, timeoutMs }) =>
       new Promise((resolve, reject) => {
-        clientOf(current()).makeUnaryRequest(
+        const endpoint = current();
+        const client = clientOf(endpoint);
+        const end = begin(endpoint, client);
+        client.makeUnaryRequest(
           METHODS.transact.path,
           (bytes: Buffer) => bytes,
           decode,
@@ -145,6 +168,7 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
           new Metadata(),
           { deadline: Date.now() + timeoutMs },
           (error, answer) => {
+            end();
             if (error !== null) reject(error);
             else if (answer !== undefined) resolve(answer);
           },
@@ -155,13 +179,16 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
       // Without it a watch on a member that lost its cluster stays silent instead of failing.
       metadata.set('hasleader', 'true');
       const { path, serialize } = METHODS[method];
-      const stream = clientOf(current()).makeBidiStreamRequest(
+      const endpoint = current();
+      const client = clientOf(endpoint);
+      const stream = client.makeBidiStreamRequest(
         path,
         serialize,
         decode,
         metadata,
         deadline === undefined ? {} : { deadline },
       );
+      stream.once('status', begin(endpoint, client));
       // A cancelled stream reports that, too, after its reader has left.
       stream.on('error', () => undefined);
       return stream;
@@ -170,6 +197,7 @@ export function openEtcdConnection(first: readonly EtcdEndpoint[]): EtcdConnecti
       closing.abort(closedError());
       for (const client of clients.values()) client.close();
       clients.clear();
+      calls.clear();
     },
   };
 }

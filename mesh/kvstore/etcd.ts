@@ -80,9 +80,12 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     retry = { minMs: 100, maxMs: 3000 },
     clock = systemClock,
   } = options;
-  const connection = openEtcdConnection(parseEndpoints(options.endpoints, options));
+  let endpoints = parseEndpoints(options.endpoints, options);
+  const connection = openEtcdConnection(endpoints);
   const streams = createWatchStreams({ connection, clock, progressIntervalMs });
   const writers = new Map<EtcdEndpoint, EtcdWriter>();
+  /** Calls of writers that are under way. */
+  const writing = new Map<EtcdEndpoint, number>();
   const leases = new Set<EtcdLease>();
 
   const writerOf = (endpoint: EtcdEndpoint): EtcdWriter => {
@@ -91,6 +94,22 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     const writer = openEtcdWriter(endpoint, { timeoutMs });
     writers.set(endpoint, writer);
     return writer;
+  };
+  /** Closes a writer of certificates that are in use no more, when it does nothing. */
+  const letGo = (endpoint: EtcdEndpoint): void => {
+    if (endpoints.includes(endpoint) || (writing.get(endpoint) ?? 0) > 0) return;
+    writers.get(endpoint)?.close();
+    writers.delete(endpoint);
+    writing.delete(endpoint);
+  };
+  const counted = async <T>(endpoint: EtcdEndpoint, call: Promise<T>): Promise<T> => {
+    writing.set(endpoint, (writing.get(endpoint) ?? 0) + 1);
+    try {
+      return await call;
+    } finally {
+      writing.set(endpoint, (writing.get(endpoint) ?? 0) - 1);
+      letGo(endpoint);
+    }
   };
   const write = async <T extends { header: EtcdHeader }>(
     doing: string,
@@ -101,7 +120,7 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     if (connection.closed.aborted) throw closedError();
     const { endpoint } = connection;
     try {
-      const answer = await untilAborted(run(writerOf(endpoint)), signal);
+      const answer = await untilAborted(counted(endpoint, run(writerOf(endpoint))), signal);
       connection.seen(answer.header);
       return answer;
     } catch (error) {
@@ -151,7 +170,11 @@ export async function openEtcd(options: EtcdOptions): Promise<EtcdStore> {
     get clusterId() {
       return connection.clusterId;
     },
-    renewTls: (tls) => connection.renew(parseEndpoints(options.endpoints, { ...options, tls })),
+    renewTls: (tls) => {
+      endpoints = parseEndpoints(options.endpoints, { ...options, tls });
+      connection.renew(endpoints);
+      for (const endpoint of [...writers.keys()]) letGo(endpoint);
+    },
     get: async (key, { signal } = {}) => {
       checkKey(key);
       for await (const page of listPages({ key }, listOptions(signal))) return page.pairs[0];

@@ -40,7 +40,7 @@ export async function proveConnection(
     } catch (error) {
       await store?.[Symbol.asyncDispose]();
       if (signal.aborted) return undefined;
-      onRefused(explainFailure(error, name));
+      onRefused(explainFailure(error, name, connection.explain?.(error)));
     }
     await clock.sleep(backoff.next(), signal).catch(() => undefined);
   }

@@ -1,9 +1,11 @@
 import { readEtcdClientConfig } from '../kvstore/client-config.ts';
 import { openEtcd } from '../kvstore/etcd.ts';
+import type { HostAlias } from '../kvstore/etcd-endpoint.ts';
 import { type KvStatistics, measureStore } from '../kvstore/measured-store.ts';
 import { certificateExpiry } from '../runtime/certificate-expiry.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { stampFiles } from '../runtime/file-stamp.ts';
+import { createCertificateLook } from './certificate-look.ts';
 import { createEndpointNames, type ResolveHost, resolveHost } from './endpoint-names.ts';
 import type { PeerConnection } from './peer.ts';
 import { createSharedStores } from './shared-stores.ts';
@@ -36,13 +38,18 @@ export function connectionReader(options: {
     const config = await readEtcdClientConfig(path);
     const { endpoints, tls, hostAliases, fingerprint } = config;
     const names = createEndpointNames(endpoints, { fixed: hostAliases, resolve, clock });
+    let dialled: readonly HostAlias[] = hostAliases;
     const connection: PeerConnection = {
       fingerprint,
       endpoints,
       certificateExpiresAt: tls === undefined ? undefined : certificateExpiry(tls.cert),
       haveMoved: (state) => names.haveMoved(state),
+      ...(tls === undefined
+        ? {}
+        : { explain: createCertificateLook({ endpoints, tls, aliases: () => dialled, clock }) }),
       open: async () => {
         const aliases = [...hostAliases, ...(await names.dial())];
+        dialled = aliases;
         const store = await stores.open(`${fingerprint} ${JSON.stringify(aliases)}`, () =>
           openEtcd({
             endpoints: [...endpoints],

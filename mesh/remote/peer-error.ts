@@ -22,11 +22,14 @@ export class PeerError extends Error {
   }
 }
 
-/** One line about a failed connection: what, and what to do. */
-export function explainFailure(error: unknown, cluster: string): string {
+/**
+ * One line about a failed connection: what, and what to do. `finding` is what is known to be wrong with certificates, and stands
+ * in place of advice.
+ */
+export function explainFailure(error: unknown, cluster: string, finding?: string): string {
   if (error instanceof PeerError) return error.message;
   if (!(error instanceof KvError)) return error instanceof Error ? error.message : String(error);
-  const advice = adviceFor(error, cluster);
+  const advice = finding ?? adviceFor(error, cluster);
   const what = condense(error.message);
   return advice === undefined ? what : `${what}: ${advice}`;
 }

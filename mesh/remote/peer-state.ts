@@ -55,6 +55,8 @@ export interface Situation {
   readonly problem: PeerProblem | undefined;
   /** First of the watches that have lost their connection. */
   readonly broken: KvError | undefined;
+  /** What is known to be wrong with certificates of that connection. */
+  readonly finding?: string | undefined;
   /** Its configuration was accepted over the connection of now. */
   readonly isReading: boolean;
   readonly outstanding: readonly MeshKind[];
@@ -71,10 +73,11 @@ export interface Situation {
 }
 
 /** What is wrong with the connection, if anything is. */
-export function problemOf({ problem, broken, name, wasReady }: Situation): PeerProblem | undefined {
+export function problemOf(situation: Situation): PeerProblem | undefined {
+  const { problem, broken, finding, name, wasReady } = situation;
   if (problem !== undefined) return problem;
   if (broken === undefined) return undefined;
-  return { kind: problemKind(broken, wasReady), reason: explainFailure(broken, name) };
+  return { kind: problemKind(broken, wasReady), reason: explainFailure(broken, name, finding) };
 }
 
 /** A connection that worked once and only needs time is disconnected; all else needs somebody. */

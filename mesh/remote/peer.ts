@@ -60,6 +60,8 @@ export interface PeerConnection {
   open(signal: AbortSignal): Promise<KvStore>;
   /** Whether the names in the endpoints lead elsewhere than the connection that was opened last. Absent: they never do. */
   haveMoved?(state: { readonly isBroken: boolean }): Promise<boolean>;
+  /** What is wrong with certificates, after it has failed with this error. Absent: it has none. */
+  explain?(error: unknown): string | undefined;
 }
 
 /** What is the same for all clusters that an agent reads. */
@@ -255,6 +257,7 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
         name,
         problem: facts.problem,
         broken,
+        finding: broken === undefined ? undefined : choice.current?.explain?.(broken),
         isReading: facts.reading,
         outstanding: offered.filter((kind) => !facts.synced.has(kind)),
         unproven: offered.filter((kind) => !isProven(facts.verified.get(kind), clock.now())),
@@ -327,7 +330,11 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
     } else {
       failures += 1;
       const { wasReady } = keeper.situation();
-      facts.problem = { kind: problemKind(error, wasReady), reason: explainFailure(error, name) };
+      const finding = choice.current?.explain?.(error);
+      facts.problem = {
+        kind: problemKind(error, wasReady),
+        reason: explainFailure(error, name, finding),
+      };
     }
     facts.changed();
   };
