@@ -31,10 +31,14 @@ function openRig() {
     wanted: prefixes('10.2.0.0/24'),
     forgotten: false,
     unwanted: prefixes(),
+    /** Whether each call took the routes as the one before had left them. */
+    remembered: [] as boolean[],
     kept: new Set<IpPrefix>() as ReadonlySet<IpPrefix>,
     failure: undefined as Error | undefined,
     desired: [] as IpcacheEntry[],
     adopted: [] as IpcacheEntry[],
+    /** Rows of `adopted` that were looked at. */
+    read: 0,
     ending: new AbortController(),
   };
   const ranges: HostRanges = {
@@ -54,17 +58,26 @@ function openRig() {
   const keeper = createHostRouteKeeper({
     ranges,
     routes: {
-      async sync({ wanted, keep }): Promise<HostRouteResult> {
+      async sync({ wanted, keep, remembers = false }): Promise<HostRouteResult> {
         syncs.push(wanted);
+        rig.remembered.push(remembers);
         if (rig.failure !== undefined) throw rig.failure;
-        rig.kept = keep(rig.unwanted);
+        rig.kept = await keep(rig.unwanted);
         return { added: 1, removed: 0, kept: rig.kept.size, problems: ['no IPv6'] };
       },
     },
     clock,
     logger: createLogger('test', { destination: { write: (line) => void lines.push(line) } }),
   });
-  const rows = { desired: () => rig.desired, adopted: () => rig.adopted };
+  const rows = {
+    desired: () => rig.desired,
+    *adopted() {
+      for (const entry of rig.adopted) {
+        rig.read += 1;
+        yield entry;
+      }
+    },
+  };
   return { ...rig, rig, keeper, run: () => keeper.run(rows, rig.ending.signal) };
 }
 
@@ -76,14 +89,18 @@ test('createHostRouteKeeper() makes what is wanted, at changes and from time to 
   t.strictSame(keeper.problems(), ['a network overlaps', 'no IPv6']);
   t.match(lines, [/"added":1.*routes of the node to other clusters changed/]);
 
+  t.notOk(keeper.isBehind());
+
   await clock.advance(1000);
   t.strictSame(syncs, [], 'then it waits');
   rig.wanted = prefixes('10.2.0.0/24', '10.3.0.0/24');
   for (let index = 0; index < 50; index += 1) {
     keeper.setRow(parseIpPrefix('10.3.0.7'), row('10.3.0.7', '192.0.2.3'));
   }
+  t.ok(keeper.isBehind(), 'until they were looked at');
   await clock.advance(100);
   t.strictSame(syncs.splice(0), [rig.wanted], 'a crowd of changes is one look');
+  t.notOk(keeper.isBehind());
   await clock.advance(10_100);
   t.equal(syncs.splice(0).length, 1, 'somebody may have taken routes away');
 
@@ -96,7 +113,7 @@ test('createHostRouteKeeper() makes what is wanted, at changes and from time to 
 });
 
 test('createHostRouteKeeper() keeps routes to where somebody of an earlier process lives', async (t) => {
-  const { rig, clock, run } = openRig();
+  const { rig, clock, keeper, run } = openRig();
   rig.unwanted = prefixes('10.4.0.0/24', '10.5.0.0/24', 'fd04::/64');
   rig.adopted = [
     row('10.4.0.9/32', '192.0.2.4'),
@@ -105,10 +122,62 @@ test('createHostRouteKeeper() keeps routes to where somebody of an earlier proce
   ];
   const running = run();
   await clock.advance(0);
-  t.strictSame([...rig.kept].sort(), prefixes('10.4.0.0/24', 'fd04::/64'));
-  rig.adopted = [];
+  t.strictSame([...rig.kept].sort(), rig.unwanted, 'at first nobody has had time to say anything');
   await clock.advance(10_100);
-  t.strictSame([...rig.kept], [], 'until its cluster has spoken');
+  t.strictSame([...rig.kept].sort(), prefixes('10.4.0.0/24', 'fd04::/64'));
+  rig.wanted = prefixes('10.4.0.0/24');
+  rig.adopted = [];
+  keeper.setNode({ name: 'beta' as never, own: false }, 'beta-1', undefined);
+  await clock.advance(200);
+  t.strictSame([...rig.kept], prefixes('10.4.0.0/24'), 'until its cluster has spoken');
+  rig.ending.abort();
+  await clock.advance(0);
+  await running;
+});
+
+test('createHostRouteKeeper() reads neither routes nor rows while nodes come and come', async (t) => {
+  const { rig, clock, keeper, syncs, run } = openRig();
+  const count = 10_000;
+  rig.unwanted = prefixes('10.4.0.0/24', '10.5.0.0/24');
+  rig.adopted = Array.from({ length: count }, (_, index) =>
+    row(`10.4.${index >> 8}.${index & 255}/32`, '192.0.2.4'),
+  );
+  const running = run();
+  for (let time = 0; time < 9000; time += 50) {
+    keeper.setNode({ name: 'beta' as never, own: false }, `beta-${time}`, undefined);
+    await clock.advance(50);
+  }
+  t.ok(syncs.length <= 12, `${syncs.length} looks: they become rarer`);
+  t.ok(syncs.length >= 5, 'but do not cease');
+  t.equal(rig.remembered.filter((remembers) => !remembers).length, 1, 'routes are read once');
+  t.ok(rig.read < count / 10, `${rig.read} rows of an earlier process were looked at`);
+  t.strictSame([...rig.kept], rig.unwanted);
+
+  await clock.advance(12_000);
+  t.equal(rig.remembered.filter((remembers) => !remembers).length, 2, 'and again after a while');
+  t.strictSame([...rig.kept], prefixes('10.4.0.0/24'), 'then it is found out who lives where');
+  const looks = syncs.length;
+  keeper.setRow(parseIpPrefix('10.3.0.7'), row('10.3.0.7', '192.0.2.3'));
+  await clock.advance(150);
+  t.equal(syncs.length, looks + 1, 'a change that comes alone is not kept waiting');
+  rig.ending.abort();
+  await clock.advance(0);
+  await running;
+});
+
+test('createHostRouteKeeper() keeps what is said again while it looks who lives there', async (t) => {
+  const { rig, clock, syncs, run } = openRig();
+  rig.unwanted = prefixes('10.4.0.0/24', '10.5.0.0/24');
+  rig.adopted = Array.from({ length: 5000 }, (_, index) =>
+    row(`10.6.${index >> 8}.${index & 255}/32`, '192.0.2.4'),
+  );
+  // The walk pauses after some thousand rows, and then the network has become one that is wanted.
+  const wantedBy = (): IpPrefix[] => (rig.read > 4096 ? prefixes('10.4.0.0/24') : []);
+  Object.defineProperty(rig, 'wanted', { get: wantedBy });
+  const running = run();
+  await clock.advance(10_100);
+  t.strictSame(syncs.at(-1), [], 'it was not wanted when the look began');
+  t.strictSame([...rig.kept], prefixes('10.4.0.0/24'));
   rig.ending.abort();
   await clock.advance(0);
   await running;
@@ -122,7 +191,7 @@ test('createHostRouteKeeper() tells rows again when a network has gone', async (
   rig.desired = [row('10.2.0.7/32', '192.0.2.2'), row('10.2.0.8/32', '192.0.2.2')];
   rig.forgotten = true;
   keeper.setNode({ name: 'beta' as never, own: false }, 'beta-1', undefined);
-  await clock.advance(100);
+  await clock.advance(200);
   t.strictSame(told, prefixes('10.2.0.7', '10.2.0.8'));
   rig.ending.abort();
   await clock.advance(0);

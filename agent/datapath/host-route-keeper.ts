@@ -10,10 +10,12 @@ import { createNetworkSet } from '../merge/network-set.ts';
 import type { IpcacheEntry } from './desired.ts';
 import type { HostRoutes } from './host-routes.ts';
 
-/** Changes are gathered for this long: nodes come in crowds, and each look reads all routes. */
+/** Changes are gathered for this long: nodes come in crowds, and each look goes through all routes. */
 const COALESCE_MS = 100;
-/** How often the kernel is looked at, in milliseconds: the device may have been made anew. */
-const LOOK_EACH_MS = 10_000;
+/** While changes go on and on, as during a first sync, they are gathered twice as long each time, at most this long. */
+const MOST_COALESCE_MS = 2000;
+/** How often the kernel is read, in milliseconds: the device may have been made anew. */
+const READ_EACH_MS = 10_000;
 /** Of the time, at most this part is spent on looks. */
 const MOST_OF_TIME = 1 / 10;
 /** Rows that are looked through before others have their turn. */
@@ -33,6 +35,8 @@ export interface HostRouteKeeper {
   run(rows: IpcacheRows, signal: AbortSignal): Promise<void>;
   /** What does not work, a sentence each with what to do. */
   problems(): readonly string[];
+  /** Whether something was said that the routes do not follow yet. What cannot be made is a problem, and is not waited for. */
+  isBehind(): boolean;
 }
 
 /** Makes a keeper that does nothing until it runs. Where there is no tunnel device, none is needed. */
@@ -45,26 +49,79 @@ export function createHostRouteKeeper(options: {
   const { ranges, routes, clock, logger } = options;
   const bell = createBell();
   let problems: readonly string[] = [];
+  let isBehind = true;
+  let isLooking = false;
+  const heard = (): void => {
+    isBehind = true;
+    bell.ring();
+  };
 
-  const tellAgain = async (rows: Iterable<IpcacheEntry>, signal: AbortSignal): Promise<void> => {
+  const inTurns = async (
+    rows: Iterable<IpcacheEntry>,
+    { each, signal }: { readonly each: (row: IpcacheEntry) => boolean; signal: AbortSignal },
+  ): Promise<void> => {
     let count = 0;
     for (const row of rows) {
-      ranges.setRow(row);
+      if (!each(row)) return;
       count += 1;
       if (count % ROWS_AT_ONCE === 0) await clock.sleep(0, signal);
     }
   };
 
-  const look = async (rows: IpcacheRows, signal: AbortSignal): Promise<void> => {
+  /** Those of the networks in which some endpoint behind another node lives. */
+  const inhabited = async (
+    networks: readonly IpPrefix[],
+    { rows, signal }: { readonly rows: Iterable<IpcacheEntry>; readonly signal: AbortSignal },
+  ): Promise<Set<IpPrefix>> => {
+    const empty = createNetworkSet(networks);
+    const found = new Set<IpPrefix>();
+    const each = ({ prefix, tunnelEndpoint }: IpcacheEntry): boolean => {
+      if (tunnelEndpoint === undefined || !empty.covers(prefix)) return true;
+      for (const network of empty.covering(prefix)) {
+        found.add(network);
+        empty.delete(network);
+      }
+      return found.size < networks.length;
+    };
+    await inTurns(rows, { each, signal });
+    return found;
+  };
+
+  /**
+   * What an earlier process has routed stays as long as something that it knew lives there. Whether that is so takes all of
+   * those rows to find out: until it is time for that, everything stays while there is any of them.
+   */
+  const staying = async (
+    unwanted: readonly IpPrefix[],
+    options: { readonly rows: IpcacheRows; readonly isThorough: boolean; signal: AbortSignal },
+  ): Promise<ReadonlySet<IpPrefix>> => {
+    const { rows, isThorough, signal } = options;
+    const [any] = rows.adopted();
+    if (any !== undefined && !isThorough) return new Set(unwanted);
+    const found = await inhabited(unwanted, { rows: rows.adopted(), signal });
+    // Whoever lives there may have been said again while that was found out.
+    const wanted = new Set(ranges.wanted().prefixes);
+    for (const prefix of unwanted) if (wanted.has(prefix)) found.add(prefix);
+    return found;
+  };
+
+  const look = async (
+    rows: IpcacheRows,
+    { reads, isThorough, signal }: { reads: boolean; isThorough: boolean; signal: AbortSignal },
+  ): Promise<void> => {
     let wanted = ranges.wanted();
     if (ranges.takeForgotten()) {
-      await tellAgain(rows.desired(), signal);
+      const each = (row: IpcacheEntry): boolean => {
+        ranges.setRow(row);
+        return true;
+      };
+      await inTurns(rows.desired(), { each, signal });
       wanted = ranges.wanted();
     }
     const result = await routes.sync({
       wanted: wanted.prefixes,
-      // What an earlier process has routed stays as long as something that it knew lives there.
-      keep: (unwanted) => inhabited(unwanted, rows.adopted()),
+      keep: (unwanted) => staying(unwanted, { rows, isThorough, signal }),
+      remembers: !reads,
       signal,
     });
     const { added, removed, kept } = result;
@@ -76,20 +133,26 @@ export function createHostRouteKeeper(options: {
 
   return {
     setNode(cluster, name, node) {
-      if (ranges.setNode(cluster, name, node)) bell.ring();
+      if (ranges.setNode(cluster, name, node)) heard();
     },
     setRow(prefix, row) {
-      if (row === undefined ? ranges.removeRow(prefix) : ranges.setRow(row)) bell.ring();
+      if (row === undefined ? ranges.removeRow(prefix) : ranges.setRow(row)) heard();
     },
     problems: () => problems,
+    isBehind: () => isBehind || isLooking,
     async run(rows, signal) {
       signal.addEventListener('abort', () => bell.ring(), { once: true });
       let pause = COALESCE_MS;
+      let readAt: number | undefined;
       while (!signal.aborted) {
         const began = clock.monotonic();
+        const reads = readAt === undefined || began - readAt >= READ_EACH_MS;
         bell.clear();
+        isBehind = false;
+        isLooking = true;
         try {
-          await look(rows, signal);
+          // At the first one nobody has had time to say again what there was.
+          await look(rows, { reads, isThorough: reads && readAt !== undefined, signal });
         } catch (error) {
           if (signal.aborted) return;
           const text = `routes to other clusters: ${error instanceof Error ? error.message : String(error)}`;
@@ -99,25 +162,16 @@ export function createHostRouteKeeper(options: {
           }
           problems = [text];
         }
-        pause = Math.max(COALESCE_MS, (clock.monotonic() - began) / MOST_OF_TIME);
-        await bell.wait(Math.max(LOOK_EACH_MS, pause), clock);
-        await clock.sleep(pause, signal).catch(() => undefined);
+        isLooking = false;
+        if (reads) readAt = began;
+        const ended = clock.monotonic();
+        await bell.wait(READ_EACH_MS, clock);
+        const isBusy = clock.monotonic() - ended < pause;
+        pause = isBusy ? Math.min(2 * pause, MOST_COALESCE_MS) : COALESCE_MS;
+        await clock
+          .sleep(Math.max(pause, (ended - began) / MOST_OF_TIME), signal)
+          .catch(() => undefined);
       }
     },
   };
-}
-
-/** Those of the networks in which some endpoint behind another node lives. */
-function inhabited(
-  networks: readonly IpPrefix[],
-  rows: Iterable<IpcacheEntry>,
-): ReadonlySet<IpPrefix> {
-  const set = createNetworkSet(networks);
-  const found = new Set<IpPrefix>();
-  if (networks.length === 0) return found;
-  for (const { prefix, tunnelEndpoint } of rows) {
-    if (tunnelEndpoint === undefined) continue;
-    for (const network of set.covering(prefix)) found.add(network);
-  }
-  return found;
 }

@@ -4,9 +4,10 @@
  * that somebody else has made, and go with the device.
  */
 import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { type IpAddress, type IpPrefix, ipFamily, parseIpPrefix } from '../../mesh/wire/ip.ts';
-import { createNetworkSet } from '../merge/network-set.ts';
+import { createNetworkSet, type NetworkSet } from '../merge/network-set.ts';
 import { DatapathError } from './datapath-error.ts';
 import { ownNetworks } from './devices.ts';
 
@@ -26,7 +27,15 @@ export interface HostRoutes {
   /** Makes routes to `wanted` and removes others, but for those of them that `keep` picks. Throws DatapathError `device-failed`. */
   sync(request: {
     readonly wanted: readonly IpPrefix[];
-    readonly keep: (unwanted: readonly IpPrefix[]) => ReadonlySet<IpPrefix>;
+    /** Is asked only where something is unwanted. */
+    readonly keep: (
+      unwanted: readonly IpPrefix[],
+    ) => ReadonlySet<IpPrefix> | Promise<ReadonlySet<IpPrefix>>;
+    /**
+     * Takes the routes to be as the last call left them, if that went well, and does not read them again: with many nodes
+     * that is most of the work. Default: they are read.
+     */
+    readonly remembers?: boolean;
     readonly signal?: AbortSignal | undefined;
   }): Promise<HostRouteResult>;
 }
@@ -41,36 +50,64 @@ export interface HostRouteResult {
   readonly problems: readonly string[];
 }
 
+/** Routes of the device, each with its source address, and the networks that the node is part of. */
+interface Standing {
+  readonly routes: Map<IpPrefix, string | undefined>;
+  readonly own: NetworkSet;
+}
+
 /** Routes of a device that is there, for nodes with these addresses. */
 export function createHostRoutes(options: {
   readonly device: string;
   readonly nodeIps: readonly IpAddress[];
 }): HostRoutes {
   const { device, nodeIps } = options;
+  const source = new Map(nodeIps.map((address) => [ipFamily(address), address]));
+  const list = createRouteList(options);
+  let last: Standing | undefined;
+
   return {
-    async sync({ wanted, keep, signal }) {
-      const present = await listRoutes(options, signal);
+    async sync({ wanted, keep, remembers = false, signal }) {
+      const known = remembers ? last : undefined;
+      // Until this call has gone well, nothing is known.
+      last = undefined;
+      const standing = known ?? {
+        routes: await list.read(signal),
+        own: createNetworkSet(await ownNetworks(device, signal)),
+      };
+      const { routes } = standing;
       const problems: string[] = [];
-      const allowed = await leaveOwnNetworks(wanted, { device, problems, signal });
-      const source = new Map(nodeIps.map((address) => [ipFamily(address), address]));
-      const commands: string[] = [];
+      const allowed = leaveOwnNetworks(wanted, { own: standing.own, problems });
+      const made = new Map<IpPrefix, IpAddress>();
       for (const prefix of allowed) {
         const from = source.get(ipFamily(prefix));
-        if (from === undefined || present.get(prefix) === from) continue;
-        commands.push(`route replace ${prefix} ${routeOf(device)} src ${from}`);
+        if (from !== undefined && routes.get(prefix) !== from) made.set(prefix, from);
       }
-      const added = commands.length;
-      const refused = new Set(wanted.filter((prefix) => !allowed.has(prefix)));
-      const others = [...present.keys()].filter((prefix) => !allowed.has(prefix));
-      const kept = keep(others.filter((prefix) => !refused.has(prefix)));
+      const refused = new Set(
+        allowed.size === wanted.length ? [] : wanted.filter((prefix) => !allowed.has(prefix)),
+      );
+      const others = [...routes.keys()].filter((prefix) => !allowed.has(prefix));
+      const unwanted = others.filter((prefix) => !refused.has(prefix));
+      const kept: ReadonlySet<IpPrefix> = unwanted.length === 0 ? new Set() : await keep(unwanted);
       const gone = others.filter((prefix) => !kept.has(prefix));
-      commands.push(...gone.map((prefix) => `route delete ${prefix} ${routeOf(device)}`));
+      const commands = [
+        ...[...made].map(
+          ([prefix, from]) => `route replace ${prefix} ${routeOf(device)} src ${from}`,
+        ),
+        ...gone.map((prefix) => `route delete ${prefix} ${routeOf(device)}`),
+      ];
+      if (commands.length > 0) list.forget();
       const failures = commands.length === 0 ? [] : await runBatch(commands, signal);
       problems.push(
         ...failures.map((text) => `a route of ${device} cannot be made or removed: ${text}`),
       );
+      if (failures.length === 0) {
+        for (const [prefix, from] of made) routes.set(prefix, from);
+        for (const prefix of gone) routes.delete(prefix);
+        last = standing;
+      }
       return {
-        added,
+        added: made.size,
         removed: gone.length,
         kept: kept.size,
         problems: problems.slice(0, MOST_PROBLEMS),
@@ -87,22 +124,16 @@ function routeOf(device: string): string {
  * Those of the prefixes that lie in no network which the node itself is part of: its neighbours there, nodes above all, are
  * reached as they are. What contains such a network takes nothing from it, since the longer prefix wins.
  */
-async function leaveOwnNetworks(
+function leaveOwnNetworks(
   wanted: readonly IpPrefix[],
-  options: {
-    readonly device: string;
-    readonly problems: string[];
-    readonly signal: AbortSignal | undefined;
-  },
-): Promise<ReadonlySet<IpPrefix>> {
-  if (wanted.length === 0) return new Set();
-  const own = createNetworkSet(await ownNetworks(options.device, options.signal));
+  { own, problems }: { readonly own: NetworkSet; readonly problems: string[] },
+): ReadonlySet<IpPrefix> {
   const allowed = new Set<IpPrefix>();
   for (const prefix of wanted) {
-    const [network] = own.covering(prefix);
-    if (network === undefined) allowed.add(prefix);
+    if (!own.covers(prefix)) allowed.add(prefix);
     else {
-      options.problems.push(
+      const [network] = own.covering(prefix);
+      problems.push(
         `programs of this node itself do not reach ${prefix} through the tunnel: it lies in ${network}, a network that this node is part of; renumber one of the two`,
       );
     }
@@ -110,23 +141,50 @@ async function leaveOwnNetworks(
   return allowed;
 }
 
-/** Our routes of both families, each with its source address. */
-async function listRoutes(
-  { device, nodeIps }: { readonly device: string; readonly nodeIps: readonly IpAddress[] },
-  signal: AbortSignal | undefined,
-): Promise<ReadonlyMap<IpPrefix, string | undefined>> {
-  const routes = new Map<IpPrefix, string | undefined>();
-  for (const family of new Set(nodeIps.map(ipFamily))) {
-    const selector = ['dev', device, 'proto', String(ROUTE_PROTOCOL)];
-    const { text, failure } = await ip([`-${family}`, '-json', 'route', 'show', ...selector], {
-      signal,
-    });
-    if (failure !== undefined) throw failed(`list routes of ${device}`, failure);
-    for (const { dst, prefsrc } of z.array(routeSchema).parse(JSON.parse(text || '[]'))) {
-      routes.set(parseIpPrefix(dst), prefsrc);
-    }
-  }
-  return routes;
+/** Reads our routes of both families, each with its source address. */
+function createRouteList({
+  device,
+  nodeIps,
+}: {
+  readonly device: string;
+  readonly nodeIps: readonly IpAddress[];
+}): {
+  read(signal: AbortSignal | undefined): Promise<Map<IpPrefix, string | undefined>>;
+  /** They are being changed: what was read last is not what will be read next. */
+  forget(): void;
+} {
+  /** From time to time the same ten thousands are read again: that they are the same is seen without taking them apart. */
+  let last:
+    | { readonly digest: string; readonly routes: Map<IpPrefix, string | undefined> }
+    | undefined;
+  return {
+    async read(signal) {
+      const texts: string[] = [];
+      for (const family of new Set(nodeIps.map(ipFamily))) {
+        const selector = ['dev', device, 'proto', String(ROUTE_PROTOCOL)];
+        const { text, failure } = await ip([`-${family}`, '-json', 'route', 'show', ...selector], {
+          signal,
+        });
+        if (failure !== undefined) throw failed(`list routes of ${device}`, failure);
+        texts.push(text || '[]');
+      }
+      const hash = createHash('sha256');
+      for (const text of texts) hash.update(text);
+      const digest = hash.digest('hex');
+      if (last?.digest === digest) return last.routes;
+      const routes = new Map<IpPrefix, string | undefined>();
+      for (const text of texts) {
+        for (const { dst, prefsrc } of z.array(routeSchema).parse(JSON.parse(text))) {
+          routes.set(parseIpPrefix(dst), prefsrc);
+        }
+      }
+      last = { digest, routes };
+      return routes;
+    },
+    forget() {
+      last = undefined;
+    },
+  };
 }
 
 /** Runs commands of `ip`, all of them. Returns what some complained of. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { test } from 'tap';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
+import { localIdentity, localIdentityScope, parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
 import { createAddressRows } from './address-rows.ts';
@@ -19,7 +19,10 @@ const HOSTS = ['172.16.0.1', '172.16.0.2', 'fd00:1::1'].map(parseIpAddress);
 
 const row = fc.record({
   prefix: fc.constantFrom(...PREFIXES),
-  identity: fc.constantFrom(0, 6, 16_777_215, 131_072).map(parseNumericIdentity),
+  identity: fc.oneof(
+    fc.constantFrom(0, 6, 16_777_215, 131_072).map(parseNumericIdentity),
+    fc.constantFrom(localIdentity('cidr', 1), localIdentity('node', 2)),
+  ),
   tunnelEndpoint: fc.constantFrom(undefined, ...HOSTS),
   clusterId: fc.constantFrom(0, 1, 2, 511),
 });
@@ -76,6 +79,12 @@ test('address rows are what a map of rows would be, and keep the hosts of those 
             sorted(rows.ofCluster(id)) ===
             sorted([...model.values()].filter(({ clusterId }) => clusterId === id)),
         ) &&
+        sorted(rows.withLocalIdentity()) ===
+          sorted(
+            [...model.values()].filter(
+              ({ identity }) => localIdentityScope(identity) !== undefined,
+            ),
+          ) &&
         hosts.size === wantedHosts.size
       );
     }),

@@ -39,6 +39,8 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
   const index = createNameIndex();
   /** Rows of each cluster, by its id. */
   const counts: number[] = [];
+  /** Rows with identities that a node gives for itself: mostly none, and it is asked often. */
+  let locals = 0;
   let cells: Uint32Array = new Uint32Array(0);
 
   const count = (clusterId: number, difference: 1 | -1): void => {
@@ -56,6 +58,7 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
     };
   };
   function* numbered(): Generator<[number, string]> {
+    if (index.size === 0) return;
     for (let number = 0; number < index.used; number += 1) {
       const prefix = index.nameOf(number);
       if (prefix !== undefined) yield [number, prefix];
@@ -80,6 +83,7 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
         count(clusterId, 1);
         cells[at + TUNNEL] = tunnelEndpoint === undefined ? 0 : hosts.take(tunnelEndpoint);
       } else {
+        if (isLocal(cells[at + IDENTITY] ?? 0)) locals -= 1;
         const [before, clusterBefore] = [cells[at + TUNNEL] ?? 0, cells[at + CLUSTER] ?? 0];
         if (hosts.textOf(before) !== tunnelEndpoint) {
           cells[at + TUNNEL] = tunnelEndpoint === undefined ? 0 : hosts.take(tunnelEndpoint);
@@ -90,6 +94,7 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
           count(clusterId, 1);
         }
       }
+      if (isLocal(identity)) locals += 1;
       cells[at + IDENTITY] = identity;
       cells[at + CLUSTER] = clusterId;
       cells[at + MARK] = mark;
@@ -99,6 +104,7 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
       if (number === -1) return false;
       hosts.drop(cells[number * WORDS + TUNNEL] ?? 0);
       count(cells[number * WORDS + CLUSTER] ?? 0, -1);
+      if (isLocal(cells[number * WORDS + IDENTITY] ?? 0)) locals -= 1;
       return true;
     },
     markOf(prefix) {
@@ -122,8 +128,8 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
       for (const [number, prefix] of numbered()) yield [prefix, rowAt(number, prefix)];
     },
     *withLocalIdentity() {
-      for (let number = 0; number < index.used; number += 1) {
-        if (localIdentityScope(cells[number * WORDS + IDENTITY] ?? 0) === undefined) continue;
+      for (let number = 0; locals > 0 && number < index.used; number += 1) {
+        if (!isLocal(cells[number * WORDS + IDENTITY] ?? 0)) continue;
         const prefix = index.nameOf(number);
         if (prefix !== undefined) yield rowAt(number, prefix);
       }
@@ -141,6 +147,10 @@ export function createAddressRows(hosts: SharedTexts): AddressRows {
       }
     },
   };
+}
+
+function isLocal(identity: number): boolean {
+  return localIdentityScope(identity) !== undefined;
 }
 
 function grown(cells: Uint32Array, length: number): Uint32Array {

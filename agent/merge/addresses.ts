@@ -11,6 +11,8 @@ export interface NodeContext {
   readonly nodeName: string;
   /** Underlay addresses of this node, one a family. */
   readonly nodeIps: readonly IpAddress[];
+  /** `machine`: the host is no node, and its addresses have the identity that its cluster has given them. Default: a node. */
+  readonly hostEndpoint?: 'machine' | undefined;
 }
 
 /** Cluster id of a row that comes from this node itself, not from any cluster's etcd. */
@@ -21,13 +23,18 @@ const REMOTE_NODE = reservedIdentity('remote-node');
 const HEALTH = reservedIdentity('health');
 const INGRESS = reservedIdentity('ingress');
 
-/** Rows of this node's own addresses, known before any etcd is. */
+/** Rows of this node's own addresses, known before any etcd is. Of a machine its cluster has to say who it is. */
 export function ownNodeRows(context: NodeContext): IpcacheEntry[] {
+  if (context.hostEndpoint === 'machine') return [];
   return context.nodeIps.map((ip) => row(ip, HOST, undefined, LOCAL_ORIGIN));
 }
 
 /** Whether a node record is about the node that this agent runs on. */
-export function isOwnNode(node: Pick<Node, 'name' | 'cluster'>, context: NodeContext): boolean {
+export function isOwnNode(
+  node: Pick<Node, 'name' | 'cluster'>,
+  context: Pick<NodeContext, 'clusterName' | 'nodeName' | 'hostEndpoint'>,
+): boolean {
+  if (context.hostEndpoint === 'machine') return false;
   return node.cluster === context.clusterName && node.name === context.nodeName;
 }
 

@@ -180,3 +180,42 @@ test('host ranges: single addresses have a bound', (t) => {
   t.strictSame(ranges.wanted().problems, []);
   t.end();
 });
+
+test('host ranges: rows that come right behind their node are in its network', (t) => {
+  const ranges = openRanges();
+  const nodes = 100;
+  for (let index = 0; index < nodes; index += 1) {
+    const name = `beta-${index}`;
+    ranges.setNode(BETA, name, node(BETA, name, { networks: [`10.2.${index}.0/24`] }));
+    // Nobody has asked for ranges in between.
+    t.equal(ranges.setRow(pod(`10.2.${index}.7/32`)), false);
+  }
+  t.equal(wanted(ranges).length, nodes, 'none of them is a single one');
+  t.equal(ranges.takeForgotten(), false, 'and no row has to be told again');
+  t.end();
+});
+
+test('host ranges: networks that several nodes have, and nodes that come again with others', (t) => {
+  const ranges = openRanges();
+  const both = ['10.2.1.0/24', '10.2.2.0/24'];
+  ranges.setNode(BETA, 'a', node(BETA, 'a', { networks: both }));
+  ranges.setNode(BETA, 'b', node(BETA, 'b', { networks: ['10.2.1.0/24'] }));
+  ranges.setNode(BETA, 'a', node(BETA, 'a', { networks: ['10.2.2.0/24'], address: '192.0.2.8' }));
+  t.strictSame(wanted(ranges), both);
+  t.equal(ranges.takeForgotten(), false, 'nothing has gone, not even for a moment');
+  ranges.setNode(BETA, 'b', undefined);
+  t.strictSame(wanted(ranges), ['10.2.2.0/24']);
+  t.equal(ranges.takeForgotten(), true);
+
+  // Whoever stands in the way of a network, and goes again.
+  ranges.setNode(ALPHA, 'alpha-2', node(ALPHA, 'alpha-2', { networks: ['10.2.2.0/25'] }));
+  ranges.setRow(pod('10.2.2.200/32'));
+  t.strictSame(wanted(ranges), [], 'refused');
+  t.equal(ranges.takeForgotten(), true, 'who lived in there has to be told again');
+  ranges.setRow(pod('10.2.2.200/32'));
+  t.strictSame(wanted(ranges), ['10.2.2.200/32']);
+  ranges.setNode(ALPHA, 'alpha-2', undefined);
+  t.strictSame(wanted(ranges), ['10.2.2.0/24'], 'whole again');
+  t.strictSame(ranges.wanted().problems, []);
+  t.end();
+});

@@ -50,18 +50,28 @@ export interface HostRanges {
   takeForgotten(): boolean;
 }
 
-/** Makes an empty one. */
+/**
+ * Makes an empty one. Networks count from the moment at which their node is heard of, so that rows behind it are never taken
+ * for single ones; whether they harm others is found out when they are asked for.
+ */
 export function createHostRanges(
-  context: Pick<NodeContext, 'clusterId' | 'clusterName' | 'nodeName' | 'nodeIps'>,
+  context: Pick<NodeContext, 'clusterId' | 'clusterName' | 'nodeName' | 'nodeIps' | 'hostEndpoint'>,
   mode: HostRouteMode,
 ): HostRanges {
   const families = new Set(context.nodeIps.map(ipFamily));
   /** By cluster and name: the text of a record, since nodes are many. */
   const nodes = new Map<string, string>();
   const single = new Set<IpPrefix>();
-  let networks = createNetworkSet();
+  /** Networks that are this node's to carry, but for those that harm others. */
+  const networks = createNetworkSet();
   /** Of the own cluster, which the CNI carries. */
-  let own = createNetworkSet();
+  const own = createNetworkSet();
+  /** How many nodes have each: of the networks, those that harm others included, and of addresses of nodes. */
+  const carriedBy = new Map<IpPrefix, { readonly cluster: string; readonly count: number }>();
+  const ownBy = new Map<IpPrefix, number>();
+  const addressOf = new Map<IpPrefix, number>(context.nodeIps.map((ip) => [wholePrefix(ip), 1]));
+  /** Networks that harm others, with the reason. */
+  let refused: ReadonlyMap<IpPrefix, string> = new Map();
   let problems: readonly string[] = [];
   let nodesChanged = false;
   let forgotten = false;
@@ -77,30 +87,85 @@ export function createHostRanges(
     !networks.covers(prefix) &&
     !own.covers(prefix);
 
-  const rebuild = (): void => {
+  const isCarried = ({ place }: NodeRecord): boolean =>
+    place === 'peer' || (place === 'own' && mode === 'all');
+
+  const add = (record: NodeRecord): void => {
+    const { cluster, addresses } = record;
+    for (const prefix of record.networks) {
+      if (!isCarried(record)) {
+        if (change(ownBy, prefix, 1) === 1) own.add(prefix);
+      } else if (families.has(ipFamily(prefix))) {
+        const count = (carriedBy.get(prefix)?.count ?? 0) + 1;
+        carriedBy.set(prefix, { cluster, count });
+        if (!refused.has(prefix)) networks.add(prefix);
+      }
+    }
+    for (const address of addresses) change(addressOf, wholePrefix(address), 1);
+  };
+  const remove = (record: NodeRecord): void => {
+    for (const prefix of record.networks) {
+      if (!isCarried(record)) {
+        if (change(ownBy, prefix, -1) > 0) continue;
+        own.delete(prefix);
+        forgotten = true;
+        continue;
+      }
+      const found = carriedBy.get(prefix);
+      if (found === undefined) continue;
+      if (found.count > 1) carriedBy.set(prefix, { ...found, count: found.count - 1 });
+      else {
+        carriedBy.delete(prefix);
+        forgotten ||= networks.has(prefix);
+        networks.delete(prefix);
+      }
+    }
+    for (const address of record.addresses) change(addressOf, wholePrefix(address), -1);
+  };
+
+  /** Finds out which networks harm others, and which single addresses need no range any more. */
+  const settle = (): void => {
     nodesChanged = false;
-    const records = [...nodes.values()].map(parseRecord);
-    const next = rangesOf(records, { families, mode, nodeIps: context.nodeIps });
-    forgotten ||=
-      overflow ||
-      [...networks.prefixes()].some((prefix) => !next.networks.has(prefix)) ||
-      [...own.prefixes()].some((prefix) => !next.own.has(prefix));
-    overflow = false;
-    ({ networks, own, problems } = next);
+    for (const prefix of refused.keys()) if (carriedBy.has(prefix)) networks.add(prefix);
+    const next = harmful({ networks, own, addresses: addressOf.keys() });
+    for (const prefix of next.keys()) {
+      networks.delete(prefix);
+      // Rows in there may have been taken for its own.
+      forgotten ||= !refused.has(prefix);
+    }
+    refused = next;
+    problems = [...refused]
+      .slice(0, MOST_PROBLEMS)
+      .map(
+        ([prefix, reason]) =>
+          `programs of this node itself reach the pods in ${prefix} of cluster ${carriedBy.get(prefix)?.cluster} one by one only: ${reason}; renumber one of the two`,
+      );
+    const { size } = single;
     for (const prefix of single) {
       if (networks.covers(prefix) || own.covers(prefix)) single.delete(prefix);
+    }
+    // There is room for some that had none, or these need none.
+    if (overflow && single.size < size) {
+      forgotten = true;
+      overflow = false;
     }
   };
 
   return {
     setNode({ name: cluster, own: isOwn }, name, node) {
+      if (mode === 'off') return false;
       const key = `${cluster}/${name}`;
       const before = nodes.get(key);
-      const after =
-        node === undefined ? undefined : formatRecord(node, { cluster, isOwn, context });
-      if (mode === 'off' || before === after) return false;
-      if (after === undefined) nodes.delete(key);
-      else nodes.set(key, after);
+      const record = node && recordOf(node, { cluster, isOwn, context });
+      const after = record && formatRecord(record);
+      if (before === after) return false;
+      // What both have is never gone in between.
+      if (record === undefined || after === undefined) nodes.delete(key);
+      else {
+        nodes.set(key, after);
+        add(record);
+      }
+      if (before !== undefined) remove(parseRecord(before));
       nodesChanged = true;
       return true;
     },
@@ -124,7 +189,7 @@ export function createHostRanges(
       return isGone;
     },
     wanted() {
-      if (nodesChanged) rebuild();
+      if (nodesChanged) settle();
       return {
         prefixes: [...networks.prefixes(), ...single],
         problems: overflow
@@ -152,14 +217,14 @@ interface NodeRecord {
   readonly addresses: readonly IpAddress[];
 }
 
-function formatRecord(
+function recordOf(
   node: Node,
   options: {
     readonly cluster: ClusterName;
     readonly isOwn: boolean;
-    readonly context: Pick<NodeContext, 'clusterName' | 'nodeName'>;
+    readonly context: Pick<NodeContext, 'clusterName' | 'nodeName' | 'hostEndpoint'>;
   },
-): string {
+): NodeRecord {
   const { cluster, isOwn, context } = options;
   const networks = [
     node.ipv4AllocCidr,
@@ -170,8 +235,12 @@ function formatRecord(
   const addresses = nodeAddresses(node)
     .filter(({ type }) => type === 'InternalIP' || type === 'ExternalIP')
     .map(({ ip }) => ip);
-  const isHere = isOwnNode(node, { ...context, clusterId: 0, nodeIps: [] });
+  const isHere = isOwnNode(node, context);
   const place = isHere ? 'here' : isOwn ? 'own' : 'peer';
+  return { cluster, place, networks, addresses };
+}
+
+function formatRecord({ cluster, place, networks, addresses }: NodeRecord): string {
   return [cluster, place, networks.join(' '), addresses.join(' ')].join('|');
 }
 
@@ -185,62 +254,47 @@ function parseRecord(text: string): NodeRecord {
   };
 }
 
-/** Networks that are this node's to carry; one that cannot be without harm to others is left out, and named. */
-function rangesOf(
-  records: readonly NodeRecord[],
-  options: {
-    readonly families: ReadonlySet<4 | 6>;
-    readonly mode: HostRouteMode;
-    /** Of this node, which may not be published yet. */
-    readonly nodeIps: readonly IpAddress[];
-  },
-): {
+/** Networks that cannot be carried without harm to others, with the reason. */
+function harmful({
+  networks,
+  own,
+  addresses,
+}: {
   readonly networks: NetworkSet;
   readonly own: NetworkSet;
-  readonly problems: readonly string[];
-} {
-  const { families, mode, nodeIps } = options;
-  const networks = createNetworkSet();
-  const own = createNetworkSet();
-  const clusterOf = new Map<IpPrefix, string>();
-  for (const { place, networks: prefixes, cluster } of records) {
-    for (const prefix of prefixes) {
-      const isCarried = place === 'peer' || (place === 'own' && mode === 'all');
-      if (!isCarried) own.add(prefix);
-      else if (families.has(ipFamily(prefix))) {
-        networks.add(prefix);
-        clusterOf.set(prefix, cluster);
-      }
-    }
-  }
-  const refused = new Map<IpPrefix, string>();
+  /** Of nodes, this one included, which may not be published yet. */
+  readonly addresses: Iterable<IpPrefix>;
+}): ReadonlyMap<IpPrefix, string> {
+  const found = new Map<IpPrefix, string>();
   for (const prefix of networks.prefixes()) {
+    if (!own.covers(prefix)) continue;
     const [holder] = own.covering(prefix);
-    if (holder !== undefined) refused.set(prefix, `it overlaps ${holder} of this cluster`);
+    found.set(prefix, `it overlaps ${holder} of this cluster`);
   }
   for (const prefix of own.prefixes()) {
+    if (!networks.covers(prefix)) continue;
     for (const wider of networks.covering(prefix)) {
-      refused.set(wider, `it overlaps ${prefix} of this cluster`);
+      found.set(wider, `it overlaps ${prefix} of this cluster`);
     }
   }
   // Nodes are where tunnels lead: their own addresses must never be sent into one.
-  for (const addresses of [nodeIps, ...records.map((record) => record.addresses)]) {
-    for (const address of addresses) {
-      const whole = makePrefix(address, ipFamily(address) === 4 ? 32 : 128);
-      for (const prefix of networks.covering(whole)) {
-        refused.set(prefix, `the node ${address} has an address in it`);
-      }
+  for (const whole of addresses) {
+    if (!networks.covers(whole)) continue;
+    for (const prefix of networks.covering(whole)) {
+      found.set(prefix, `the node ${splitPrefix(whole).address} has an address in it`);
     }
   }
-  for (const prefix of refused.keys()) networks.delete(prefix);
-  return {
-    networks,
-    own,
-    problems: [...refused]
-      .slice(0, MOST_PROBLEMS)
-      .map(
-        ([prefix, reason]) =>
-          `programs of this node itself reach the pods in ${prefix} of cluster ${clusterOf.get(prefix)} one by one only: ${reason}; renumber one of the two`,
-      ),
-  };
+  return found;
+}
+
+/** Counts something up or down, and forgets what nobody has. Returns how many have it now. */
+function change(counts: Map<IpPrefix, number>, prefix: IpPrefix, difference: 1 | -1): number {
+  const count = (counts.get(prefix) ?? 0) + difference;
+  if (count > 0) counts.set(prefix, count);
+  else counts.delete(prefix);
+  return count;
+}
+
+function wholePrefix(address: IpAddress): IpPrefix {
+  return makePrefix(address, ipFamily(address) === 4 ? 32 : 128);
 }

@@ -1,5 +1,5 @@
 import { test } from 'tap';
-import { parseIpPrefix } from '../../mesh/wire/ip.ts';
+import { parseIpPrefix, prefixContains, splitPrefix } from '../../mesh/wire/ip.ts';
 import { createNetworkSet } from './network-set.ts';
 
 const prefixes = (...texts: string[]) => texts.map(parseIpPrefix);
@@ -26,5 +26,30 @@ test('createNetworkSet() finds the networks that cover another, widest first', (
   );
   t.equal(set.has(parseIpPrefix('10.1.2.0/24')), true);
   t.strictSame([...set.prefixes()].sort(), prefixes('10.1.2.0/24', '10.1.2.7', 'fd01::/48'));
+  t.end();
+});
+
+test('createNetworkSet() answers as the networks themselves say', (t) => {
+  const everything = prefixes(
+    '0.0.0.0/0',
+    '128.0.0.0/1',
+    '203.0.113.0/24',
+    '203.0.113.128/25',
+    '255.255.255.255',
+    '::/0',
+    'fd00::/8',
+    'fd00::7',
+  );
+  for (const member of everything) {
+    const set = createNetworkSet([member]);
+    for (const prefix of everything) {
+      const { address, length } = splitPrefix(prefix);
+      const isIn = splitPrefix(member).length <= length && prefixContains(member, address);
+      t.equal(set.covers(prefix), isIn, `${member} covers ${prefix}`);
+      t.strictSame(set.covering(prefix), isIn ? [member] : []);
+    }
+    set.delete(member);
+    t.equal(set.covers(member), false);
+  }
   t.end();
 });

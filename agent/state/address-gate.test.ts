@@ -18,8 +18,12 @@ test('createAddressGate() keeps a former identity until the new one is known', (
   const known = new Set([A]);
   const gate = createAddressGate((identity) => known.has(identity));
   const elsewhere = { tunnelEndpoint: parseIpAddress('192.0.2.3') };
+  t.equal(gate.isOpenTo(row(A)), true);
+  t.equal(gate.isOpenTo(row(6)), true, 'a node');
+  t.equal(gate.isOpenTo(row(B)), false);
   t.strictSame(gate.pass(row(A), undefined, 0), row(A), 'the first one');
   t.strictSame(gate.pass(row(B), row(A), 0), row(A));
+  t.equal(gate.isOpenTo(row(A)), false, 'somebody waits there, and waits no more then');
   t.strictSame(gate.pass(row(B, elsewhere), row(A), 1), row(A, elsewhere), 'wherever it is');
   t.strictSame(gate.takeDue(1), []);
   gate.open(C);

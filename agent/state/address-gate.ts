@@ -15,6 +15,8 @@ const FIRST_OF_LOCAL_SCOPE = 1 << 24;
 
 /** Addresses that wait. No clock: who calls says what time it is, in monotonic milliseconds. */
 export interface AddressGate {
+  /** Whether a row is written as it is wanted, whatever is there: nearly all are, and then that need not be looked up. */
+  isOpenTo(row: IpcacheEntry): boolean;
   /** The row to write in place of a wanted one. `before`: the one that is there. */
   pass(row: IpcacheEntry, before: IpcacheEntry | undefined, now: number): IpcacheEntry;
   /** Nobody has the address any more. */
@@ -32,6 +34,8 @@ export function createAddressGate(isKnown: (identity: number) => boolean): Addre
   const waiting = new Map<IpPrefix, { readonly identity: number; readonly until: number }>();
   const due = new Set<IpPrefix>();
   return {
+    isOpenTo: ({ prefix, identity }) =>
+      (waiting.size === 0 || !waiting.has(prefix)) && (!isOfPod(identity) || isKnown(identity)),
     pass(row, before, now) {
       const { prefix, identity } = row;
       const found = waiting.get(prefix);

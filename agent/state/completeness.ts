@@ -12,6 +12,8 @@ export interface Completeness {
   /** The cluster said goodbye: it has to sync anew should it come back. */
   removed(clusterId: number): void;
   isSynced(clusterId: number, kind: MeshKind): boolean;
+  /** Whether every configured peer has said everything of those kinds. */
+  arePeersSynced(kinds: readonly MeshKind[]): boolean;
   /** Whether rows of that cluster may still be asked for by somebody who has not synced those kinds. */
   isOutstanding(clusterId: number, kinds: readonly MeshKind[]): boolean;
 }
@@ -19,14 +21,15 @@ export interface Completeness {
 /** Makes a record in which nobody has spoken. */
 export function createCompleteness(ownClusterId: number): Completeness {
   const synced = new Map<number, Set<MeshKind>>();
-  let peers: ReadonlyMap<ClusterName, number | undefined> | undefined;
+  /** Ids of the configured peers, undefined among them for one that is not known yet. */
+  let peers: ReadonlySet<number | undefined> | undefined;
 
   const isSynced = (clusterId: number, kind: MeshKind): boolean =>
     synced.get(clusterId)?.has(kind) ?? false;
 
   return {
     setPeers(configured) {
-      peers = configured;
+      peers = new Set(configured.values());
     },
     synced(clusterId, kind) {
       const kinds = synced.get(clusterId) ?? new Set();
@@ -36,14 +39,18 @@ export function createCompleteness(ownClusterId: number): Completeness {
       synced.delete(clusterId);
     },
     isSynced,
+    arePeersSynced: (kinds) =>
+      peers !== undefined &&
+      [...peers.values()].every(
+        (id) => id !== undefined && kinds.every((kind) => isSynced(id, kind)),
+      ),
     isOutstanding(clusterId, kinds) {
       // Rows without a cluster are this node's own; the own cluster is what completes them.
       const origin = clusterId === 0 ? ownClusterId : clusterId;
       if (kinds.every((kind) => isSynced(origin, kind))) return false;
       if (origin === ownClusterId || peers === undefined) return true;
-      const ids = [...peers.values()];
       // A peer that has never been reached may be any cluster that no other peer is.
-      return ids.includes(origin) || ids.includes(undefined);
+      return peers.has(origin) || peers.has(undefined);
     },
   };
 }

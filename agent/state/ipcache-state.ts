@@ -156,9 +156,12 @@ export function createIpcacheState(
       const changed = deletes.slice();
       for (const prefix of deletes) gate.forget(prefix);
       const waited = gate.takeDue(now).flatMap((prefix) => book.holderOf(prefix) ?? []);
-      for (const row of [...upserts, ...waited]) {
-        const before = table.get(row.prefix) ?? options.adopted.get(row.prefix);
-        table.set(gate.pass(row, before, now));
+      for (const row of waited.length === 0 ? upserts : [...upserts, ...waited]) {
+        if (gate.isOpenTo(row)) table.set(row);
+        else {
+          const before = table.get(row.prefix) ?? options.adopted.get(row.prefix);
+          table.set(gate.pass(row, before, now));
+        }
         changed.push(row.prefix);
       }
       for (const prefix of deletes) {

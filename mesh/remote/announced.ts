@@ -141,6 +141,8 @@ export function createAnnounced(options: {
   const claims = new Map<ClusterName, Map<IpPrefix, number>>();
   const byNode = new Map<string, readonly IpPrefix[]>();
   const restored = new Map<ClusterName, Set<IpPrefix>>();
+  /** What was learned of a cluster, as it was asked for last: a status asks for that of each. */
+  const sorted = new Map<ClusterName, readonly IpPrefix[]>();
   const contested = new Map<string, Contest>();
   const callbacks = new Set<(change: RangeChange | undefined) => void>();
   const releaseCallbacks = new Set<(change: RangeChange | undefined) => void>();
@@ -202,6 +204,7 @@ export function createAnnounced(options: {
     }
   };
   const claim = (cluster: ClusterName, range: IpPrefix): void => {
+    sorted.delete(cluster);
     const counts = claims.get(cluster) ?? new Map<IpPrefix, number>();
     claims.set(cluster, counts);
     counts.set(range, (counts.get(range) ?? 0) + 1);
@@ -209,6 +212,7 @@ export function createAnnounced(options: {
     if (!lists.has(cluster)) take(range, { cluster, isListed: false });
   };
   const unclaim = (cluster: ClusterName, range: IpPrefix): void => {
+    sorted.delete(cluster);
     const counts = claims.get(cluster);
     const count = (counts?.get(range) ?? 0) - 1;
     if (count > 0) counts?.set(range, count);
@@ -221,6 +225,7 @@ export function createAnnounced(options: {
   const dropRestored = (cluster: ClusterName): void => {
     const ranges = restored.get(cluster);
     restored.delete(cluster);
+    sorted.delete(cluster);
     for (const range of ranges ?? []) {
       if (claims.get(cluster)?.has(range) !== true) letGo(cluster, range);
     }
@@ -274,6 +279,7 @@ export function createAnnounced(options: {
       (machines.get(cluster) ?? []).some((range) => contains(range, prefix)),
     restore(cluster, ranges) {
       restored.set(cluster, new Set(ranges));
+      sorted.delete(cluster);
       if (lists.has(cluster)) return;
       for (const range of ranges) {
         if (rangeRefusal(range, forbidden) === undefined) take(range, { cluster, isListed: false });
@@ -313,10 +319,17 @@ export function createAnnounced(options: {
       }
       tell(undefined);
     },
-    learned: (cluster) =>
-      [
-        ...new Set([...(claims.get(cluster)?.keys() ?? []), ...(restored.get(cluster) ?? [])]),
-      ].sort(),
+    learned(cluster) {
+      const known = sorted.get(cluster);
+      if (known !== undefined) return known;
+      const ranges = new Set([
+        ...(claims.get(cluster)?.keys() ?? []),
+        ...(restored.get(cluster) ?? []),
+      ]);
+      const next = [...ranges].sort();
+      sorted.set(cluster, next);
+      return next;
+    },
     clusters: () => [...new Set([...claims.keys(), ...restored.keys()])].sort(),
     listOf: (cluster) => lists.get(cluster),
     contests: () => [...contested.values()],

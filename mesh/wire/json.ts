@@ -153,11 +153,12 @@ export function readStringMap(
   if (object === undefined) return null;
   const map: Record<string, string> = {};
   for (const [name, value] of Object.entries(object)) {
-    setOwn(
-      map,
-      name,
-      readString({ key: at.key, field: `${at.field}[${JSON.stringify(name)}]` }, value),
-    );
+    // The name of a field is made where something is wrong with it.
+    const text =
+      typeof value === 'string'
+        ? value
+        : readString({ key: at.key, field: `${at.field}[${JSON.stringify(name)}]` }, value);
+    setOwn(map, name, text);
   }
   return map;
 }
@@ -190,9 +191,21 @@ export function setOwn<T>(record: Record<string, T>, name: string, value: T): vo
   });
 }
 
-/** Order of two strings by their UTF-8 bytes, as Go compares them. */
+/** From here on, two units of a string may be one character. */
+const FIRST_SURROGATE = 0xd800;
+
+/** Order of two strings by their UTF-8 bytes, as Go compares them. Labels are sorted by it, by the hundred thousand. */
 export function compareBytes(a: string, b: string): number {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  const length = Math.min(a.length, b.length);
+  for (let index = 0; index < length; index += 1) {
+    const x = a.charCodeAt(index);
+    const y = b.charCodeAt(index);
+    if (x === y) continue;
+    // Up to here a character is one unit of the string, and their order is that of the bytes.
+    if (x < FIRST_SURROGATE && y < FIRST_SURROGATE) return x < y ? -1 : 1;
+    return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  }
+  return Math.sign(a.length - b.length);
 }
 
 function writeJson(value: unknown): string {
