@@ -108,9 +108,11 @@ test('a peer that never completes keeps the policy rows of its identities, as lo
   await rig.alpha.removePolicy('q');
   await rig.start();
   await rig.ready('alpha');
+  // Policies that changed meanwhile wait for the peer, which they may be about, for 15 s at most.
   await until(
     'the row of the policy that went is gone',
     () => policyText(rig.datapath).length === 1,
+    40_000,
   );
   t.same(policyText(rig.datapath), ['1 131329 6/8080']);
 });

@@ -7,40 +7,7 @@ import { type NodeRig, openNodeRig } from '../agent/testing/node-rig.ts';
 import { until } from '../mesh/remote/testing/until.ts';
 import { openTempDir } from '../mesh/testing/temp-dir.ts';
 import { parseIpAddress } from '../mesh/wire/ip.ts';
-import { EXIT_CODES } from './cli-error.ts';
-import { errorLines, exitCodeOf } from './exit-code.ts';
-import { policyCommand } from './policy-command.ts';
-
-/** Runs the command as the program does, in this process. */
-async function policy(...args: readonly string[]) {
-  let stdout = '';
-  let stderr = '';
-  let code = 0;
-  const print = (text: string): void => {
-    stdout += text;
-  };
-  const say = (text: string): void => {
-    stderr += text;
-  };
-  const command = policyCommand({
-    print,
-    say,
-    setExitCode: (name) => {
-      code = EXIT_CODES[name];
-    },
-    signal: new AbortController().signal,
-  });
-  for (const one of [command, ...command.commands]) {
-    one.exitOverride().configureOutput({ writeOut: print, writeErr: say });
-  }
-  try {
-    await command.parseAsync(args, { from: 'user' });
-  } catch (error) {
-    code = exitCodeOf(error);
-    say(errorLines(error).join('\n'));
-  }
-  return { code, stdout, stderr };
-}
+import { runPolicy as policy } from './testing/policy-run.ts';
 
 const SERVER_POLICY = {
   endpointSelector: { matchLabels: { app: 'server' } },

@@ -1,14 +1,16 @@
 /** `clustermesh policy`: which policies there are, what they come to, what a change of them would do. */
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { validatePolicies } from '../agent/policy/validate.ts';
+import type { SimulateAnswer, SimulateRequest } from '../agent/policy/simulate-answer.ts';
+import { type ValidateOptions, validatePolicies } from '../agent/policy/validate.ts';
 import { parseClusterName } from '../mesh/wire/ids.ts';
 import { DEFAULT_SOCKET } from './agent-sockets.ts';
 import { CliError, type EXIT_CODES } from './cli-error.ts';
 import { findPolicyAgents, type PolicyAgents, type PolicyFlags } from './policy-agents.ts';
-import { findingLine, readFlows, readManifestFiles } from './policy-files.ts';
+import { findingLine, readFlows, readManifestFiles, readPolicyFolders } from './policy-files.ts';
 import { findEndpoints, listEverywhere, renderEndpoints, renderList } from './policy-list.ts';
 import { formatValue, type OutputFormat, outputOption } from './policy-output.ts';
-import { changesTo, renderSimulation, simulateChange } from './policy-simulate.ts';
+import { readPods } from './policy-pods-file.ts';
+import { changesTo, renderSimulation, simulateChange, simulateOffline } from './policy-simulate.ts';
 import { traceAcross } from './policy-trace.ts';
 import { renderTrace } from './policy-trace-text.ts';
 
@@ -36,6 +38,9 @@ interface SimulateFlags extends PolicyFlags, OutputFlags {
   readonly flows: readonly string[];
   readonly cluster?: string;
   readonly failOn: 'any' | 'denied' | 'allowed';
+  readonly policies?: readonly string[];
+  readonly endpoints?: string;
+  readonly policyDefaultLocalCluster: boolean;
 }
 
 interface ValidateFlags extends OutputFlags {
@@ -80,6 +85,20 @@ export function policyCommand(context: PolicyContext): Command {
     )
     .option('--flows <file...>', 'flows as `clustermesh monitor -o json` recorded them', [])
     .option('--cluster <name>', 'whose policies change, where agents of several are asked')
+    .option(
+      '--policies <path...>',
+      'without an agent: files of the policies there are, or folders of such files; needs --endpoints and --cluster',
+    )
+    .option(
+      '--endpoints <file>',
+      'with --policies: YAML or JSON of the pods there are, or what `clustermesh kv dump` printed',
+    )
+    .option(
+      '--policy-default-local-cluster <boolean>',
+      'with --policies: a selector of peers that names no cluster means the own one',
+      parseBoolean,
+      true,
+    )
     .addOption(
       new Option(
         '--fail-on <change>',
@@ -159,26 +178,71 @@ async function simulate(flags: SimulateFlags, context: PolicyContext): Promise<v
   if (flags.file.length + flags.delete.length === 0) {
     throw new CliError('usage', 'give --file, --delete or both: without them nothing changes');
   }
+  const { policies: before, endpoints, cluster } = flags;
+  const isOffline = before !== undefined || endpoints !== undefined;
+  if (isOffline && (before === undefined || endpoints === undefined || cluster === undefined)) {
+    throw new CliError(
+      'usage',
+      'give --policies, --endpoints and --cluster together: without an agent files say all of it',
+    );
+  }
   const files = await readManifestFiles(flags.file);
-  const flows = await readFlows(flags.flows, context.say);
-  const agents = await findPolicyAgents(flags, context.signal);
-  // How selectors are read is for the agent to say: here it is only looked at what stands in the files.
-  const { policies, findings } = validatePolicies(files, {
-    clusterName: parseClusterName('this-cluster'),
-    defaultLocalCluster: true,
-  });
+  const options = {
+    clusterName: isOffline
+      ? clusterName(cluster ?? '', '--cluster')
+      : parseClusterName('this-cluster'),
+    // How selectors are read is for the agent to say: here it is only looked at what stands in the files.
+    defaultLocalCluster: isOffline ? flags.policyDefaultLocalCluster : true,
+  };
+  const { policies, findings } = validatePolicies(files, options);
+  const change = { manifests: policies, deleted: flags.delete };
   const problems = findings.filter(({ severity }) => severity === 'problem');
   for (const finding of problems) context.say(`${findingLine(finding)}\n`);
-  const answer = await simulateChange(agents, {
-    cluster: flags.cluster,
-    manifests: policies,
-    deleted: flags.delete,
-    flows,
-  });
+  const answer =
+    before !== undefined && endpoints !== undefined
+      ? await simulateFiles({ ...flags, policies: before, endpoints }, { change, options, context })
+      : await simulateChange(await findPolicyAgents(flags, context.signal), {
+          ...change,
+          cluster,
+          flows: await readFlows(flags.flows, context.say),
+        });
   context.print(formatValue(answer, flags.output, renderSimulation));
   if (problems.length > 0) context.setExitCode('problem');
   const wanted = flags.failOn === 'any' ? (['denied', 'allowed'] as const) : [flags.failOn];
   if (wanted.some((verdict) => changesTo(answer, verdict))) context.setExitCode('change');
+}
+
+/** Simulates without an agent. What stands wrong in the policies there are is said, and is no mistake of the change. */
+async function simulateFiles(
+  flags: SimulateFlags & { readonly policies: readonly string[]; readonly endpoints: string },
+  {
+    change,
+    options,
+    context,
+  }: {
+    readonly change: Pick<SimulateRequest, 'manifests' | 'deleted'>;
+    readonly options: ValidateOptions;
+    readonly context: PolicyContext;
+  },
+): Promise<SimulateAnswer> {
+  if (flags.flows.length > 0 || flags.socketPath !== undefined || flags.lab !== undefined) {
+    throw new CliError(
+      'usage',
+      '--flows, --socket-path and --lab need an agent, and --policies none',
+    );
+  }
+  const { policies, findings } = validatePolicies(await readPolicyFolders(flags.policies), options);
+  for (const finding of findings) {
+    if (finding.severity === 'problem') context.say(`${findingLine(finding)}\n`);
+  }
+  const [file] = await readManifestFiles([flags.endpoints]);
+  const pods = file === undefined ? [] : readPods(file, options.clusterName);
+  return simulateOffline(change, {
+    cluster: options.clusterName,
+    defaultLocalCluster: options.defaultLocalCluster,
+    policies,
+    pods,
+  });
 }
 
 async function validate(
@@ -187,7 +251,7 @@ async function validate(
   context: PolicyContext,
 ): Promise<void> {
   const { policies, findings } = validatePolicies(await readManifestFiles(names), {
-    clusterName: clusterName(flags.clusterName),
+    clusterName: clusterName(flags.clusterName, '--cluster-name'),
     defaultLocalCluster: flags.policyDefaultLocalCluster,
   });
   const problems = findings.filter(({ severity }) => severity === 'problem');
@@ -237,17 +301,13 @@ function complain({ silent }: PolicyAgents): void {
   throw new CliError(first.code, silent.map(({ message }) => message).join('\n'), { cause: first });
 }
 
-function clusterName(text: string) {
+function clusterName(text: string, flag: string) {
   try {
     return parseClusterName(text);
   } catch (cause) {
-    throw new CliError(
-      'usage',
-      `--cluster-name: ${cause instanceof Error ? cause.message : cause}`,
-      {
-        cause,
-      },
-    );
+    throw new CliError('usage', `${flag}: ${cause instanceof Error ? cause.message : cause}`, {
+      cause,
+    });
   }
 }
 

@@ -1,11 +1,14 @@
 /** Files that the commands about policies read. */
 import { createReadStream } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { createFlowReader, type RecordedFlows } from '../agent/policy/simulate-flows.ts';
 import type { Finding, ManifestFile } from '../agent/policy/validate-manifest.ts';
 import { CliError } from './cli-error.ts';
 import { readLines } from './lines.ts';
 
+/** Files of a folder of manifests, as the watched directory takes them. */
+const MANIFEST = /\.(ya?ml|json)$/;
 /** No manifest of a policy is as large. */
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 /** An event has some packet bytes and labels in it. */
@@ -25,6 +28,23 @@ export function readManifestFiles(names: readonly string[]): Promise<ManifestFil
       }
     }),
   );
+}
+
+/** Reads files, and of folders the manifests in them, by name. Throws CliError `usage` naming what cannot be read. */
+export async function readPolicyFolders(paths: readonly string[]): Promise<ManifestFile[]> {
+  const names: string[] = [];
+  for (const path of paths) {
+    try {
+      if (!(await stat(path)).isDirectory()) names.push(path);
+      else {
+        const found = (await readdir(path)).filter((name) => MANIFEST.test(name)).sort();
+        names.push(...found.map((name) => join(path, name)));
+      }
+    } catch (cause) {
+      throw cannotRead(path, cause);
+    }
+  }
+  return readManifestFiles(names);
 }
 
 /** Reads recorded flows. Throws CliError `usage` for a file that cannot be read or holds no events. */

@@ -1,14 +1,22 @@
-/** `clustermesh policy simulate`: what a change of policies would change, asked of the agent that has the cluster's identities. */
-import type {
-  ChangeInfo,
-  ClassInfo,
-  FlowChange,
-  SimulateAnswer,
+/**
+ * `clustermesh policy simulate`: what a change of policies would change, asked of the agent that has the cluster's identities,
+ * or worked out from files.
+ */
+import { createOfflineView, type OfflineMesh } from '../agent/policy/offline-view.ts';
+import {
+  answerSimulation,
+  type ChangeInfo,
+  type ClassInfo,
+  type FlowChange,
+  type SimulateAnswer,
+  type SimulateRequest,
 } from '../agent/policy/simulate-answer.ts';
 import type { RecordedFlow } from '../agent/policy/simulate-flows.ts';
 import type { VerdictInfo } from '../agent/policy/sources-of-verdict-info.ts';
+import { TraceError } from '../agent/policy/trace-error.ts';
 import { portText } from '../agent/policy/trace-port.ts';
 import type { LocalPolicy } from '../mesh/wire/local-policy.ts';
+import { WireError } from '../mesh/wire/wire-error.ts';
 import { CliError } from './cli-error.ts';
 import type { AgentName, PolicyAgents } from './policy-agents.ts';
 import { renderRows } from './policy-output.ts';
@@ -43,6 +51,28 @@ export async function simulateChange(
     };
   }
   return answer;
+}
+
+/** Simulates for a mesh of files. Throws CliError `usage` for what they do not say, and for a name that is none. */
+export function simulateOffline(
+  change: Pick<SimulateRequest, 'manifests' | 'deleted'>,
+  mesh: OfflineMesh,
+): SimulateAnswer {
+  try {
+    const running = answerSimulation(
+      { ...change, flows: [], withPairs: true },
+      createOfflineView(mesh),
+      { clusterName: mesh.cluster, defaultLocalCluster: mesh.defaultLocalCluster },
+    );
+    // Nobody else has anything to do meanwhile.
+    for (;;) {
+      const step = running.next();
+      if (step.done) return step.value;
+    }
+  } catch (cause) {
+    if (!(cause instanceof TraceError) && !(cause instanceof WireError)) throw cause;
+    throw new CliError('usage', cause.message, { cause });
+  }
 }
 
 /** Policies are a cluster's: any of its agents knows them all. */
@@ -128,6 +158,9 @@ function ruleText(says: VerdictInfo): string {
       return 'policies are switched off';
     case 'own-node':
       return 'the own node reaches every pod';
+    case 'not-of-mesh':
+    case 'always-open':
+      return 'policies of nodes are not about it';
     default:
       return says.because satisfies never;
   }

@@ -35,8 +35,6 @@ function sideLines(
   switch (side.kind) {
     case 'outside':
       return [`  ${label} no policy: not an endpoint or node of a cluster`];
-    case 'node':
-      return [`  ${label} open: policies about nodes are not enforced by this version`];
     case 'unknown':
       return [`  ${label} unknown: ${side.advice}`];
     case 'known': {
@@ -63,6 +61,10 @@ function firstLine(says: VerdictInfo): string {
       return 'policies are switched off (--enable-policy never)';
     case 'own-node':
       return 'a pod is always reached by its own node';
+    case 'not-of-mesh':
+      return 'policies of nodes are not about what is outside of the mesh';
+    case 'always-open':
+      return 'by this port nodes stay a part of their mesh: no policy closes it';
     case 'rule':
       return says.verdict === 'allowed' ? 'a rule allows it' : 'a rule denies it';
     case 'isolated':

@@ -81,11 +81,13 @@ export function compileEndpoint(
     if (clauses.length > before) selecting.push(policy);
   }
   if (options.mode === 'never') return { ingress: OPEN, egress: OPEN, policies: selecting };
+  // Closed for no reason, a node would be lost to its cluster.
+  const closesAll = options.mode === 'always' && subject.kind === 'pods';
   const isolated = clauses.some(({ clause }) => clause.isolates);
   const direction = (name: Direction): DirectionPolicy => {
     if (isolated) return { ...CLOSED, isolated };
     const isClosed =
-      options.mode === 'always' ||
+      closesAll ||
       clauses.some(({ clause }) =>
         name === 'ingress' ? clause.ingressEnforced : clause.egressEnforced,
       );

@@ -1,4 +1,5 @@
 /** Rows of the policy map of one subject, kept up to date as identities come and go. Endpoints that are alike share them. */
+import { localIdentityScope } from '../../mesh/wire/ids.ts';
 import type { PolicyEntry } from '../datapath/desired.ts';
 import type {
   DirectionPolicy,
@@ -13,6 +14,7 @@ import {
   blockOf,
   contains,
   isDeny,
+  isKnownOnly,
   type PortRules,
   type RowCode,
   resolveAny,
@@ -54,6 +56,8 @@ export interface EndpointRows extends PeerUser {
   entriesOf(): ReadonlyMap<ParsedPolicy, number>;
   /** Whether a row could be wanted, were the labels of its identity known. */
   couldWant(row: PolicyEntry): boolean;
+  /** Whether some rows are about everybody who is known, so that somebody has to say who is. */
+  readonly isAboutKnown: boolean;
   /** Gives up what it uses. `now`: monotonic milliseconds. */
   close(now: number): void;
 }
@@ -74,14 +78,11 @@ interface Combination {
 }
 
 const NO_ROWS: readonly RowCode[] = [];
-/** Other sides that an identity of a cluster that has not spoken may come to be among. */
-const MAY_GROW: readonly RowPeer['kind'][] = [
-  'selector',
-  'nodes',
-  'reserved',
-  'named-ports',
-  'service',
-];
+/** Other sides that an identity of a cluster that has not spoken may come to be among, where it is one of pods or of nodes. */
+const MAY_GROW: Readonly<Record<'pods' | 'nodes', readonly RowPeer['kind'][]>> = {
+  pods: ['selector', 'named-ports', 'service'],
+  nodes: ['nodes', 'reserved', 'service'],
+};
 /** What a port of any protocol stands for, where it has a name. */
 const PORT_PROTOCOLS: readonly number[] = [6, 17, 132];
 
@@ -140,6 +141,7 @@ export function createEndpointRows(
       return entries;
     },
     couldWant: (row) => directions[row.direction].couldWant(row),
+    isAboutKnown: directions.ingress.isAboutKnown || directions.egress.isAboutKnown,
     close(now) {
       for (const direction of DIRECTIONS) {
         for (const set of directions[direction].used) peers.release(set, user, now);
@@ -177,6 +179,7 @@ interface DirectionRows {
   rulesOf(identity: number, code: RowCode): readonly SourcedRule[];
   countEntries(counts: Map<ParsedPolicy, number>): void;
   couldWant(row: PolicyEntry): boolean;
+  readonly isAboutKnown: boolean;
 }
 
 function createDirectionRows(
@@ -210,7 +213,12 @@ function createDirectionRows(
   }
   // To be told when the ports of an identity change.
   if (usesNames) used.push(peers.acquire({ kind: 'named-ports' }, user));
-  const any = resolveAny(anyPorts);
+  // Whom such a rule denies, nobody can say of an identity that is not known.
+  const knownOnly = groups.some(
+    ({ ports, source }) =>
+      source.peer.kind === 'selector' && ports.deny.length + ports.namedDeny.length > 0,
+  );
+  const any = resolveAny(anyPorts, { knownOnly });
   const rows = new Map<number, readonly RowCode[]>();
   const known = new Map<string, readonly RowCode[]>();
   const root: Combination = { groups: [], next: new Map(), resolved: new Map() };
@@ -336,15 +344,25 @@ function createDirectionRows(
     couldWant(row) {
       if (!policy.enforced || policy.isolated) return false;
       const code = blockCode(row);
-      const isDenied = any.some((other) => isDeny(other) && contains(blockOf(other), code));
-      if (isDenied) return false;
+      const isWithin = (kind: (other: RowCode) => boolean): boolean =>
+        any.some((other) => kind(other) && contains(blockOf(other), code));
+      if (isWithin(isDeny)) return false;
+      // Who is not known yet passes by its own row alone.
+      if (row.verdict === 'allow' && isWithin(isKnownOnly)) return true;
+      const mayGrow = MAY_GROW[localIdentityScope(row.identity) === undefined ? 'pods' : 'nodes'];
       return groups.some(({ ports, source }) => {
-        if (!MAY_GROW.includes(source.peer.kind)) return false;
-        if (row.verdict === 'allow')
-          return ports.allow.includes(code) || ports.namedAllow.length > 0;
-        return ports.deny.some((block) => contains(block, code)) || ports.namedDeny.length > 0;
+        if (!mayGrow.includes(source.peer.kind)) return false;
+        if (row.verdict === 'allow') {
+          return ports.allow.some((block) => contains(block, code)) || ports.namedAllow.length > 0;
+        }
+        // One that is wider than what rules deny by now denied that, too.
+        return (
+          ports.deny.some((block) => contains(block, code) || contains(code, block)) ||
+          ports.namedDeny.length > 0
+        );
       });
     },
+    isAboutKnown: any.some(isKnownOnly),
   };
 }
 

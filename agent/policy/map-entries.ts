@@ -17,6 +17,8 @@ export interface PolicyQuestion {
   readonly protocol: number;
   /** Destination port; type of an ICMP message. */
   readonly port: number;
+  /** The identity is one of pods that the agent does not know. Default: it is not. */
+  readonly isStranger?: boolean;
 }
 
 /** What the map says; `none`: no row matches, which denies where the direction is enforced. */
@@ -27,7 +29,7 @@ export type RowVerdict =
 /** A block as one number: its width (0 to 24 bits), then protocol and port, of which only so many high bits are set. */
 export type BlockCode = number;
 
-/** A block with a verdict as one number: DENY, or not, above the block's code. */
+/** A block with a verdict as one number: DENY or KNOWN_ONLY, or neither, above the block's code. */
 export type RowCode = number;
 
 const VALUE_BITS = 24;
@@ -36,6 +38,7 @@ const PORT_BITS = 16;
 /** Number of bits that a protocol takes. */
 const PROTOCOL_BITS = 8;
 const DENY = 1 << 29;
+const KNOWN_ONLY = 1 << 30;
 const EMPTY: readonly RowCode[] = [];
 
 /** What the kernel does with the rows of one endpoint (`policy_verdict` of `bpf/lib/policy.h`), without the kernel. */
@@ -46,6 +49,7 @@ export function lookupVerdict(rows: Iterable<PolicyEntry>, question: PolicyQuest
   for (const row of rows) {
     if (row.direction !== question.direction) continue;
     if (row.identity !== 0 && row.identity !== question.identity) continue;
+    if (row.knownOnly === true && question.isStranger === true) continue;
     const code = blockCode(row);
     if (!contains(code, point)) continue;
     // Of one identity, the longest prefix that matches.
@@ -91,12 +95,14 @@ export function rowOfCode(
     port: code & 0xffff,
     portPrefixBits: Math.max(0, widthOf(code) - PROTOCOL_BITS),
     verdict: isDeny(code) ? 'deny' : 'allow',
+    ...(isKnownOnly(code) ? { knownOnly: true } : {}),
   };
 }
 
 /** The code of a row. */
-export function codeOfRow(row: PortBlock & Pick<PolicyEntry, 'verdict'>): RowCode {
-  return row.verdict === 'deny' ? blockCode(row) | DENY : blockCode(row);
+export function codeOfRow(row: PortBlock & Pick<PolicyEntry, 'verdict' | 'knownOnly'>): RowCode {
+  if (row.verdict === 'deny') return blockCode(row) | DENY;
+  return row.knownOnly === true ? blockCode(row) | KNOWN_ONLY : blockCode(row);
 }
 
 /** Whether a row denies. */
@@ -104,9 +110,14 @@ export function isDeny(code: RowCode): boolean {
   return (code & DENY) !== 0;
 }
 
+/** Whether a row allows only those of any identity who are known. */
+export function isKnownOnly(code: RowCode): boolean {
+  return (code & KNOWN_ONLY) !== 0;
+}
+
 /** The block of a row, whatever its verdict. */
 export function blockOf(code: RowCode): BlockCode {
-  return code & ~DENY;
+  return code & ~(DENY | KNOWN_ONLY);
 }
 
 /** Whether everything of the second block is in the first one. */
@@ -126,11 +137,17 @@ export interface PortRules {
   readonly deny: readonly BlockCode[];
 }
 
-/** Rows for any identity. Of blocks one lies in the other or they are apart, so what is left of the allows is wider than every deny in it. */
-export function resolveAny({ allow, deny }: PortRules): readonly RowCode[] {
+/**
+ * Rows for any identity. Of blocks one lies in the other or they are apart, so what is left of the allows is wider than every
+ * deny in it. `knownOnly`: beside them stand denies that depend on who the other side is.
+ */
+export function resolveAny(
+  { allow, deny }: PortRules,
+  { knownOnly }: { readonly knownOnly: boolean } = { knownOnly: false },
+): readonly RowCode[] {
   const denies = outermost(deny);
   const allows = outermost(allow.filter((block) => !isWithin(block, denies)));
-  return sortedRows(denies, allows);
+  return sortedRows(denies, knownOnly ? allows.map((block) => block | KNOWN_ONLY) : allows);
 }
 
 /**
@@ -143,7 +160,7 @@ export function resolveExact(
   any: readonly RowCode[],
 ): readonly RowCode[] {
   const anyDenies = any.filter(isDeny).map(blockOf);
-  const anyAllows = any.filter((code) => !isDeny(code));
+  const anyAllows = any.filter((code) => !isDeny(code)).map(blockOf);
   const denies = outermost(deny);
   const narrowed = anyAllows.filter((block) =>
     denies.some((wider) => wider !== block && contains(wider, block)),

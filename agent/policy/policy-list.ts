@@ -121,8 +121,9 @@ function portsOf({ protocol, port, portPrefixBits }: PolicyEntry): string | unde
   return rangeText({ protocol, first: port, last: port + 2 ** (16 - portPrefixBits) - 1 });
 }
 
-function isSelected(policy: ParsedPolicy, { labels }: EndpointView): boolean {
-  return labels !== undefined && selectsEndpoint(policy.clauses, { kind: 'pods', labels });
+function isSelected(policy: ParsedPolicy, { labels, host }: EndpointView): boolean {
+  const kind = host === 'node' ? 'nodes' : 'pods';
+  return labels !== undefined && selectsEndpoint(policy.clauses, { kind, labels });
 }
 
 /** `namespace/name` of the pod, or the number of the endpoint. */

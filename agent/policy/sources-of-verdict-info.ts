@@ -70,6 +70,8 @@ export function verdictInfo(verdict: SideVerdict, origins: OriginSource): Verdic
     case 'not-enforced':
     case 'mode-never':
     case 'own-node':
+    case 'not-of-mesh':
+    case 'always-open':
       return { ...says, ...nothing };
     case 'rule':
       return { ...says, ...nothing, rules: verdict.rules.map((rule) => ruleInfo(rule, origins)) };

@@ -84,7 +84,11 @@ export interface NearMiss extends SourcedRule {
 
 /** What one side says to a packet, and by which rule. */
 export type SideVerdict =
-  | { readonly verdict: 'allowed'; readonly because: 'not-enforced' | 'mode-never' | 'own-node' }
+  | {
+      readonly verdict: 'allowed';
+      /** The last two are about nodes: `fixedHostVerdict` says what they mean. */
+      readonly because: 'not-enforced' | 'mode-never' | 'own-node' | 'not-of-mesh' | 'always-open';
+    }
   | {
       readonly verdict: 'allowed';
       readonly because: 'rule';

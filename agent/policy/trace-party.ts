@@ -120,6 +120,7 @@ export function resolveParty(query: PartyQuery, view: PolicyView): Resolved {
     case 'service':
       return frontendsWhere(view, ({ service }) => service === `${query.namespace}/${query.name}`);
     case 'labels': {
+      if (isHostQuery(query)) return resolveHost(view);
       const found: PartyInfo[] = [];
       for (const [identity, labels] of view.identities()) {
         if (query.labels.every((wanted) => hasLabel(labels, wanted))) {
@@ -189,8 +190,23 @@ function parseLabel(text: string): WantedLabel {
   };
 }
 
+/** Whether `host` is asked for: the host that the agent runs on. */
+export function isHostQuery(query: PartyQuery): boolean {
+  if (query.kind !== 'labels' || query.labels.length !== 1) return false;
+  const [label] = query.labels;
+  return label?.source === 'reserved' && label.key === 'host';
+}
+
+function resolveHost(view: PolicyView): Resolved {
+  const [address] = view.nodeIps;
+  return address === undefined ? NOBODY : resolveAddress(address, view);
+}
+
 function resolveAddress(address: IpAddress, view: PolicyView): Resolved {
-  const endpoint = view.endpoints.find(({ addresses }) => addresses.includes(address));
+  // A node is one of the mesh, also while policies make an endpoint of it.
+  const endpoint = view.endpoints.find(
+    ({ addresses, host }) => host !== 'node' && addresses.includes(address),
+  );
   if (endpoint !== undefined) return limited([endpointInfo(endpoint, address, view)]);
   const services = frontendsWhere(view, (frontend) => frontend.address === address);
   if (services.frontends.length > 0) return services;
@@ -258,6 +274,7 @@ function identityInfo(identity: number, labels: Labels, view: PolicyView): Party
 }
 
 function only(endpoints: readonly EndpointView[], view: PolicyView): Resolved {
+  if (endpoints.some(({ host }) => host === 'node')) return resolveHost(view);
   return limited(endpoints.map((endpoint) => endpointInfo(endpoint, undefined, view)));
 }
 

@@ -60,8 +60,6 @@ function bestSide(sides: readonly SideAnswer[], words: string): TraceReport['egr
   const known = sides.filter((side) => side.kind === 'known');
   const best = known.find(({ isLocal }) => isLocal) ?? known[0];
   if (best !== undefined) return best;
-  const node = sides.find((side) => side.kind === 'node');
-  if (node !== undefined) return node;
   const other = sides.find((side) => side.kind === 'unknown');
   if (other === undefined) return { kind: 'outside' };
   return {

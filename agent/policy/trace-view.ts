@@ -13,8 +13,10 @@ import type { GroupView, ServiceView } from './sources-of-verdict-context.ts';
 /** An endpoint of the node. */
 export interface EndpointView {
   readonly endpointId: number;
-  /** `namespace/name`, empty when nobody said. */
+  /** `namespace/name`, empty when nobody said; `host` of the host itself. */
   readonly pod: string;
+  /** It is the host: a node, whose labels are those of its record, or a machine, which policies select as a pod. */
+  readonly host?: 'node' | 'machine' | undefined;
   readonly addresses: readonly IpAddress[];
   readonly identity: number;
   /** Undefined: the own cluster has not said them yet. */

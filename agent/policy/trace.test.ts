@@ -193,7 +193,15 @@ test('tracePacket() names the rule that decided, with its line, and the rows tha
     ingress: { kind: 'unknown', cluster: 'beta' },
     route: { kind: 'overlay', tunnelEndpoint: '192.0.2.99' },
   });
-  t.match(trace('192.0.2.1', 'demo/server', '9').egress, { kind: 'node', cluster: 'alpha' });
+  t.match(trace('192.0.2.1', 'demo/server', '9').egress, {
+    kind: 'known',
+    cluster: 'alpha',
+    says: { verdict: 'allowed', because: 'not-enforced' },
+  });
+  t.match(trace('demo/server', '192.0.2.1', '4240').ingress, {
+    kind: 'known',
+    says: { verdict: 'allowed', because: 'not-enforced' },
+  });
   t.match(trace('192.0.2.1', 'demo/server', '9').ingress, { says: { because: 'own-node' } });
   t.end();
 });

@@ -2,6 +2,7 @@
  * What becomes of a packet: what each side's policies say, by which rule, and which way it takes. An agent answers for
  * its own cluster's policies alone: they are published to no other.
  */
+import { fixedHostVerdict } from './host-verdict.ts';
 import { lookupVerdict } from './map-entries.ts';
 import type { Direction } from './rule.ts';
 import { judgeSide, type PortQuestion, policyOf, type SideVerdict } from './sources-of-verdict.ts';
@@ -31,8 +32,6 @@ export type SideAnswer =
     }
   /** It is no endpoint or node of a cluster: no policy is about it. */
   | { readonly kind: 'outside' }
-  /** A node: policies about nodes are read, and not enforced by this version. */
-  | { readonly kind: 'node'; readonly cluster: string }
   /** Another cluster decides. */
   | { readonly kind: 'unknown'; readonly cluster: string };
 
@@ -68,10 +67,11 @@ function traceSide(direction: Direction, question: TraceQuestion, view: PolicyVi
   const [own, other] =
     direction === 'egress' ? [question.from, question.to] : [question.to, question.from];
   if (own.cluster === undefined || own.kind === 'world') return { kind: 'outside' };
-  if (own.kind === 'node') return { kind: 'node', cluster: own.cluster };
   if (own.cluster !== view.cluster) return { kind: 'unknown', cluster: own.cluster };
   const subject = policyOf(partyOf(own), view.policies, view);
-  const verdict = judgeSide(subject, { ...question, direction, peer: partyOf(other) }, view);
+  const asked = { ...question, direction, peer: partyOf(other) };
+  const fixed = own.kind === 'node' ? fixedHostVerdict(asked, view) : undefined;
+  const verdict = fixed ?? judgeSide(subject, asked, view);
   const endpoint = view.endpoints.find(
     ({ addresses }) => own.address !== undefined && addresses.includes(own.address),
   );
@@ -83,7 +83,7 @@ function traceSide(direction: Direction, question: TraceQuestion, view: PolicyVi
     says: verdictInfo(verdict, view),
     audit: endpoint?.audit === true || view.auditMode,
     kernel:
-      endpoint === undefined || other.identity === 0
+      endpoint === undefined || other.identity === 0 || fixed !== undefined
         ? undefined
         : rowVerdict(endpoint, { ...question, direction, identity: other.identity }),
   };

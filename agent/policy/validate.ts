@@ -3,7 +3,6 @@ import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { LocalPolicy } from '../../mesh/wire/local-policy.ts';
 import { parseCidrGroup } from './cidr-group.ts';
 import { policyName } from './compile.ts';
-import { nodeSubjectProblems } from './node-subjects.ts';
 import { parsePolicy } from './parse.ts';
 import type { ParsedPolicy, PolicyProblem } from './rule.ts';
 import { lineOf } from './sources-of-verdict-info.ts';
@@ -70,8 +69,7 @@ export function validatePolicies(
 
 function problemsOf(policy: LocalPolicy, options: ValidateOptions): readonly PolicyProblem[] {
   if (policy.kind === 'CiliumCIDRGroup') return parseCidrGroup(policy).problems;
-  const parsed = parsePolicy(policy, options);
-  return [...parsed.problems, ...nodeSubjectProblems(parsed)];
+  return parsePolicy(policy, options).problems;
 }
 
 function groupsNamed(

@@ -11,14 +11,7 @@ import {
 import type { IpPrefix } from '../../mesh/wire/ip.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { Node } from '../../mesh/wire/node.ts';
-import type {
-  Datapath,
-  EndpointEntry,
-  FrontendEntry,
-  FrontendKey,
-  IpcacheEntry,
-  PolicyEntry,
-} from '../datapath/desired.ts';
+import type { Datapath, FrontendEntry, FrontendKey, IpcacheEntry } from '../datapath/desired.ts';
 import type { HostRouteKeeper } from '../datapath/host-route-keeper.ts';
 import type { AddressConflict } from '../merge/address-book.ts';
 import { createAddressRows } from '../merge/address-rows.ts';
@@ -31,9 +24,13 @@ import type { PeerSets, ServicePeer } from '../policy/peer-sets.ts';
 import type { AuditedTable } from './audit.ts';
 import { createCompleteness } from './completeness.ts';
 import type { FormerPolicies } from './former-policies.ts';
+import { hostEndpoint } from './host-endpoint.ts';
 import { createIpcacheState, nodeKey } from './ipcache-state.ts';
+import { isKnownRow } from './known-identities.ts';
+import { sameEndpoint } from './local-endpoint.ts';
 import { createLocalIdentityRows } from './local-identity-rows.ts';
 import { createPolicyFeed, type PolicyFeed } from './policy-feed.ts';
+import { createPolicyFlush, samePolicy } from './policy-flush.ts';
 import {
   createPolicyState,
   type EndpointState,
@@ -45,6 +42,15 @@ import { createServiceState, type Withdrawal } from './service-state.ts';
 
 /** Least time between two writes, in milliseconds: a change that comes alone is written at once, a flood in batches. */
 const COALESCE_MS = 1;
+
+/**
+ * How long the next process waits for peers before policies that changed meanwhile hold, in milliseconds: what they say of
+ * identities that nobody has named yet cannot be told. As long as a peer counts for readiness.
+ */
+const PEERS_WAIT_MS = 15_000;
+
+/** What policies need of them for that. */
+const PEER_KINDS = ['nodes', 'identities'] as const;
 
 /** Kubernetes' label of a node's zone. */
 const ZONE_LABEL = 'topology.kubernetes.io/zone';
@@ -158,7 +164,7 @@ export function createEngine(options: {
     reconciler: ipcacheRec,
     hosts,
     adopted,
-    isKnown: (identity) => policies.labelsOf(identity) !== undefined,
+    isKnown: (identity) => !isHolding && policies.labelsOf(identity) !== undefined,
   });
   const services = createServiceState(node, {
     reconciler: servicesRec,
@@ -190,7 +196,13 @@ export function createEngine(options: {
     peers,
     now: clock.monotonic(),
   });
+  policies.setEndpoint(hostEndpoint(node), { restored: true });
+  const writePolicies = createPolicyFlush(policyRec, policies);
   const bell = createBell();
+  const startedAt = clock.monotonic();
+  /** Whether rows of a previous process still judge, whoever is named meanwhile; and until when peers are waited for. */
+  let isHolding = false;
+  let waitsUntil: number | undefined;
   let reconsider = true;
   /** Whether some cluster's services became known, or its absence, since the last look at what is remembered. */
   let servicesSpoke = true;
@@ -221,16 +233,28 @@ export function createEngine(options: {
     policyRec.table.prune((row) => lost.has(row.endpointId) || policies.couldWant(row, possibly));
   };
 
-  /** Once the own cluster has said everything that policies are about, they are what holds. */
-  const releaseWhenRead = (): void => {
+  /**
+   * Once the own cluster has said everything that policies are about, they are what holds. Where a previous process left
+   * rows, so have its peers, unless they take too long: until then those rows judge their pods as before.
+   */
+  const releaseWhenRead = (now: number): void => {
     if (policies.isReleased) return;
     const isRead =
       completeness.isSynced(ownId, 'local-policies') &&
       completeness.isSynced(ownId, 'local-services') &&
       !completeness.isOutstanding(ownId, ['nodes', 'identities', 'ips']);
     if (!isRead) return;
+    if (isHolding && !completeness.arePeersSynced(PEER_KINDS)) {
+      waitsUntil = startedAt + PEERS_WAIT_MS;
+      if (now < waitsUntil) return;
+    }
+    isHolding = false;
+    waitsUntil = undefined;
+    reconsider = true;
     policies.release();
     feed.complete();
+    // Addresses may have waited for it.
+    for (const [identity] of peers.identities()) ipcache.identityKnown(identity);
   };
 
   const refreshAddresses = (): void => {
@@ -251,22 +275,24 @@ export function createEngine(options: {
     services.refresh();
     do {
       refreshAddresses();
-      if (reconsider) releaseWhenRead();
+      if (reconsider || (waitsUntil !== undefined && now >= waitsUntil)) releaseWhenRead(now);
       policies.prepare(now);
       handOut();
       // Identities are known before the addresses that carry them, and whoever a service sends to before it. All of that
       // comes before rules that tell them from others.
-      policyRec.flush(now, 'upsert');
-      ipcacheRec.flush(now, 'upsert');
+      writePolicies(now);
+      ipcacheRec.flush(now, { upserts: () => true });
       servicesRec.flush(now);
-      ipcacheRec.flush(now, 'delete');
+      ipcacheRec.flush(now, { deletes: () => true });
       policies.commit(now);
       // No endpoint is reachable, and none is closed, before its policy is there; nobody loses the identity that a rule
       // told it by before that rule is gone.
-      policyRec.flush(now, 'upsert');
+      writePolicies(now);
       endpointsRec.flush(now);
-      policyRec.flush(now, 'delete');
+      policyRec.flush(now, { deletes: () => true });
     } while (policies.isStale);
+    policies.tidy();
+    policyRec.flush(now, { deletes: isKnownRow });
     handOut();
     if (reconsider) {
       reconsider = false;
@@ -322,7 +348,7 @@ export function createEngine(options: {
 
   const setNodeLabels = (cluster: ClusterRef, name: string, value: Node | undefined): void => {
     const labels = value && labelsFromRecord({ ...value.labels, [CLUSTER_LABEL]: cluster.name });
-    const isOwn = cluster.own && name === node.nodeName;
+    const isOwn = cluster.own && name === node.nodeName && node.hostEndpoint === undefined;
     policies.setNode(nodeKey(cluster, name), labels, { isOwn });
   };
 
@@ -358,6 +384,7 @@ export function createEngine(options: {
     restoreEndpoints(endpoints, ids) {
       unreadable = ids;
       for (const endpoint of endpoints) policies.setEndpoint(endpoint, { restored: true });
+      isHolding = policies.endpoints().some(({ held }) => held);
       touched();
     },
     addEndpoint(endpoint) {
@@ -398,6 +425,7 @@ export function createEngine(options: {
             [
               ...reconcilers.map(({ table }) => table.nextRetryAt()),
               policies.nextRefreshAt(),
+              waitsUntil,
               ipcache.nextRefreshAt(),
             ],
             now,
@@ -455,21 +483,4 @@ function untilDue(times: readonly (number | undefined)[], now: number): number {
 
 function servicePeer({ namespace, name, labels = {}, backends }: LocalService): ServicePeer {
   return { namespace, name, labels: labelsFromRecord(labels), addresses: [...backends.keys()] };
-}
-
-function sameEndpoint(a: EndpointEntry, b: EndpointEntry): boolean {
-  return (
-    a.ifindex === b.ifindex &&
-    a.hostInterface === b.hostInterface &&
-    a.mac.toLowerCase() === b.mac.toLowerCase() &&
-    a.identity === b.identity &&
-    a.ingressEnforced === b.ingressEnforced &&
-    a.egressEnforced === b.egressEnforced &&
-    a.audit === b.audit &&
-    [...a.addresses].sort().join() === [...b.addresses].sort().join()
-  );
-}
-
-function samePolicy(a: PolicyEntry, b: PolicyEntry): boolean {
-  return a.verdict === b.verdict;
 }

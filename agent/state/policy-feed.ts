@@ -4,7 +4,6 @@ import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { LocalPolicy, PolicyOrigin } from '../../mesh/wire/local-policy.ts';
 import { parseCidrGroup } from '../policy/cidr-group.ts';
 import { policyName } from '../policy/compile.ts';
-import { nodeSubjectProblems } from '../policy/node-subjects.ts';
 import { parsePolicy } from '../policy/parse.ts';
 import type { CidrPrefixes } from '../policy/peer-sets.ts';
 import type { ParsedPolicy, PolicyProblem } from '../policy/rule.ts';
@@ -88,11 +87,7 @@ export function createPolicyFeed(
     const parsed = parsePolicy(policy, options);
     const good = choose(key, policy, isReadable(parsed));
     const { clauses } = good === policy ? parsed : parsePolicy(good, options);
-    const problems = [
-      ...parsed.problems,
-      ...nodeSubjectProblems({ clauses }),
-      ...staying(policy, good),
-    ];
+    const problems = [...parsed.problems, ...staying(policy, good)];
     const inForce = { ...parsed, clauses, problems };
     known.add(key);
     // Rules of an older version stand at its lines.

@@ -88,6 +88,9 @@ test('rows of a peer that does not speak after a restart stay, but for those tha
   }
   second.synced('alpha');
   second.engine.flush();
+  t.same(heldPolicy(twin), held, 'the peer is waited for');
+  second.later(15_000);
+  second.engine.flush();
   t.same(heldPolicy(twin), held, 'the peer has not spoken');
   second.set('policy a', 0);
   second.engine.synced(ALPHA, 'local-policies');

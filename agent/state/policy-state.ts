@@ -10,9 +10,8 @@ import {
 import { type IpAddress, type IpPrefix, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
 import type { EndpointEntry, PolicyEntry } from '../datapath/desired.ts';
 import { limitsEgress, policyName, type SourcedRule } from '../policy/compile.ts';
-import type { RowDifference } from '../policy/endpoint-rows.ts';
 import type { Enforcement, EnforcementMode } from '../policy/enforcement-mode.ts';
-import { blockOf, codeOfRow, rowOfCode } from '../policy/map-entries.ts';
+import { codeOfRow } from '../policy/map-entries.ts';
 import { createNamedPortBook, type PortsSaid } from '../policy/named-port-book.ts';
 import {
   type CidrPrefixes,
@@ -23,35 +22,14 @@ import {
 } from '../policy/peer-sets.ts';
 import type { ParsedPolicy } from '../policy/rule.ts';
 import { createSubjects, type Subject, type SubjectChange } from '../policy/subjects.ts';
+import { HOST_IDENTITY, placeOf } from './host-endpoint.ts';
 import { createIdentityGrace } from './identity-grace.ts';
+import { createKnownIdentities, isKnownRow } from './known-identities.ts';
+import type { EndpointState, LocalEndpoint } from './local-endpoint.ts';
+import { createPolicyWriter, type WrittenRows } from './policy-writer.ts';
 import type { Reconciler } from './reconciler.ts';
 
-/** A pod of this node, as the container runtime made it. */
-export interface LocalEndpoint {
-  readonly endpointId: number;
-  readonly addresses: readonly IpAddress[];
-  readonly ifindex: number;
-  readonly hostInterface: string;
-  readonly mac: string;
-}
-
-/** What an endpoint is at present, for people. */
-export interface EndpointState extends LocalEndpoint {
-  readonly identity: NumericIdentity;
-  readonly labels: Labels | undefined;
-  readonly ingressEnforced: boolean;
-  readonly egressEnforced: boolean;
-  /** Asked for by setAudit: what policy denies is told and counted, and passes. */
-  readonly audit: boolean;
-  /** Policies that select it. */
-  readonly policies: readonly string[];
-  /** Rows of the policy table that it needs. */
-  readonly entries: number;
-  /** It needs more rows than it may have, or than there is room for, and has none: nobody is let through. */
-  readonly isOverfull: boolean;
-  /** Its row is as a previous process left it, until the own cluster has said everything. */
-  readonly held: boolean;
-}
+export type { EndpointState, LocalEndpoint } from './local-endpoint.ts';
 
 /** Turns endpoints, identities and policies into desired rows of the endpoint and policy tables. */
 export interface PolicyState {
@@ -84,6 +62,10 @@ export interface PolicyState {
   prepare(now: number): void;
   /** Makes changed policies hold, and endpoints be who they are by now. Prepare comes first. */
   commit(now: number): void;
+  /** Takes back who is known when no rows ask for it any more. To be written after everything else. */
+  tidy(): void;
+  /** Endpoints of which a row that denies could not be written: what they allow goes, and comes back once it is written. */
+  setRefused(endpointIds: ReadonlySet<number>): void;
   /** Whether there is anything to prepare. */
   readonly isStale: boolean;
   /** When `refresh` is worth a call though nothing was said; undefined: not until something is. */
@@ -134,6 +116,9 @@ interface Member {
   /** Who it is to be with the next commit. */
   next: { readonly identity: NumericIdentity; readonly subject: Subject | undefined } | undefined;
   isOverfull: boolean;
+  isRefused: boolean;
+  /** Whether a row of it is wanted among the endpoints. */
+  isWritten: boolean;
 }
 
 /** Rows of the policy table that one endpoint may have: Cilium's default of `bpf-policy-map-max`. */
@@ -171,54 +156,45 @@ export function createPolicyState(options: {
   const byPrefix = new Map<IpPrefix, number>();
   const grace = createIdentityGrace(options.identityGraceMs ?? 0);
   const dirty = new Set<Member>();
+  const known = createKnownIdentities(policyRec.table);
+  const writer = createPolicyWriter(policyRec.table);
   let released = false;
   let limitsCalls = false;
   let lastRefresh = 0;
+  /** Of this node, as its record had them last. */
+  let hostLabels: Labels | undefined;
 
+  const ownRows = ({ endpoint, subject, isRefused }: Member): WrittenRows => ({
+    endpointId: endpoint.endpointId,
+    rows: subject?.rows,
+    isClosed: isRefused,
+  });
   const enforcementOf = (member: Member): Enforcement => {
     if (member.held !== undefined) return member.held;
     if (mode === 'never') return { ingressEnforced: false, egressEnforced: false };
     const { subject } = member;
     // Nobody may reach it, as with Cilium's `reserved:init`; and it may call nobody where that could be against a policy that is
     // known. Before any is, it may: else an apiserver that is itself a pod could never reach what it has to read.
-    if (subject === undefined) return { ingressEnforced: true, egressEnforced: limitsCalls };
+    if (subject === undefined) {
+      // A node is not closed before it is known whether a policy selects it.
+      const isNode = member.endpoint.host === 'node';
+      return { ingressEnforced: !isNode, egressEnforced: !isNode && limitsCalls };
+    }
     const { ingress, egress } = subject.rows.policy;
     return { ingressEnforced: ingress.enforced, egressEnforced: egress.enforced };
   };
   const writeEndpoint = (member: Member): void => {
     const { endpoint, sent, audit } = member;
     const { ingressEnforced, egressEnforced } = enforcementOf(member);
-    endpoints.table.set({ ...endpoint, identity: sent, ingressEnforced, egressEnforced, audit });
-  };
-  const writeDifference = (endpointId: number, difference: RowDifference): void => {
-    const { direction, identity, before, after } = difference;
-    const place = { endpointId, direction, identity };
-    const blocks = after.map(blockOf);
-    for (const code of after) {
-      if (!before.includes(code)) policyRec.table.set(rowOfCode(code, place));
+    const place = placeOf(endpoint);
+    // A node that no policy is about is nobody's endpoint.
+    if (endpoint.host === 'node' && !ingressEnforced && !egressEnforced && !audit) {
+      if (member.isWritten) endpoints.table.remove(place);
+      member.isWritten = false;
+      return;
     }
-    for (const code of before) {
-      if (!blocks.includes(blockOf(code))) policyRec.table.remove(rowOfCode(code, place));
-    }
-  };
-  const writeAll = (member: Member): void => {
-    const { subject, endpoint } = member;
-    for (const row of subject?.rows.entries(endpoint.endpointId) ?? []) policyRec.table.set(row);
-  };
-  /** Replaces what an endpoint has of one subject by what it is to have of another. */
-  const moveRows = (member: Member, before: Subject | undefined): void => {
-    const { subject, endpoint } = member;
-    const { endpointId } = endpoint;
-    const wanted = new Set<string>();
-    const keyOf = (row: PolicyEntry): string =>
-      `${row.direction} ${row.identity} ${row.protocol} ${row.port} ${row.portPrefixBits}`;
-    for (const row of subject?.rows.entries(endpointId) ?? []) {
-      wanted.add(keyOf(row));
-      policyRec.table.set(row);
-    }
-    for (const row of before?.rows.entries(endpointId) ?? []) {
-      if (!wanted.has(keyOf(row))) policyRec.table.remove(row);
-    }
+    member.isWritten = true;
+    endpoints.table.set({ ...place, identity: sent, ingressEnforced, egressEnforced, audit });
   };
   const leave = (member: Member, subject: Subject | undefined, now: number): void => {
     if (subject === undefined) return;
@@ -233,15 +209,17 @@ export function createPolicyState(options: {
   /** Finds out who an endpoint is to be. */
   const judge = (member: Member, now: number): void => {
     const { endpoint } = member;
-    let identity: NumericIdentity | undefined;
+    const isNode = endpoint.host === 'node';
+    let identity = isNode ? HOST_IDENTITY : undefined;
     for (const address of endpoint.addresses) identity ??= ownIdentityOf(address);
-    const labels = identity === undefined ? undefined : peers.labelsOf(identity);
+    const labels = isNode ? hostLabels : identity && peers.labelsOf(identity);
     const before = member.next?.subject;
     let subject: Subject | undefined;
     if (labels !== undefined && released) {
-      const namedPorts = portsOf(endpoint);
-      const key = JSON.stringify([labels, namedPorts]);
-      subject = subjects.open(key, { subject: { kind: 'pods', labels }, namedPorts });
+      const namedPorts = isNode ? [] : portsOf(endpoint);
+      const kind = isNode ? 'nodes' : 'pods';
+      const key = JSON.stringify([kind, labels, namedPorts]);
+      subject = subjects.open(key, { subject: { kind, labels }, namedPorts });
     }
     if (before !== undefined) subjects.close(before, now);
     member.next = { identity: identity ?? INIT, subject };
@@ -254,7 +232,7 @@ export function createPolicyState(options: {
     member.identity = next.identity;
     member.sent = grace.follow(member.endpoint.endpointId, member, now);
     member.subject = next.subject;
-    if (next.subject !== before && !member.isOverfull) moveRows(member, before);
+    if (next.subject !== before && !member.isOverfull) writer.move(ownRows(member), before?.rows);
     leave(member, before, now);
     if (next.subject !== undefined) {
       const others = membersOf.get(next.subject) ?? new Set<Member>();
@@ -264,28 +242,41 @@ export function createPolicyState(options: {
   };
   const write = (changes: readonly SubjectChange[]): void => {
     for (const { subject, differences } of changes) {
-      for (const { isOverfull, endpoint } of membersOf.get(subject) ?? []) {
-        if (isOverfull) continue;
-        for (const difference of differences) writeDifference(endpoint.endpointId, difference);
+      for (const member of membersOf.get(subject) ?? []) {
+        if (member.isOverfull) continue;
+        for (const difference of differences) writer.change(ownRows(member), difference);
       }
     }
   };
   /** An endpoint whose rows would not all be in the kernel has none: half of them could allow what a lost one denies. */
   const limit = (): void => {
-    let total = 0;
+    let total = known.count;
     for (const member of members.values()) {
       const count = member.subject?.rows.count ?? 0;
       const isOverfull = count > maxEach || total + count > maxEntries;
       if (!isOverfull) total += count;
       if (isOverfull === member.isOverfull) continue;
       member.isOverfull = isOverfull;
-      if (!isOverfull) writeAll(member);
-      else {
-        for (const row of member.subject?.rows.entries(member.endpoint.endpointId) ?? []) {
-          policyRec.table.remove(row);
-        }
-      }
+      if (!isOverfull) writer.write(ownRows(member));
+      else writer.remove(ownRows(member));
     }
+  };
+
+  const isOfOutstanding = (
+    identity: number,
+    isOutstanding: (clusterId: number) => boolean,
+  ): boolean => {
+    const clusterId = clusterIdOfIdentity(parseNumericIdentity(identity), options.max);
+    return clusterId !== 0 && isOutstanding(clusterId);
+  };
+  const isAboutKnown = (): boolean => [...membersOf.keys()].some(({ rows }) => rows.isAboutKnown);
+  /** Sees to it that the kernel can tell whom rows about everybody who is known are about. */
+  const tellKnown = (): void => {
+    if (!released) return;
+    if (!known.isBegun && isAboutKnown()) {
+      known.begin(peers.identities());
+    }
+    if (writer.takeNews()) known.forgetFormer();
   };
 
   return {
@@ -314,18 +305,28 @@ export function createPolicyState(options: {
     },
     setIdentity(identity, labels) {
       peers.setIdentity(identity, labels);
+      known.set(identity, labels !== undefined);
       for (const member of members.values()) if (member.identity === identity) dirty.add(member);
     },
     setNamedPorts(clusterId, prefix, said) {
+      const before = ports.ofAddress(prefix);
       for (const identity of ports.set(clusterId, prefix, said)) {
         peers.setNamedPorts(identity, ports.ofIdentity(identity));
-        const member = members.get(byPrefix.get(prefix) ?? 0);
-        if (member !== undefined) dirty.add(member);
       }
+      // Its identity may have had these ports before, by another endpoint.
+      if (ports.ofAddress(prefix) === before) return;
+      const member = members.get(byPrefix.get(prefix) ?? 0);
+      if (member !== undefined) dirty.add(member);
     },
     setCidrGroup: (name, group) => peers.setCidrGroup(name, group),
     setService: (name, service) => peers.setService(name, service),
-    setNode: (key, labels, whose) => peers.nodes.setNode(key, labels, whose),
+    setNode(key, labels, whose) {
+      peers.nodes.setNode(key, labels, whose);
+      // A record that is gone says nothing: what is known of the node stays.
+      if (!whose.isOwn || labels === undefined) return;
+      hostLabels = labels;
+      for (const member of members.values()) if (member.endpoint.host === 'node') dirty.add(member);
+    },
     setEndpoint(endpoint, { restored }) {
       const { endpointId } = endpoint;
       const left = restored
@@ -341,6 +342,8 @@ export function createPolicyState(options: {
         subject: undefined,
         next: undefined,
         isOverfull: false,
+        isRefused: false,
+        isWritten: left !== undefined,
       };
       member.endpoint = endpoint;
       members.set(endpointId, member);
@@ -358,7 +361,7 @@ export function createPolicyState(options: {
         const prefix = wholePrefix(address);
         if (byPrefix.get(prefix) === endpointId) byPrefix.delete(prefix);
       }
-      endpoints.table.remove({ endpointId, addresses });
+      endpoints.table.remove(placeOf(member.endpoint));
       for (const row of member.subject?.rows.entries(endpointId) ?? []) policyRec.table.remove(row);
       leave(member, member.subject, lastRefresh);
       if (member.next?.subject !== undefined) subjects.close(member.next.subject, lastRefresh);
@@ -413,10 +416,26 @@ export function createPolicyState(options: {
         for (const member of membersOf.get(subject) ?? []) writeEndpoint(member);
       }
       for (const member of members.values()) become(member, now);
+      tellKnown();
       limit();
+    },
+    tidy() {
+      if (known.isBegun && !isAboutKnown()) known.end();
+    },
+    setRefused(endpointIds) {
+      for (const member of members.values()) {
+        const isRefused = endpointIds.has(member.endpoint.endpointId);
+        if (isRefused === member.isRefused) continue;
+        member.isRefused = isRefused;
+        if (member.isOverfull) continue;
+        if (isRefused) writer.close(ownRows(member));
+        else writer.write(ownRows(member));
+      }
     },
     nextRefreshAt: () => grace.nextAt(),
     couldWant(row, { isOutstanding, isCarried }) {
+      if (isKnownRow(row))
+        return !released || (known.isBegun && isOfOutstanding(row.identity, isOutstanding));
       const member = members.get(row.endpointId);
       if (member === undefined) return false;
       if (member.held !== undefined) return true;
@@ -425,23 +444,23 @@ export function createPolicyState(options: {
       // Whom addresses outside are to policies is known with the policies; of a node, its cluster has to tell.
       const scope = localIdentityScope(identity)?.scope;
       if (scope !== undefined) return scope === 'node' && isCarried(identity);
-      const clusterId = clusterIdOfIdentity(parseNumericIdentity(identity), options.max);
-      return clusterId !== 0 && isOutstanding(clusterId);
+      return isOfOutstanding(identity, isOutstanding);
     },
     endpoints: () =>
-      [...members.values()].map((member) => {
-        const { endpoint, identity, subject, held, audit, isOverfull } = member;
+      [...members.values()].filter(isShown).map((member) => {
+        const { endpoint, identity, subject, held, audit, isOverfull, isRefused } = member;
         const { ingressEnforced, egressEnforced } = enforcementOf(member);
         return {
           ...endpoint,
           identity,
-          labels: peers.labelsOf(identity),
+          labels: endpoint.host === 'node' ? hostLabels : peers.labelsOf(identity),
           ingressEnforced,
           egressEnforced,
           audit,
           policies: subject?.rows.policy.policies.map(policyName) ?? [],
           entries: subject?.rows.count ?? 0,
           isOverfull,
+          isRefused,
           held: held !== undefined,
         };
       }),
@@ -467,6 +486,11 @@ export function createPolicyState(options: {
     },
     labelsOf: (identity) => peers.labelsOf(identity),
   };
+}
+
+/** Whether it is an endpoint to people: a node is one while policies are about it. */
+function isShown({ endpoint, isWritten, subject }: Member): boolean {
+  return endpoint.host !== 'node' || isWritten || (subject?.rows.policy.policies.length ?? 0) > 0;
 }
 
 function wholePrefix(address: IpAddress): IpPrefix {

@@ -6,6 +6,7 @@ import type { Datapath, DatapathTable } from '../datapath/desired.ts';
 import { lookupVerdict } from '../policy/map-entries.ts';
 import { openPolicyEngine } from '../testing/policy-engine.ts';
 import { CHANGEABLES, ENDPOINTS } from '../testing/policy-world.ts';
+import { isKnownRow } from './known-identities.ts';
 import { createMemoryDatapath, type MemoryDatapath } from './memory-datapath.ts';
 
 const NAMES = Object.keys(CHANGEABLES);
@@ -22,6 +23,8 @@ const OTHERS: readonly IpAddress[] = [
   '203.0.113.8',
   '2001:db8::5',
 ].map(parseIpAddress);
+/** Those of pods. Of networks, a process does not know the rules by which the one before told them apart. */
+const OF_MESH: readonly IpAddress[] = ['10.2.0.1', '198.51.100.9'].map(parseIpAddress);
 const TCP_PORTS = [22, 25, 443, 8004, 8080, 8443];
 
 /** A flow that somebody may try. */
@@ -42,6 +45,7 @@ const PROBES: readonly Probe[] = ENDPOINTS.flatMap(({ endpointId }) =>
 function verdicts(datapath: MemoryDatapath): (boolean | undefined)[] {
   const identities = new Map(OTHERS.map((other) => [other, identityOf(datapath, other)]));
   const rows = datapath.policy.rows();
+  const known = new Set(rows.filter(isKnownRow).map(({ identity }) => identity));
   const ofEndpoint = new Map(
     ENDPOINTS.map(({ endpointId }) => [
       endpointId,
@@ -54,7 +58,8 @@ function verdicts(datapath: MemoryDatapath): (boolean | undefined)[] {
     const isEnforced = direction === 'ingress' ? endpoint.ingressEnforced : endpoint.egressEnforced;
     if (!isEnforced) return true;
     const identity = identities.get(other) ?? WORLD;
-    const question = { direction, identity, protocol: 6, port };
+    const isStranger = identity >= 256 && identity < 2 ** 24 && !known.has(identity);
+    const question = { direction, identity, protocol: 6, port, isStranger };
     return lookupVerdict(ofEndpoint.get(endpointId) ?? [], question).kind === 'allow';
   });
 }
@@ -164,4 +169,76 @@ test('no flow is judged otherwise in between than before and after', async (t) =
     error: String(result.errorInstance),
   });
   t.ok(writes > 200 && changed > 200, `${writes} writes, ${changed} verdicts changed`);
+});
+
+test('nor while the next process learns what has become of policies, in any order', async (t) => {
+  const names = fc.shuffledSubarray(NAMES, { minLength: NAMES.length });
+  const states = fc.array(fc.nat(1000), { minLength: NAMES.length, maxLength: NAMES.length });
+  const policies = NAMES.filter((name) => name.startsWith('policy'));
+  let writes = 0;
+  const result = fc.check(
+    fc.property(
+      states,
+      fc.array(change(policies), { maxLength: 2 }),
+      names,
+      (were, news, order) => {
+        const twin = createMemoryDatapath();
+        const stateOf = (name: string, state: number): number =>
+          state % ((CHANGEABLES[name]?.states ?? 0) + 1);
+        const mesh = new Map(
+          NAMES.map((name, index) => {
+            // Whoever is there stays there: a process that is away misses what is said once.
+            const state = stateOf(name, were[index] ?? 0);
+            return [name, /^(identity|address)/.test(name) ? Math.max(1, state) : state];
+          }),
+        );
+        const first = openPolicyEngine({ twin, hasPeer: true });
+        for (const [name, state] of mesh) first.set(name, state);
+        for (const endpoint of ENDPOINTS) first.engine.addEndpoint(endpoint);
+        first.synced('beta');
+        first.engine.flush();
+        const before = verdicts(twin);
+        for (const { name, state } of news) mesh.set(name, stateOf(name, state));
+
+        const seen: (boolean | undefined)[][] = [];
+        const next = openPolicyEngine({
+          twin,
+          around: () => oneByOne(twin, () => seen.push(verdicts(twin))),
+          isSynced: false,
+          hasPeer: true,
+          restored: ENDPOINTS.map(({ endpointId }) => endpointId),
+        });
+        const cut = order.length >> 1;
+        order.forEach((name, index) => {
+          next.set(name, mesh.get(name) ?? 0);
+          next.engine.flush();
+          // The own cluster may have said all before the peer has said anything, or after.
+          if (index !== cut) return;
+          for (const own of NAMES.filter((other) => CHANGEABLES[other]?.cluster.own === true)) {
+            next.set(own, mesh.get(own) ?? 0);
+          }
+          next.synced('alpha');
+          next.engine.flush();
+        });
+        next.synced('beta');
+        next.engine.flush();
+        const after = verdicts(twin);
+        writes += seen.length;
+        PROBES.forEach((probe, index) => {
+          if (before[index] !== after[index] || !OF_MESH.includes(probe.other)) return;
+          const wrong = seen.findIndex((now) => now[index] !== before[index]);
+          if (wrong === -1) return;
+          throw new Error(
+            `${JSON.stringify(probe)} is ${seen[wrong]?.[index]} after write ${wrong + 1} of ${seen.length}, and ${before[index]} before and after ${JSON.stringify([...mesh])}`,
+          );
+        });
+      },
+    ),
+    { numRuns: IS_LONG ? 400 : 30 },
+  );
+  t.equal(result.failed, false, `seed ${result.seed}`, {
+    counterexample: JSON.stringify(result.counterexample),
+    error: String(result.errorInstance),
+  });
+  t.ok(writes > 50, `${writes} writes`);
 });

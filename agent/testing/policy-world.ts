@@ -185,6 +185,23 @@ const SPECS: readonly Readonly<Record<string, unknown>>[] = [
       { fromCIDR: ['0.0.0.0/0'], toPorts: tcp('8443') },
     ],
   },
+  {
+    endpointSelector: SERVER,
+    ingress: [{ fromEntities: ['all'], toPorts: tcp('8080') }],
+    ingressDeny: [
+      { fromEndpoints: [{ matchLabels: { app: 'other' }, matchExpressions: anyCluster }] },
+    ],
+  },
+  {
+    endpointSelector: {},
+    enableDefaultDeny: { ingress: false, egress: false },
+    egressDeny: [
+      {
+        toEndpoints: [{ matchLabels: { app: 'client' }, matchExpressions: anyCluster }],
+        toPorts: tcp('8443'),
+      },
+    ],
+  },
 ];
 
 function policy(name: string): Changeable {
