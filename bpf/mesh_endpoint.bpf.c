@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/endpoints.h"
 #include "lib/flow.h"
+#include "lib/host.h"
 #include "lib/ipcache.h"
 #include "lib/metrics.h"
 #include "lib/nat.h"
@@ -187,6 +188,11 @@ int mesh_from_endpoint(struct __sk_buff *ctx)
 		      source->endpoint_id);
 		return encapsulate(ctx, config, flow, node, source->identity, ANSWER_ENDPOINT);
 	}
+	if (config && config->flags & CONFIG_HOST_JUDGED && enters_host(ctx)) {
+		reason = judge_host(ctx, DIRECTION_INGRESS, source->identity);
+		if (reason)
+			return drop_host(ctx, reason, DIRECTION_INGRESS, source->identity);
+	}
 	trace(ctx, flow, COUNT_PASSED_TO_STACK, DIRECTION_EGRESS, source->identity, identity, source->endpoint_id);
 	count(COUNT_PASSED_TO_STACK, DIRECTION_EGRESS, ctx->len);
 	return TC_ACT_UNSPEC;
@@ -225,6 +231,11 @@ int mesh_to_endpoint(struct __sk_buff *ctx)
 	identity = stack_identity(ctx, flow);
 	if (!destination || destination->ifindex != ctx->ifindex)
 		return drop_flow(ctx, DROP_NO_ENDPOINT, DIRECTION_INGRESS, identity, 0, 0);
+	if (!ctx->ingress_ifindex && has_config_flag(CONFIG_HOST_JUDGED)) {
+		reason = judge_host(ctx, DIRECTION_EGRESS, destination->identity);
+		if (reason)
+			return drop_host(ctx, reason, DIRECTION_EGRESS, destination->identity);
+	}
 	reason = judge(ctx, destination, DIRECTION_INGRESS, identity);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity, destination->identity,

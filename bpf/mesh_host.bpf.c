@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * The node's own devices: calls from outside to NodePorts, load balancer addresses and externalIPs. A backend on this node
- * sees the client's own address; one elsewhere sees this node's, so that its answer comes back through here. What calls no
- * frontend is left alone. And the tunnel device, as far as the node's own programs send through it.
+ * sees the client's own address; one elsewhere sees this node's, so that its answer comes back through here. What the host's
+ * own programs have to do with others of the mesh is judged, where the host is an endpoint. Everything else is left alone.
+ * And the tunnel device, as far as the host's own programs send through it.
  */
 #include "lib/common.h"
 #include "lib/config.h"
@@ -16,13 +17,6 @@
 #include "lib/policy.h"
 #include "lib/refuse.h"
 #include "lib/trace.h"
-
-static __always_inline __u32 identity_of(const struct mesh_address *address)
-{
-	const struct mesh_ipcache_value *entry = lookup_ipcache(address);
-
-	return entry ? entry->identity : IDENTITY_WORLD;
-}
 
 /*
  * Fills the scratch's translation for what comes from outside for a frontend, and for what a backend answers that is
@@ -106,6 +100,24 @@ static __always_inline int to_remote(struct __sk_buff *ctx, const struct flow *f
 	return reason == TC_ACT_REDIRECT ? reason : drop_flow(ctx, reason, DIRECTION_INGRESS, IDENTITY_WORLD, 0, 0);
 }
 
+/* What the stack gets from outside the tunnel. Judged is what somebody of the mesh has sent to the host itself. */
+static __always_inline int to_own_stack(struct __sk_buff *ctx, const struct mesh_config *config, struct flow *flow)
+{
+	__u32 identity;
+	int reason;
+
+	if (!(config->flags & CONFIG_HOST_JUDGED))
+		return TC_ACT_UNSPEC;
+	identity = identity_of(&flow->source);
+	if (!is_of_mesh(identity) || !enters_host(ctx))
+		return TC_ACT_UNSPEC;
+	reason = judge_host(ctx, DIRECTION_INGRESS, identity);
+	if (reason)
+		return drop_host(ctx, reason, DIRECTION_INGRESS, identity);
+	trace_host(ctx, COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, identity);
+	return TC_ACT_UNSPEC;
+}
+
 /* Ingress: what comes from outside. */
 SEC("tc")
 int mesh_from_host(struct __sk_buff *ctx)
@@ -117,20 +129,24 @@ int mesh_from_host(struct __sk_buff *ctx)
 	struct flow *flow;
 	int reason;
 
-	/* What cannot be read here is for the node's stack to judge. */
-	if (!config || !scratch || parse_packet(ctx))
+	if (!config || !scratch || is_tunnel_frame(ctx))
 		return TC_ACT_UNSPEC;
+	reason = parse_packet(ctx);
 	flow = &scratch->flow;
+	if (reason)
+		return refuse_unread(ctx, config, flow, reason, DIRECTION_INGRESS);
 	translation = &scratch->translation;
-	if (flow->kind == FLOW_LINK_LOCAL)
+	if (flow->kind == FLOW_LINK_LOCAL || is_of_tunnel(flow))
 		return TC_ACT_UNSPEC;
+	if (!(config->flags & CONFIG_EXTERNAL_SERVICES))
+		return to_own_stack(ctx, config, flow);
 	reason = nat_from_outside(ctx);
 	if (reason == DROP_SERVICE_NO_BACKEND)
 		return refuse(ctx, identity_of(&flow->source), 0, ANSWER_LINK);
 	if (reason)
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, identity_of(&flow->source), 0, 0);
 	if (!is_translated(translation))
-		return TC_ACT_UNSPEC;
+		return to_own_stack(ctx, config, flow);
 	if (translation->kind & NAT_REVERSE) {
 		reason = rewrite_packet(ctx);
 		if (!reason)
@@ -143,19 +159,40 @@ int mesh_from_host(struct __sk_buff *ctx)
 	/* A server of the node itself: the stack finds it, and what it answers is translated on the way out. */
 	if (is_this_node(config, &translation->destination)) {
 		reason = rewrite_packet(ctx);
-		return reason ? drop(ctx, reason, DIRECTION_INGRESS) : TC_ACT_UNSPEC;
+		return reason ? drop(ctx, reason, DIRECTION_INGRESS) : to_own_stack(ctx, config, flow);
 	}
 	return to_remote(ctx, flow, &translation->destination, config);
 }
 
-/* Egress: what the node's own servers answer to calls from outside. */
+/* Egress: what the host's own programs send without the tunnel, and its servers answer to calls from outside. */
 SEC("tc")
 int mesh_to_host(struct __sk_buff *ctx)
 {
+	const struct mesh_config *config = lookup_config();
 	struct scratch *scratch = lookup_scratch();
+	struct flow *flow;
+	__u32 identity;
 	int reason;
 
-	if (!scratch || parse_packet(ctx) || scratch->flow.kind == FLOW_LINK_LOCAL)
+	if (!config || !scratch || is_tunnel_frame(ctx))
+		return TC_ACT_UNSPEC;
+	reason = parse_packet(ctx);
+	flow = &scratch->flow;
+	if (reason)
+		return refuse_unread(ctx, config, flow, reason, DIRECTION_EGRESS);
+	if (flow->kind == FLOW_LINK_LOCAL || is_of_tunnel(flow))
+		return TC_ACT_UNSPEC;
+	/* What the host only passes on is none of its own. */
+	if (config->flags & CONFIG_HOST_JUDGED && !ctx->ingress_ifindex) {
+		identity = identity_of(&flow->destination);
+		if (is_of_mesh(identity)) {
+			reason = judge_host(ctx, DIRECTION_EGRESS, identity);
+			if (reason)
+				return drop_host(ctx, reason, DIRECTION_EGRESS, identity);
+			trace_host(ctx, COUNT_FORWARDED, DIRECTION_EGRESS, identity);
+		}
+	}
+	if (!(config->flags & CONFIG_EXTERNAL_SERVICES))
 		return TC_ACT_UNSPEC;
 	reason = nat_answer(ctx, NAT_REVERSE | NAT_OUTSIDE, ANSWER_HERE);
 	return reason ? drop(ctx, reason, DIRECTION_EGRESS) : TC_ACT_UNSPEC;
@@ -175,18 +212,20 @@ static __always_inline bool has_tunnel(struct __sk_buff *ctx)
 
 /*
  * Egress of the tunnel device: what the node's routes lead there. Its MTU has been minded by the stack, as with any device.
- * What the node sends for itself goes as "some node"; what it passes on under its own address (calls from outside that
- * kube-proxy has translated) as the world's. Nobody else's packets go this way: they have not been judged as theirs.
+ * What the node sends for itself goes as "some node", a machine's under its own identity; what it passes on under its own
+ * address (calls from outside that kube-proxy has translated) as the world's. Nobody else's packets go this way: they have
+ * not been judged as theirs.
  */
 SEC("tc")
 int mesh_to_overlay(struct __sk_buff *ctx)
 {
-	const struct mesh_endpoint host = {};
 	const struct mesh_ipcache_value *source, *remote;
+	const struct mesh_endpoint *host = NULL;
 	const struct mesh_config *config;
+	const struct mesh_address *node;
 	struct scratch *scratch;
 	struct flow *flow;
-	__u32 identity;
+	__u32 identity, to;
 	int reason;
 
 	if (has_tunnel(ctx))
@@ -205,16 +244,24 @@ int mesh_to_overlay(struct __sk_buff *ctx)
 	source = lookup_ipcache(&flow->source);
 	if (!is_own_address(config, &flow->source, source))
 		return drop(ctx, DROP_INVALID_SOURCE, DIRECTION_EGRESS);
-	identity = ctx->ingress_ifindex ? IDENTITY_WORLD : host_identity(source);
+	if (config->flags & CONFIG_HOST_JUDGED && !ctx->ingress_ifindex)
+		host = lookup_host();
+	identity = ctx->ingress_ifindex ? IDENTITY_WORLD : host_identity(host, source);
 	remote = lookup_ipcache(&flow->destination);
-	if (!remote || !(remote->flags & IPCACHE_HAS_TUNNEL))
-		return drop_flow(ctx, DROP_NO_TUNNEL_ENDPOINT, DIRECTION_EGRESS, identity, 0, 0);
-	reason = judge(ctx, &host, DIRECTION_EGRESS, remote->identity);
-	if (!reason && set_tunnel(ctx, &remote->tunnel_endpoint, identity))
+	to = remote ? remote->identity : IDENTITY_WORLD;
+	if (host)
+		reason = judge_host(ctx, DIRECTION_EGRESS, to);
+	else
+		reason = track_host(ctx, DIRECTION_EGRESS, to);
+	/* Also to somebody whom nobody has told of yet, but who has called through the tunnel. */
+	node = remote && remote->flags & IPCACHE_HAS_TUNNEL ? &remote->tunnel_endpoint : &flow->node;
+	if (!reason && is_unspecified6(node))
+		reason = DROP_NO_TUNNEL_ENDPOINT;
+	if (!reason && set_tunnel(ctx, node, identity))
 		reason = DROP_TUNNEL_FAILED;
 	if (reason)
-		return drop_flow(ctx, reason, DIRECTION_EGRESS, identity, remote->identity, 0);
-	trace(ctx, flow, COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, identity, remote->identity, 0);
+		return drop_flow(ctx, reason, DIRECTION_EGRESS, identity, to, host ? HOST_ENDPOINT_ID : 0);
+	trace(ctx, flow, COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, identity, to, host ? HOST_ENDPOINT_ID : 0);
 	count(COUNT_FORWARDED_OVERLAY, DIRECTION_EGRESS, ctx->len);
 	return TC_ACT_UNSPEC;
 }

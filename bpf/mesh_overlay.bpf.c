@@ -72,12 +72,12 @@ static __always_inline int check_identity(__u32 identity, __u16 cluster_id, cons
  * An address of this node or of one of its endpoints, of which nobody outside speaks as the sender. One that is known to
  * be behind the node that sent it is none: no need to look.
  */
-static __always_inline bool is_ours(const struct mesh_address *address, const struct mesh_ipcache_value *entry,
-				    const struct mesh_address *node)
+static __always_inline bool is_ours(const struct mesh_config *config, const struct mesh_address *address,
+				    const struct mesh_ipcache_value *entry, const struct mesh_address *node)
 {
 	if (entry && (entry->flags & IPCACHE_HAS_TUNNEL) && same_address(&entry->tunnel_endpoint, node))
 		return false;
-	if (lookup_endpoint(address))
+	if (lookup_endpoint(address) || (config->flags & CONFIG_MACHINE && is_own_address(config, address, entry)))
 		return true;
 	return entry && !entry->cluster_id && entry->identity < IDENTITY_FIRST_ALLOCATED &&
 	       entry->identity != IDENTITY_WORLD;
@@ -94,11 +94,30 @@ static __always_inline int check_place(const struct mesh_ipcache_value *entry, c
 }
 
 /*
+ * A machine sends for itself alone: under an address that its cluster has published for a machine of its labels, and under
+ * the identity of those, or as the world's what it passes on. Returns 0 or the reason to drop.
+ */
+static __always_inline int check_machine(const struct flow *flow, struct tunnel *tunnel,
+					 const struct mesh_ipcache_value *entry, const struct mesh_ipcache_value *machine)
+{
+	if (!entry)
+		return DROP_OVERLAY_SOURCE_UNKNOWN;
+	if (entry->cluster_id != machine->cluster_id)
+		return DROP_OVERLAY_SOURCE_CLUSTER;
+	/* It may have an address of each family, and tunnel from either. */
+	if (!is_machine(entry, &flow->source) || entry->identity != machine->identity)
+		return DROP_OVERLAY_SOURCE_MISMATCH;
+	if (tunnel->identity != IDENTITY_WORLD)
+		tunnel->identity = machine->identity;
+	return 0;
+}
+
+/*
  * Is the sender who it says? That the outer source can be believed is the underlay's business: this stops strangers and
  * mistakes, not somebody who forges addresses there. What is not known yet of an inner source (a pod younger than its
  * entry's way to here) is no reason to drop, but in strict mode.
  */
-static __always_inline int check_source(const struct flow *flow, const struct tunnel *tunnel,
+static __always_inline int check_source(const struct flow *flow, struct tunnel *tunnel,
 					const struct mesh_ipcache_value *entry, const struct mesh_config *config)
 {
 	const struct mesh_ipcache_value *node;
@@ -107,13 +126,15 @@ static __always_inline int check_source(const struct flow *flow, const struct tu
 	if (config->overlay_source_check == OVERLAY_SOURCE_OFF)
 		return 0;
 	node = lookup_ipcache(&tunnel->remote);
-	if (!is_node(node) && !is_machine(node, &tunnel->remote))
+	if (!node || (!is_node(node) && !is_machine(node, &tunnel->remote)))
 		return DROP_OVERLAY_NODE_UNKNOWN;
 	reason = check_identity(tunnel->identity, node->cluster_id, config);
 	if (reason)
 		return reason;
-	if (is_ours(&flow->source, entry, &tunnel->remote))
+	if (is_ours(config, &flow->source, entry, &tunnel->remote))
 		return DROP_OVERLAY_SOURCE_OURS;
+	if (!is_node(node))
+		return check_machine(flow, tunnel, entry, node);
 	if (entry && entry->cluster_id && entry->cluster_id != node->cluster_id)
 		return DROP_OVERLAY_SOURCE_CLUSTER;
 	return config->overlay_source_check == OVERLAY_SOURCE_STRICT ? check_place(entry, &tunnel->remote) : 0;
@@ -145,35 +166,43 @@ static __always_inline bool host_expects(const struct flow *flow)
 	return ct_find_answered(flow, DIRECTION_INGRESS, now_ns()) != NULL;
 }
 
-/* Lets the stack have a packet for an address of this node; the sender is `identity`. Returns 0 or the reason to drop. */
-static __always_inline int enter_host(struct __sk_buff *ctx, struct flow *flow, __u32 identity)
+/*
+ * Lets the stack have a packet for an address of this host; the sender is `identity`. A machine is called as a pod is, and
+ * its policy judges that. Returns 0 or the reason to drop.
+ */
+static __always_inline int enter_host(struct __sk_buff *ctx, struct flow *flow, const struct mesh_config *config,
+				      __u32 identity)
 {
-	const struct mesh_endpoint host = {};
+	bool is_judged = config->flags & CONFIG_HOST_JUDGED;
+	bool is_called = is_judged && config->flags & CONFIG_MACHINE;
 	int reason;
 
-	if (!host_expects(flow))
+	if (!is_called && !host_expects(flow))
 		return DROP_NO_ENDPOINT;
-	reason = judge(ctx, &host, DIRECTION_INGRESS, identity);
+	if (is_judged)
+		reason = judge_host(ctx, DIRECTION_INGRESS, identity);
+	else
+		reason = track_host(ctx, DIRECTION_INGRESS, identity);
 	if (reason)
 		return reason;
-	if (flow->kind == FLOW_ICMP_ERROR && flow->state != FLOW_STATE_RELATED)
+	if (!is_called && flow->kind == FLOW_ICMP_ERROR && flow->state != FLOW_STATE_RELATED)
 		return DROP_NO_ENDPOINT;
 	/* The inner frame was made for some endpoint's gateway. */
 	return bpf_skb_change_type(ctx, PACKET_HOST) ? DROP_INVALID_PACKET : 0;
 }
 
-/* What answers the node's own programs. */
-static __always_inline int to_this_node(struct __sk_buff *ctx, struct flow *flow, const struct tunnel *tunnel,
+/* What is for the host's own programs. */
+static __always_inline int to_this_host(struct __sk_buff *ctx, struct flow *flow, const struct tunnel *tunnel,
 					const struct mesh_config *config)
 {
 	int reason = DROP_NO_ENDPOINT;
 
 	flow->node = tunnel->remote;
 	if (is_own_address(config, &flow->destination, lookup_ipcache(&flow->destination)))
-		reason = enter_host(ctx, flow, tunnel->identity);
+		reason = enter_host(ctx, flow, config, tunnel->identity);
 	if (reason)
-		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel->identity, 0, 0);
-	trace(ctx, flow, COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, tunnel->identity, IDENTITY_HOST, 0);
+		return drop_host(ctx, reason, DIRECTION_INGRESS, tunnel->identity);
+	trace_host(ctx, COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, tunnel->identity);
 	count(COUNT_PASSED_TO_STACK, DIRECTION_INGRESS, ctx->len);
 	return TC_ACT_UNSPEC;
 }
@@ -213,7 +242,7 @@ int mesh_from_overlay(struct __sk_buff *ctx)
 		if (reason == TC_ACT_REDIRECT)
 			return reason;
 		if (!reason)
-			return to_this_node(ctx, flow, &tunnel, config);
+			return to_this_host(ctx, flow, &tunnel, config);
 		return drop_flow(ctx, reason, DIRECTION_INGRESS, tunnel.identity, 0, 0);
 	}
 	flow->node = tunnel.remote;

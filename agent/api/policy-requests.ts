@@ -4,11 +4,12 @@ import { z } from 'zod';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { POLICY_KINDS } from '../../mesh/wire/local-policy.ts';
+import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import { explainEndpoint, listPolicies } from '../policy/policy-list.ts';
 import { answerSimulation, type ReadOptions } from '../policy/simulate-answer.ts';
 import { tracePacket } from '../policy/trace.ts';
 import { TraceError } from '../policy/trace-error.ts';
-import { parseParty, resolveParty } from '../policy/trace-party.ts';
+import { isHostQuery, parseParty, resolveParty } from '../policy/trace-party.ts';
 import type { EndpointView, PolicyView } from '../policy/trace-view.ts';
 
 /** What answers are made of. */
@@ -150,9 +151,10 @@ function endpoints(wanted: string, view: PolicyView): unknown[] {
           ? pod.endsWith(`/${query.name}`)
           : pod === `${query.namespace}/${query.name}`;
       default:
+        if (isHostQuery(query)) return endpointId === HOST_ENDPOINT_ID;
         throw new TraceError(
           'bad-question',
-          `${wanted}: expected NAMESPACE/NAME of a pod, an address or the number of an endpoint`,
+          `${wanted}: expected NAMESPACE/NAME of a pod, host, an address or the number of an endpoint`,
         );
     }
   };

@@ -89,7 +89,8 @@ export function createPolicyView(sources: ViewSources): PolicyView {
     policies: known.policies(),
     endpoints: known.endpoints().map((endpoint) => ({
       endpointId: endpoint.endpointId,
-      pod: pods.get(endpoint.endpointId) ?? '',
+      pod: endpoint.host === undefined ? (pods.get(endpoint.endpointId) ?? '') : 'host',
+      host: endpoint.host,
       addresses: endpoint.addresses,
       identity: endpoint.identity,
       labels: endpoint.labels,

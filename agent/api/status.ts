@@ -2,6 +2,7 @@ import type { Mesh } from '../../mesh/remote/mesh.ts';
 import type { PeerStatus } from '../../mesh/remote/peer.ts';
 import type { DatapathUpkeep, UpkeepReport } from '../datapath/desired.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
+import type { EndpointRecord } from '../endpoints/record.ts';
 import type { NodeContext } from '../merge/addresses.ts';
 import type { DecidedServices } from '../merge/service-rules.ts';
 import { conflictsByCluster } from '../metrics/agent-metrics.ts';
@@ -37,7 +38,7 @@ export interface PolicyReport {
 /** An endpoint as `status` shows it. */
 export interface EndpointReport {
   readonly endpointId: number;
-  /** `namespace/name`, empty when the runtime did not say. */
+  /** `namespace/name`, empty when the runtime did not say; `host` of the host itself. */
   readonly pod: string;
   readonly containerId: string;
   readonly addresses: readonly string[];
@@ -115,7 +116,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
   const nameOfId = new Map(mesh.clusters.map(({ clusterId, name }) => [clusterId, name]));
   const clusterText = (id: number): string => nameOfId.get(id) ?? `cluster id ${id}`;
   const refused = conflictsByCluster(engine);
-  const missing = sources.readiness.missing();
+  const missing = sources.readiness.missing(mesh);
   const datapath = sources.upkeep?.report();
   return {
     cluster: { name: node.clusterName, id: node.clusterId },
@@ -163,10 +164,9 @@ function endpointReports(engine: EngineStatus, manager: EndpointManager): Endpoi
   const records = new Map(manager.records().map((record) => [record.endpointId, record]));
   return engine.endpoints.map((endpoint) => {
     const record = records.get(endpoint.endpointId);
-    const hasPod = record !== undefined && record.podName !== '';
     return {
       endpointId: endpoint.endpointId,
-      pod: hasPod ? `${record.podNamespace}/${record.podName}` : '',
+      pod: podName(endpoint, record),
       containerId: record?.containerId ?? '',
       addresses: endpoint.addresses,
       hostInterface: endpoint.hostInterface,
@@ -181,6 +181,15 @@ function endpointReports(engine: EngineStatus, manager: EndpointManager): Endpoi
   });
 }
 
+function podName(
+  { host }: EngineStatus['endpoints'][number],
+  record: EndpointRecord | undefined,
+): string {
+  if (host !== undefined) return 'host';
+  if (record === undefined || record.podName === '') return '';
+  return `${record.podNamespace}/${record.podName}`;
+}
+
 /** How each policy stands on this node. `status`: the engine's, as it is now. */
 export function policyReports(
   sources: { readonly engine: Pick<Engine, 'policyEntries'> },
@@ -190,10 +199,11 @@ export function policyReports(
   const table = status.tables.find(({ name }) => name === 'policy');
   return status.policies.map((policy) => {
     const selected = status.endpoints.filter(
-      ({ labels }) =>
-        labels !== undefined && selectsEndpoint(policy.clauses, { kind: 'pods', labels }),
+      ({ labels, host }) =>
+        labels !== undefined &&
+        selectsEndpoint(policy.clauses, { kind: host === 'node' ? 'nodes' : 'pods', labels }),
     );
-    const full = selected.filter(({ isOverfull }) => isOverfull);
+    const full = selected.filter(({ isOverfull, isRefused }) => isOverfull || isRefused);
     return {
       policy: policyName(policy),
       generation: policy.generation,
@@ -211,12 +221,21 @@ export function policyReports(
   });
 }
 
-/** Endpoints that are closed because they need more rows than there may be. */
-function pressureNotes({ endpoints, policyPressure }: EngineStatus): string[] {
-  const full = endpoints.filter(({ isOverfull }) => isOverfull);
-  return full.map(({ endpointId, entries }) =>
-    entries > policyPressure.maxEach
-      ? `endpoint ${endpointId} needs ${entries} policy entries, more than the ${policyPressure.maxEach} of --bpf-policy-map-max: nothing that its policies limit is let through until there are fewer`
-      : `endpoint ${endpointId} needs ${entries} policy entries, for which the policy map of ${policyPressure.maxEntries} has no room: nothing that its policies limit is let through until there are fewer`,
-  );
+/** Endpoints that are closed because they need more rows than there may be, or because a row cannot be written. */
+function pressureNotes({ endpoints, policyPressure, tables }: EngineStatus): string[] {
+  const failure = tables.find(({ name }) => name === 'policy')?.lastError;
+  const refused = endpoints
+    .filter(({ isOverfull, isRefused }) => isRefused && !isOverfull)
+    .map(
+      ({ endpointId }) =>
+        `endpoint ${endpointId} lacks a policy entry that denies: nothing that its policies limit is let through until it is written${failure === undefined ? '' : ` (${failure})`}`,
+    );
+  const full = endpoints
+    .filter(({ isOverfull }) => isOverfull)
+    .map(({ endpointId, entries }) =>
+      entries > policyPressure.maxEach
+        ? `endpoint ${endpointId} needs ${entries} policy entries, more than the ${policyPressure.maxEach} of --bpf-policy-map-max: nothing that its policies limit is let through until there are fewer`
+        : `endpoint ${endpointId} needs ${entries} policy entries, for which the policy map of ${policyPressure.maxEntries} has no room: nothing that its policies limit is let through until there are fewer`,
+    );
+  return [...full, ...refused];
 }

@@ -4,7 +4,9 @@ import { ipFamily } from '../../mesh/wire/ip.ts';
 import {
   CONFIG,
   CONFIG_EXTERNAL_SERVICES,
+  CONFIG_HOST_JUDGED,
   CONFIG_LOCALHOST_JUDGED,
+  CONFIG_MACHINE,
   CONFIG_NATIVE_ROUTING,
   CONFIG_POLICY_AUDIT,
   LAYOUT_VERSION,
@@ -31,6 +33,7 @@ export interface ConfigOptions
     | 'routingMode'
     | 'policyAudit'
     | 'localhostJudged'
+    | 'hostEndpoint'
   > {
   readonly tunnelIfindex: number;
   /** Largest inner IP packet, in bytes. */
@@ -57,7 +60,8 @@ function encodeConfig(options: ConfigOptions): Buffer {
     (options.externalServices === true ? CONFIG_EXTERNAL_SERVICES : 0) |
       (options.routingMode === 'native' ? CONFIG_NATIVE_ROUTING : 0) |
       (options.policyAudit === true ? CONFIG_POLICY_AUDIT : 0) |
-      (options.localhostJudged === true ? CONFIG_LOCALHOST_JUDGED : 0),
+      (options.localhostJudged === true ? CONFIG_LOCALHOST_JUDGED : 0) |
+      (options.hostEndpoint === 'machine' ? CONFIG_MACHINE : 0),
     fields.flags,
   );
   value.writeUInt16BE(ports.first, fields.natPortFirst);
@@ -70,11 +74,26 @@ function encodeConfig(options: ConfigOptions): Buffer {
 
 /**
  * Writes the whole entry; programs without a valid one drop every packet. The revision of the policy rises: a previous
- * process may have changed policy without having come to say so.
+ * process may have changed policy without having come to say so. Whether the host is judged stays as it is: that follows
+ * its row among the endpoints.
  */
 export function writeConfig(map: { readonly fd: number }, options: ConfigOptions): void {
   const value = encodeConfig(options);
-  value.writeUInt16LE(nextRevision(readConfig(map)), CONFIG.fields.policyRevision);
+  const before = readConfig(map);
+  const { flags, policyRevision } = CONFIG.fields;
+  value.writeUInt16LE(nextRevision(before), policyRevision);
+  value.writeUInt8(value.readUInt8(flags) | (before.readUInt8(flags) & CONFIG_HOST_JUDGED), flags);
+  updateElement(map.fd, Buffer.alloc(4), value);
+}
+
+/** Says whether the host's own packets are to be judged by its row among the endpoints. */
+export function writeHostJudged(map: { readonly fd: number }, isJudged: boolean): void {
+  const value = readConfig(map);
+  const { flags } = CONFIG.fields;
+  const before = value.readUInt8(flags);
+  const after = isJudged ? before | CONFIG_HOST_JUDGED : before & ~CONFIG_HOST_JUDGED;
+  if (before === after) return;
+  value.writeUInt8(after, flags);
   updateElement(map.fd, Buffer.alloc(4), value);
 }
 

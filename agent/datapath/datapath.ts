@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { readTraceLevel, writeConfig, writeTraceLevel } from './config.ts';
 import { readCounters } from './counters.ts';
 import type { Datapath, DatapathOptions } from './desired.ts';
-import { ensureTunnelDevice, findNodeDevices, removeTunnelDevice } from './devices.ts';
+import { ensureTunnelDevice, removeTunnelDevice } from './devices.ts';
 import { createDatapathEvents } from './events.ts';
 import { probeSwitches } from './features.ts';
 import {
@@ -18,12 +18,14 @@ import {
   findDetached,
   replaceEndpoints,
 } from './hooks.ts';
+import { findHostDevices, type HostDevices, withHostDevices } from './host-devices.ts';
 import { createHostRoutes } from './host-routes.ts';
+import { DEFAULT_OPEN_PORTS } from './host-settings.ts';
 import type { KernelSwitches } from './kernel-switches.ts';
 import { lockFolder } from './lock.ts';
 import { type Migration, type MigrationStep, openMigration } from './migration.ts';
 import { MAP_NAMES, type MapSizes } from './object.ts';
-import { openEndpointsTable } from './ops/endpoints.ts';
+import { isHostJudged, isHostRow, openEndpointsTable } from './ops/endpoints.ts';
 import { openIpcacheTable } from './ops/ipcache.ts';
 import { openPolicyTable } from './ops/policy.ts';
 import { openServicesTable, type ServicesTable } from './ops/services.ts';
@@ -60,9 +62,10 @@ interface OpenParts {
   readonly links: string;
   readonly migration: Migration;
   readonly lock: Disposable;
+  readonly endpoints: ReturnType<typeof openEndpointsTable>;
   tunnelMtu: number;
-  /** Where clients outside come in. */
-  nodeDevices: readonly string[];
+  /** Where others reach the host without the tunnel. */
+  hostDevices: HostDevices;
 }
 
 /**
@@ -85,10 +88,22 @@ export async function openDatapath(options: OpenDatapathOptions): Promise<Opened
         mapSizes: options.mapSizes,
         kernel: options.kernel ?? probeSwitches(),
         conntrackTimeouts: options.conntrackTimeouts,
+        host: {
+          tunnelPort: options.tunnelPort,
+          openPorts: options.openPorts ?? DEFAULT_OPEN_PORTS,
+        },
         onStep: options.onStep,
       },
     );
-    const parts: OpenParts = { options, links, migration, lock, tunnelMtu: 0, nodeDevices: [] };
+    const parts: OpenParts = {
+      options,
+      links,
+      migration,
+      lock,
+      endpoints: openEndpointsTable(migration.objects.maps),
+      tunnelMtu: 0,
+      hostDevices: await findHostDevices(options),
+    };
     const device = await ensureDevice(parts);
     if (migration.refill.length === 0) replacePrograms(parts);
     else {
@@ -110,7 +125,11 @@ async function ensureDevice(parts: OpenParts): Promise<string> {
   const { options, migration } = parts;
   const device = await ensureTunnelDevice(options);
   parts.tunnelMtu = device.mtu;
-  parts.nodeDevices = options.externalServices === true ? await findNodeDevices(options) : [];
+  parts.hostDevices = await findHostDevices(options);
+  // As an earlier process, or this one before, had it.
+  if (parts.endpoints.rows().some((row) => isHostRow(row) && isHostJudged(row))) {
+    parts.hostDevices.setJudged(true);
+  }
   writeConfig(migration.objects.maps.get('mesh_config'), {
     ...options,
     tunnelIfindex: device.ifindex,
@@ -120,29 +139,45 @@ async function ensureDevice(parts: OpenParts): Promise<string> {
 }
 
 /** Gives every hook this build's program, and then the maps their place. */
-function replacePrograms({ options, links, migration, nodeDevices }: OpenParts): void {
+function replacePrograms({ options, links, migration, hostDevices }: OpenParts): void {
   const { objects } = migration;
   attachOverlay(objects, options.tunnelDevice, links);
   options.onStep?.('overlay');
   attachSockets(objects, options.cgroupRoot, links);
   options.onStep?.('sockets');
-  attachNodeDevices(objects, nodeDevices, links);
+  attachNodeDevices(objects, hostDevices.wanted(), links);
   // Those of an adopted datapath get theirs when the agent has looked at them.
   if (migration.kind === 'migrated') replaceEndpoints(objects, links);
   options.onStep?.('endpoints');
   migration.finish();
 }
 
-function hooksOf({ options, nodeDevices }: OpenParts) {
-  return { device: options.tunnelDevice, cgroup: options.cgroupRoot, nodeDevices };
+function hooksOf({ options, hostDevices }: OpenParts) {
+  return {
+    device: options.tunnelDevice,
+    cgroup: options.cgroupRoot,
+    nodeDevices: hostDevices.wanted(),
+  };
 }
 
 function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapath {
   const { options, links, migration, lock } = parts;
   const { objects } = migration;
   const { maps } = objects;
-  const tables = { ipcache: openIpcacheTable(maps), endpoints: openEndpointsTable(maps) };
   let pending = migration.refill;
+  const tables = {
+    ipcache: openIpcacheTable(maps),
+    endpoints: withHostDevices(parts.endpoints, {
+      devices: {
+        wanted: () => parts.hostDevices.wanted(),
+        setJudged: (isJudged) => parts.hostDevices.setJudged(isJudged),
+      },
+      // Programs of an earlier build know nothing of the host; this build's come with the others.
+      attach() {
+        if (pending.length === 0) attachNodeDevices(objects, parts.hostDevices.wanted(), links);
+      },
+    }),
+  };
   const wantedHooks = (hostInterfaces: readonly string[]) => ({
     ...hooksOf(parts),
     hostInterfaces,

@@ -22,7 +22,10 @@ export interface IpcacheEntry {
   readonly clusterId: number;
 }
 
-/** A pod (or other endpoint) of this node. The datapath keeps one map entry for each of its addresses. */
+/**
+ * A pod (or other endpoint) of this node. The datapath keeps one map entry for each of its addresses. The host itself has
+ * the number HOST_ENDPOINT_ID of `mesh/wire/maps.ts`, no addresses and no interface.
+ */
 export interface EndpointEntry {
   /** Number unique on this node, 1 to 65535, kept over restarts. Key of the endpoint's policy rows. */
   readonly endpointId: number;
@@ -40,8 +43,12 @@ export interface EndpointEntry {
   readonly audit: boolean;
 }
 
-/** One allow or deny for an endpoint. The most specific row that matches decides; a deny beats an allow of equal or lesser width. */
+/**
+ * One allow or deny for an endpoint. The most specific row that matches decides; a deny beats an allow of equal or lesser width.
+ * A row of KNOWN_TO says no verdict, but that the agent knows an identity.
+ */
 export interface PolicyEntry {
+  /** 1 to 65535, or KNOWN_TO. */
   readonly endpointId: number;
   readonly direction: 'ingress' | 'egress';
   /** Identity of the other side; 0 matches any. */
@@ -52,7 +59,12 @@ export interface PolicyEntry {
   /** How many high bits of the port count: 16 one port, 0 any port, between them an aligned range. */
   readonly portPrefixBits: number;
   readonly verdict: 'allow' | 'deny';
+  /** Of a row that allows any identity: of pods only those that have a row of KNOWN_TO. Default: all. */
+  readonly knownOnly?: boolean;
 }
+
+/** In place of an endpoint's number, with ingress and no port, in rows of identities that the agent knows. */
+export const KNOWN_TO = 0;
 
 /** A server behind a frontend. */
 export interface Backend {
@@ -292,7 +304,7 @@ export interface DatapathOptions {
   readonly traceLevel?: number | undefined;
   /** Frontends may be called from outside the node (NodePort, LoadBalancer, externalIPs). Default: false. */
   readonly externalServices?: boolean | undefined;
-  /** Interfaces by which such calls come in. Default: those with the node's addresses. */
+  /** Interfaces by which such calls come in, and others of the mesh reach the host. Default: those with its addresses. */
   readonly devices?: readonly string[] | undefined;
   /** Places in the table of a Maglev service, a prime number. Default: DEFAULT_MAGLEV_TABLE_SIZE of `ops/maglev.ts`. */
   readonly maglevTableSize?: MaglevTableSize | undefined;
@@ -308,6 +320,13 @@ export interface DatapathOptions {
   readonly policyAudit?: boolean | undefined;
   /** Policy judges what the node itself sends to its endpoints; else it always reaches them. Default: false. */
   readonly localhostJudged?: boolean | undefined;
+  /**
+   * `machine`: the host is no node but an endpoint with an identity of its own, that of its address. Default: it is a node,
+   * and an endpoint as long as policies select it.
+   */
+  readonly hostEndpoint?: 'machine' | undefined;
+  /** TCP ports of the mesh's own services, which no policy of the host closes. Default: DEFAULT_OPEN_PORTS of `host-settings.ts`. */
+  readonly openPorts?: readonly number[] | undefined;
   /** Ports of the node that source translation may use, both included. Default: DEFAULT_NAT_PORTS of `config.ts`. */
   readonly natPorts?: { readonly first: number; readonly last: number } | undefined;
 }

@@ -80,8 +80,8 @@ function attachSocket(
 }
 
 /**
- * Attaches the programs for calls from outside to these devices of the node, or replaces them, and detaches them from all
- * others.
+ * Attaches the programs for what reaches the host without the tunnel to these devices of it, or replaces them, and detaches
+ * them from all others.
  */
 export function attachNodeDevices(
   objects: LoadedObjects,
@@ -154,7 +154,7 @@ export function detachAll(linkFolder: string): void {
 export interface WantedHooks {
   readonly device: string;
   readonly cgroup: string;
-  /** The node's own, where clients outside come in; none: services are not for them. */
+  /** The node's own, where clients outside come in and the host's policy holds; none: there is nothing to do. */
   readonly nodeDevices: readonly string[];
   /** Those of endpoints; one that is gone is not looked at. */
   readonly hostInterfaces: readonly string[];
@@ -181,7 +181,7 @@ export function attachMissing(
   const missing = missingNodeDevices(nodeDevices, linkFolder);
   if (missing.length > 0) {
     attachNodeDevices(objects, nodeDevices, linkFolder);
-    done.push(`attached to ${missing.join(', ')} for calls from outside again`);
+    done.push(`attached to ${missing.join(', ')} for what comes without the tunnel again`);
   }
   for (const name of missingEndpoints(hostInterfaces, linkFolder)) {
     attachEndpoint(objects, name, linkFolder);
@@ -213,7 +213,7 @@ export function findDetached(linkFolder: string, wanted: WantedHooks): string[] 
   }
   for (const name of missingNodeDevices(nodeDevices, linkFolder)) {
     problems.push(
-      `${name} is not attached: services are not reached from outside by it; restart the agent`,
+      `nothing is attached to ${name}: services are not reached from outside by it, and no policy of this host holds there; restart the agent`,
     );
   }
   for (const name of missingEndpoints(hostInterfaces, linkFolder)) {

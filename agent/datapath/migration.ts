@@ -29,6 +29,7 @@ import {
 } from './bpf.ts';
 import { DatapathError } from './datapath-error.ts';
 import type { ConntrackTimeouts } from './desired.ts';
+import type { HostSettings } from './host-settings.ts';
 import type { KernelSwitches } from './kernel-switches.ts';
 import { writeSchemas } from './map-schema.ts';
 import {
@@ -63,6 +64,7 @@ export interface MigrationOptions {
   readonly mapSizes?: MapSizes | undefined;
   readonly kernel?: KernelSwitches | undefined;
   readonly conntrackTimeouts?: ConntrackTimeouts | undefined;
+  readonly host?: HostSettings | undefined;
   /** Called when a step is done. */
   readonly onStep?: ((step: MigrationStep) => void) | undefined;
 }
@@ -88,7 +90,7 @@ const OLD = 'maps-old';
 
 /** Loads objects over maps of the layout they want. Throws DatapathError; what is attached goes on working. */
 export function openMigration(paths: readonly string[], options: MigrationOptions): Migration {
-  const { root, kernel, conntrackTimeouts } = options;
+  const { root, kernel, conntrackTimeouts, host } = options;
   mkdirSync(root, { recursive: true, mode: 0o700 });
   recover(root);
   const wanted = wantedMaps(paths, options.mapSizes);
@@ -98,6 +100,7 @@ export function openMigration(paths: readonly string[], options: MigrationOption
       mapSizes: Object.fromEntries(wanted.map(({ name, maxEntries }) => [name, maxEntries])),
       kernel,
       conntrackTimeouts,
+      host,
     });
   const opened = [NEXT, PREVIOUS, CURRENT].map((name) => openMapSource(join(root, name)));
   const dispose = (): void => {

@@ -59,7 +59,7 @@ test('node devices: attached only for services that are called from outside', {
   });
   await runIn(node.namespace, ['ip', 'link', 'delete', 'dev', 'second']);
   t.match(await agent.request({}), {
-    detached: [/^second is not attached: services are not reached from outside/],
+    detached: [/^nothing is attached to second: services are not reached from outside/],
   });
   await agent.request({ uninstall: true });
   t.notOk(existsSync(join(node.options.bpfRoot, 'isthmus')), 'uninstalled: nothing is left');

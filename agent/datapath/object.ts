@@ -17,6 +17,12 @@ import {
 import { setConntrackTimeouts } from './conntrack-timeouts.ts';
 import { DatapathError } from './datapath-error.ts';
 import { CONNTRACK_TIMEOUTS, type ConntrackTimeouts } from './desired.ts';
+import {
+  DEFAULT_OPEN_PORTS,
+  DEFAULT_TUNNEL_PORT,
+  type HostSettings,
+  setHostSettings,
+} from './host-settings.ts';
 import { ALL_SWITCHES, type KernelSwitches, setKernelSwitches } from './kernel-switches.ts';
 
 /** Names of the maps, which are also the names of their pins. */
@@ -77,7 +83,11 @@ interface LoadOptions {
   readonly mapSizes?: MapSizes | undefined;
   readonly kernel?: KernelSwitches | undefined;
   readonly conntrackTimeouts?: ConntrackTimeouts | undefined;
+  /** Default: DEFAULT_TUNNEL_PORT and DEFAULT_OPEN_PORTS. */
+  readonly host?: HostSettings | undefined;
 }
+
+const DEFAULT_HOST = { tunnelPort: DEFAULT_TUNNEL_PORT, openPorts: DEFAULT_OPEN_PORTS };
 
 /** How often an object is loaded that the kernel gives up on for the moment; libbpf itself asks five times each. */
 const LOAD_TRIES = 4;
@@ -136,6 +146,7 @@ function loadOne(
   try {
     setKernelSwitches(object, options.kernel);
     setConntrackTimeouts(object, options.conntrackTimeouts ?? CONNTRACK_TIMEOUTS);
+    setHostSettings(object, options.host ?? DEFAULT_HOST);
     const declared = declaredMaps(object).filter(({ name }) => !name.includes('.'));
     for (const map of declared) prepareMap(map, options);
     loadObject(object);

@@ -1,7 +1,7 @@
 import { test } from 'tap';
 import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
-import type { EndpointEntry, PolicyEntry } from './desired.ts';
+import { type EndpointEntry, KNOWN_TO, type PolicyEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
 import type { PacketSpec } from './testing/packet.ts';
 import {
@@ -31,6 +31,9 @@ type Packet = Partial<Omit<PacketSpec, 'type'>> & { readonly type?: IcmpType };
 const tcp = { protocol: 6 };
 const tcp80 = { protocol: 6, port: 80, portPrefixBits: 16 };
 const deny = { verdict: 'deny' } as const;
+const knownOnly = { knownOnly: true } as const;
+/** The agent knows the identity. */
+const KNOWN = { endpointId: KNOWN_TO, identity: ID } as const;
 
 const ALLOWED = 'forwarded ingress';
 const DENIED = 'policy-denied ingress';
@@ -98,6 +101,35 @@ const cases: { name: string; rules: Rule[]; packet?: Packet; verdict: string }[]
     ],
     verdict: ALLOWED,
   },
+  {
+    name: 'an identity that is not known, among those who are',
+    rules: [{ identity: 0, ...knownOnly }],
+    verdict: DENIED,
+  },
+  {
+    name: 'a known identity among those who are',
+    rules: [{ identity: 0, ...knownOnly }, KNOWN],
+    verdict: ALLOWED,
+  },
+  {
+    name: 'another known identity',
+    rules: [
+      { identity: 0, ...knownOnly },
+      { ...KNOWN, identity: ID + 1 },
+    ],
+    verdict: DENIED,
+  },
+  {
+    name: 'a row of an identity that is not known',
+    rules: [{ identity: 0, ...knownOnly, ...tcp80 }, { identity: ID }],
+    verdict: ALLOWED,
+  },
+  {
+    name: 'a deny of a known identity',
+    rules: [{ identity: 0, ...knownOnly }, KNOWN, { identity: ID, ...deny }],
+    verdict: DENY_RULE,
+  },
+  { name: 'being known, and nothing else', rules: [KNOWN], verdict: DENIED },
   {
     name: 'UDP',
     rules: [{ identity: ID, ...tcp80, protocol: 17 }],
@@ -259,6 +291,9 @@ test('policy: egress', { skip }, async (t) => {
     };
     t.strictSame(to(far, { identity: ID }, family), [denied], 'beyond the prefix');
     t.strictSame(to(far, { identity: 2 }, family), [passed], 'is the world');
+    const among = { identity: 0, ...knownOnly };
+    t.strictSame(to(far, among, family), [passed], 'which is known');
+    t.strictSame(to(packet, among, family), [denied], 'a pod is not, unless somebody says so');
   }
 });
 

@@ -1,4 +1,5 @@
 import type { Logger } from '../../mesh/runtime/log.ts';
+import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { Datapath } from '../datapath/desired.ts';
 import type { Engine } from '../state/engine.ts';
 import { CniError } from './endpoint-error.ts';
@@ -7,7 +8,8 @@ import { podText } from './match-pods.ts';
 import type { EndpointRecord } from './record.ts';
 import type { EndpointStore } from './store.ts';
 
-const LAST_ENDPOINT_ID = 65_535;
+/** The one after it is the host's own. */
+const LAST_ENDPOINT_ID = HOST_ENDPOINT_ID - 1;
 
 /** The endpoints of this node, the same ones on disk, in the kernel and here. Calls that change it must not overlap. */
 export interface EndpointSet {

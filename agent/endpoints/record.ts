@@ -1,9 +1,10 @@
 import { type IpAddress, parseIpAddress } from '../../mesh/wire/ip.ts';
+import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import { EndpointStoreError } from './endpoint-error.ts';
 
 /** An endpoint as it is kept in the state directory, and as long as its interface lives. */
 export interface EndpointRecord {
-  /** 1 to 65535, the endpoint's number on this node. */
+  /** 1 to 65534, the endpoint's number on this node. */
   readonly endpointId: number;
   /** Names the attachment together with `ifName`, as the container runtime does. */
   readonly containerId: string;
@@ -69,7 +70,7 @@ export function decodeRecord(content: string, file: string): EndpointRecord {
     );
   }
   return {
-    endpointId: number('endpointId', 65_535),
+    endpointId: number('endpointId', HOST_ENDPOINT_ID - 1),
     containerId: text('containerId'),
     ifName: text('ifName'),
     network: text('network'),

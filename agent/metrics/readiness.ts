@@ -21,13 +21,15 @@ export interface ReadinessSources {
   readonly hostInterfaces: () => readonly string[];
   /** What the latest comparison of the kernel with what is wanted found, a sentence each. */
   readonly audited: () => readonly string[];
+  /** Whether routes of the host do not follow yet what clusters say. Default: there are none. */
+  readonly areRoutesBehind?: (() => boolean) | undefined;
   readonly clock: Clock;
 }
 
 /** Readiness of a node. */
 export interface Readiness {
-  /** Why the node is not ready, a sentence each with what to do; empty when it is. */
-  missing(): readonly string[];
+  /** Why the node is not ready, a sentence each with what to do; empty when it is. `known`: what was just asked for anyway. */
+  missing(known?: Pick<MeshStatus, 'clusters'>): readonly string[];
   /** What of the datapath is not attached, a sentence each: pods may be cut off. */
   detached(): readonly string[];
   /** Whether everything has been read of the own cluster. */
@@ -38,6 +40,8 @@ export interface Readiness {
 export function createReadiness(sources: ReadinessSources): Readiness {
   const { clock, datapath } = sources;
   const startedAt = clock.monotonic();
+  /** They have followed once; later on they are never more than moments behind. */
+  let routed = sources.areRoutesBehind === undefined;
   let attached: { readonly at: number; readonly problems: readonly string[] } | undefined;
 
   const detached = (): readonly string[] => {
@@ -53,12 +57,17 @@ export function createReadiness(sources: ReadinessSources): Readiness {
   return {
     detached,
     isOwnRead: () => unread().length === 0,
-    missing() {
-      const { clusters } = sources.mesh();
+    missing(known = sources.mesh()) {
+      const { clusters } = known;
       const isStarting = clock.monotonic() - startedAt < PEER_PATIENCE_MS;
-      return [
+      const unread = [
         ...missingOfOwn(clusters.find(({ own }) => own)),
         ...(isStarting ? clusters.filter(isOutstanding).map(missingOfPeer) : []),
+      ];
+      routed ||= unread.length === 0 && sources.areRoutesBehind?.() === false;
+      return [
+        ...unread,
+        ...(routed ? [] : ['routes of this host to pods elsewhere are still being made']),
         ...detached(),
         ...sources.engine.status().tables.flatMap(missingOfTable),
         ...sources.audited(),

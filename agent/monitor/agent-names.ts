@@ -6,6 +6,7 @@ import {
   MINIMUM_ALLOCATED_IDENTITY,
   parseNumericIdentity,
 } from '../../mesh/wire/ids.ts';
+import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointRecord } from '../endpoints/record.ts';
 import type { Engine } from '../state/engine.ts';
 import type { MonitorNames } from './names.ts';
@@ -61,7 +62,7 @@ export function createAgentNames(sources: NameSources): MonitorNames {
 }
 
 function indexPods(records: readonly EndpointRecord[]) {
-  const byEndpoint = new Map<number, string>();
+  const byEndpoint = new Map<number, string>([[HOST_ENDPOINT_ID, 'host']]);
   const byAddress = new Map<string, string>();
   const byInterface = new Map<number, number>();
   for (const record of records) {

@@ -14,14 +14,20 @@ const BATCH = 4096;
 export interface Reconciler<Row extends Key, Key> {
   readonly name: DatapathTable<Row, Key>['name'];
   readonly table: DesiredTable<Row, Key>;
-  /** Writes what is due: rows first, then deletions, unless only one of them is asked for. Never throws. */
-  flush(now: number, only?: Change<Row, Key>['kind']): void;
+  /** Writes what is due: rows first, then deletions. `only`: of these only so much. Never throws. */
+  flush(now: number, only?: FlushPart<Row, Key>): void;
   status(): ReconcilerStatus;
   /**
    * Compares the kernel with what is wanted, a part at each step so that it holds up nothing, and marks what is wrong to
    * be written with the next flush. Returns what it found. Throws DatapathError when the kernel cannot be read.
    */
   audit(): Generator<undefined, AuditFindings>;
+}
+
+/** Which changes to write; of a kind that is not named none. */
+export interface FlushPart<Row, Key> {
+  readonly upserts?: (row: Row) => boolean;
+  readonly deletes?: (key: Key) => boolean;
 }
 
 /** What a comparison of one kernel table with what is wanted found. */
@@ -39,6 +45,14 @@ export interface ReconcilerStatus extends TableCounts {
   readonly name: string;
   /** Why the most recent failed write failed; absent when nothing fails now. */
   readonly lastError: string | undefined;
+}
+
+const EVERYTHING = { upserts: () => true, deletes: () => true };
+
+function isIn<Row, Key>(part: FlushPart<Row, Key>, change: Change<Row, Key>): boolean {
+  return change.kind === 'upsert'
+    ? part.upserts?.(change.row) === true
+    : part.deletes?.(change.key) === true;
 }
 
 /** Takes over a kernel table with the rows that are in it. */
@@ -82,10 +96,9 @@ export function createReconciler<Row extends Key, Key>(
   return {
     name: kernel.name,
     table,
-    flush(now, only) {
-      const due = table.due(now);
+    flush(now, only = EVERYTHING) {
+      const due = table.due(now).filter((change) => isIn(only, change));
       for (const kind of ['upsert', 'delete'] as const) {
-        if (only !== undefined && only !== kind) continue;
         const unordered = due.filter((change) => change.kind === kind);
         const changes = kernel.inOrder?.(unordered) ?? unordered;
         for (let start = 0; start < changes.length; start += BATCH) {

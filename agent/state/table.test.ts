@@ -131,17 +131,22 @@ test('a failed delete is retried, and forgotten when the row is wanted again', a
   t.match(table.counts(), { failed: 0, pending: 0 });
 });
 
-test('flush() can be told to write rows or deletions only', async (t) => {
+test('flush() can be told to write some changes only', async (t) => {
   const kernel = createKernel();
   const { table, flush } = createReconciler(kernel, { sameRow });
   table.set(row('a'));
   flush(0);
   table.set(row('b'));
   table.remove({ id: 'a' });
-  flush(0, 'upsert');
+  table.set(row('c'));
+  flush(0, { upserts: ({ id }) => id === 'b' });
   t.same([...kernel.held.keys()], ['a', 'b']);
-  flush(0, 'delete');
+  flush(0, { deletes: ({ id }) => id !== 'a' });
+  t.same([...kernel.held.keys()], ['a', 'b']);
+  flush(0, { deletes: () => true });
   t.same([...kernel.held.keys()], ['b']);
+  flush(0);
+  t.same([...kernel.held.keys()], ['b', 'c']);
 });
 
 test('large changes are written in batches', async (t) => {

@@ -45,6 +45,8 @@ export interface DesiredTable<Row extends Key, Key> {
   /** Counts changes of what is desired. */
   readonly revision: number;
   get(key: string): Row | undefined;
+  /** Whether the kernel has such a row, or is to have it: wanting it changes nothing. */
+  holds(row: Row): boolean;
   /** Wants a row. One equal to what the kernel holds already costs no write. */
   set(row: Row): void;
   /** Wants no row any more. An adopted one goes, too. */
@@ -65,6 +67,8 @@ export interface DesiredTable<Row extends Key, Key> {
   due(now: number): Change<Row, Key>[];
   succeeded(change: Change<Row, Key>): void;
   failed(change: Change<Row, Key>, failure: { error: Error; now: number }): void;
+  /** Changes that failed and were not tried again yet. */
+  failures(): Iterable<Change<Row, Key>>;
   /** When the next failed change may be tried again; undefined: none has failed. */
   nextRetryAt(): number | undefined;
   counts(): TableCounts;
@@ -132,6 +136,11 @@ export function createDesiredTable<Row extends Key, Key>(options: {
       return revision;
     },
     get: (key) => desired.get(key),
+    holds(row) {
+      const key = keyOf(row);
+      const held = desired.get(key) ?? (work.has(key) ? undefined : adopted.get(key));
+      return held !== undefined && sameRow(held, row);
+    },
     set(row) {
       const key = keyOf(row);
       const before = desired.get(key);
@@ -222,6 +231,10 @@ export function createDesiredTable<Row extends Key, Key>(options: {
       put(key, { change, status: { kind: 'failed', error, attempts, retryAt: now + delay } });
       failures += 1;
       lastError = error;
+    },
+    *failures() {
+      if (failures === 0) return;
+      for (const { change, status } of work.values()) if (status.kind === 'failed') yield change;
     },
     nextRetryAt() {
       if (failures === 0) return undefined;

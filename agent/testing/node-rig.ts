@@ -64,6 +64,8 @@ export interface NodeRigOptions {
   readonly auditIntervalMs?: number;
   /** Entries of the policy map that one endpoint may have. */
   readonly policyMapMax?: number;
+  /** Default: a node. */
+  readonly hostEndpoint?: AgentOptions['hostEndpoint'];
   /** Whose node it is, and its address. Default: alpha's, 1, 192.0.2.1. */
   readonly place?: { readonly cluster: string; readonly id: number; readonly ip: string };
 }
@@ -155,6 +157,7 @@ export async function openNodeRig(
         own: { name: alpha.name, id: parseClusterId(place.id), max: 255 },
         nodeName: 'n1',
         nodeIps: [parseIpAddress(place.ip)],
+        hostEndpoint: options.hostEndpoint,
         etcdConfig: dir.file('own.yaml'),
         clustermeshConfig: peersDir,
         stateDir: dir.file('state'),

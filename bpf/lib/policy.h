@@ -18,9 +18,24 @@ struct {
 } mesh_policy SEC(".maps");
 
 /*
+ * Whether an identity is one of pods that the agent does not know: nobody can say then whom of it a rule denies. Asks with
+ * `key`, whatever was in it: the stack has no room for another.
+ */
+static __always_inline bool is_stranger(__u32 identity, struct mesh_policy_key *key)
+{
+	if (identity < IDENTITY_FIRST_ALLOCATED || identity >= IDENTITY_FIRST_OF_PREFIXES)
+		return false;
+	key->prefixlen = POLICY_STATIC_BITS;
+	key->identity = identity;
+	key->endpoint_id = 0;
+	key->direction = DIRECTION_INGRESS;
+	return !bpf_map_lookup_elem(&mesh_policy, key);
+}
+
+/*
  * Two rows may match: one of the identity, one of any identity. The one that says more about protocol and port decides;
- * of two that say as much, a deny. `port` in network order; of ICMP and ICMPv6, the type of the message. Returns 0 or the
- * reason to drop.
+ * of two that say as much, a deny. A row for those whom the agent knows does not match others. `port` in network order; of
+ * ICMP and ICMPv6, the type of the message. Returns 0 or the reason to drop.
  */
 __noinline int policy_verdict(__u32 endpoint_id, __u32 direction, __u32 identity, __u32 protocol, __u32 port)
 {
@@ -37,6 +52,8 @@ __noinline int policy_verdict(__u32 endpoint_id, __u32 direction, __u32 identity
 
 	key.identity = 0;
 	any = bpf_map_lookup_elem(&mesh_policy, &key);
+	if (any && any->flags & POLICY_KNOWN_ONLY && is_stranger(identity, &key))
+		any = NULL;
 	if (exact && any) {
 		if (exact->width != any->width)
 			row = exact->width > any->width ? exact : any;

@@ -59,6 +59,12 @@ ASSERT_OFFSET(struct mesh_ipcache_value, flags, 22);
 /* What policy denies this endpoint is told and counted, and passes all the same. */
 #define ENDPOINT_AUDIT 4
 
+/*
+ * The host itself as an endpoint: a machine of the mesh, or a node that policies select. Its row stands under the address
+ * "::", which nobody has, so that no other lookup finds it; it has no interface. Its rows of mesh_policy have this number.
+ */
+#define HOST_ENDPOINT_ID 0xffff
+
 struct mesh_endpoint {
 	__u32 ifindex;
 	__u32 identity;
@@ -78,7 +84,8 @@ ASSERT_OFFSET(struct mesh_endpoint, interface, 20);
 
 /*
  * mesh_policy: identity, endpoint and direction always count in full; then protocol (8 bits) and the high bits of the
- * port, as many as prefixlen says. pad is beyond every prefix.
+ * port, as many as prefixlen says. pad is beyond every prefix. Rows of endpoint 0, for ingress and with
+ * POLICY_STATIC_BITS, say no verdict but which identities of pods the agent knows.
  */
 #define DIRECTION_INGRESS 0
 #define DIRECTION_EGRESS 1
@@ -103,6 +110,11 @@ ASSERT_OFFSET(struct mesh_policy_key, protocol, 11);
 ASSERT_OFFSET(struct mesh_policy_key, port, 12);
 
 #define POLICY_DENY 1
+/*
+ * Of a row that allows any identity: of pods only those that the agent knows. Others may be denied by a row that it cannot
+ * write yet.
+ */
+#define POLICY_KNOWN_ONLY 2
 
 struct mesh_policy_value {
 	__u8 flags;
@@ -395,6 +407,10 @@ ASSERT_SIZE(struct mesh_fragment_value, 4);
 #define CONFIG_POLICY_AUDIT 4
 /* The node itself is judged by its endpoints' policy as anybody else is; without it, it always reaches them. */
 #define CONFIG_LOCALHOST_JUDGED 8
+/* The host has a row among the endpoints: what its programs send to the mesh, and get from it, is judged. */
+#define CONFIG_HOST_JUDGED 16
+/* The host is no node: it has an identity of its own, and is called through the tunnel as a pod is. */
+#define CONFIG_MACHINE 32
 
 struct mesh_config {
 	__u32 layout_version;

@@ -49,6 +49,9 @@ export const ENDPOINT_EGRESS_ENFORCED = 2;
 /** What policy denies is told and counted, and passes. */
 export const ENDPOINT_AUDIT = 4;
 
+/** Number of the host itself as an endpoint. Its row stands under the address "::", and it has no interface. */
+export const HOST_ENDPOINT_ID = 0xffff;
+
 export const POLICY_KEY = {
   size: 16,
   fields: {
@@ -72,8 +75,10 @@ export const POLICY_VALUE = {
   fields: { flags: 0, width: 1, pad: 2 },
 } as const satisfies StructLayout;
 
-/** Flag of POLICY_VALUE. */
+/** Flags of POLICY_VALUE. */
 export const POLICY_DENY = 1;
+/** Of a row that allows any identity: of pods only those that have a row of endpoint 0. */
+export const POLICY_KNOWN_ONLY = 2;
 
 /** Direction as the maps count it, from the endpoint's point of view. */
 export const DIRECTIONS = ['ingress', 'egress'] as const;
@@ -254,6 +259,10 @@ export const CONFIG_NATIVE_ROUTING = 2;
 export const CONFIG_POLICY_AUDIT = 4;
 /** Flag of CONFIG: policy judges what the node itself sends to its endpoints. */
 export const CONFIG_LOCALHOST_JUDGED = 8;
+/** Flag of CONFIG: the host has a row among the endpoints, whose policy judges it. */
+export const CONFIG_HOST_JUDGED = 16;
+/** Flag of CONFIG: the host is no node; it has an identity of its own, and is called through the tunnel as a pod is. */
+export const CONFIG_MACHINE = 32;
 
 /** Values of CONFIG's overlaySourceCheck, by index. */
 export const OVERLAY_SOURCE_CHECKS = ['off', 'cluster', 'strict'] as const;

@@ -1,15 +1,16 @@
-import { parseNumericIdentity } from '../../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../../mesh/wire/ip.ts';
+import { parseNumericIdentity, reservedIdentity } from '../../../mesh/wire/ids.ts';
+import { type IpAddress, parseIpAddress } from '../../../mesh/wire/ip.ts';
 import {
   ADDRESS_SIZE,
   ENDPOINT,
   ENDPOINT_AUDIT,
   ENDPOINT_EGRESS_ENFORCED,
   ENDPOINT_INGRESS_ENFORCED,
+  HOST_ENDPOINT_ID,
   readAddress,
   writeAddress,
 } from '../../../mesh/wire/maps.ts';
-import { raisePolicyRevision } from '../config.ts';
+import { raisePolicyRevision, writeHostJudged } from '../config.ts';
 import { DatapathError } from '../datapath-error.ts';
 import type { DatapathTable, EndpointEntry } from '../desired.ts';
 import { createRowMap, type RowCodec, throwFirst } from '../map.ts';
@@ -28,11 +29,26 @@ interface AddressRow extends AddressKey {
 
 const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i;
 const NAME_SIZE = 16;
+const HOST = reservedIdentity('host');
+/** Where the host's row stands: nobody has this address. */
+const NO_ADDRESS = parseIpAddress('::');
+
+/** Whether a row is that of the host itself. */
+export function isHostRow({ endpointId }: Pick<EndpointEntry, 'endpointId'>): boolean {
+  return endpointId === HOST_ENDPOINT_ID;
+}
+
+/** Whether programs have to look at what the host sends and gets: a node's policy, or a machine, whatever its policy. */
+export function isHostJudged(
+  row: Pick<EndpointEntry, 'identity' | 'ingressEnforced' | 'egressEnforced'>,
+): boolean {
+  return row.identity !== HOST || row.ingressEnforced || row.egressEnforced;
+}
 
 /**
  * Endpoints by address. An upsert also removes addresses that the same endpoint had before and has no more; a delete
  * needs the addresses, and removes every other address of that endpoint id with them. Flows are judged again: an endpoint
- * may be another one than before, and so may whoever has an address.
+ * may be another one than before, and so may whoever has an address. The configuration says whether the host is one of them.
  */
 export function openEndpointsTable(
   maps: OpenMaps,
@@ -41,23 +57,32 @@ export function openEndpointsTable(
   const config = maps.get('mesh_config');
   /** Addresses in the kernel by endpoint id, so that an upsert can tell what it replaces. */
   const held = new Map<number, Set<IpAddress>>();
+  let host: EndpointEntry | undefined;
   for (const row of map.rows()) {
     const addresses = held.get(row.endpoint.endpointId) ?? new Set();
     held.set(row.endpoint.endpointId, addresses.add(row.address));
+    if (isHostRow(row.endpoint)) host = row.endpoint;
   }
+  // A new configuration does not know yet what an old row says.
+  writeHostJudged(config, host !== undefined && isHostJudged(host));
 
   function upsert(endpoint: EndpointEntry): DatapathError[] {
     const before = held.get(endpoint.endpointId) ?? new Set<IpAddress>();
-    const failures = map.upsert(endpoint.addresses.map((address) => ({ address, endpoint })));
-    const after = new Set(endpoint.addresses);
+    const places = isHostRow(endpoint) ? [NO_ADDRESS] : endpoint.addresses;
+    const failures = map.upsert(places.map((address) => ({ address, endpoint })));
+    const after = new Set(places);
     const gone = [...before].filter((address) => !after.has(address));
     failures.push(...removeOwned(endpoint.endpointId, gone));
     // After a failure the row is applied again, and must find what may still be there.
     held.set(endpoint.endpointId, failures.length === 0 ? after : new Set([...before, ...after]));
+    if (isHostRow(endpoint) && failures.length === 0) {
+      writeHostJudged(config, isHostJudged(endpoint));
+    }
     return failures;
   }
 
   function remove(key: EndpointKey): DatapathError[] {
+    if (isHostRow(key)) writeHostJudged(config, false);
     const addresses = new Set([...key.addresses, ...(held.get(key.endpointId) ?? [])]);
     const failures = removeOwned(key.endpointId, [...addresses]);
     if (failures.length === 0) held.delete(key.endpointId);
@@ -103,7 +128,7 @@ function groupByEndpoint(rows: readonly AddressRow[]): EndpointEntry[] {
   }
   return [...endpoints.values()].map(({ entry, addresses }) => ({
     ...entry,
-    addresses: addresses.sort(),
+    addresses: isHostRow(entry) ? [] : addresses.sort(),
   }));
 }
 

@@ -2,13 +2,14 @@ import {
   DIRECTIONS,
   POLICY_DENY,
   POLICY_KEY,
+  POLICY_KNOWN_ONLY,
   POLICY_PROTOCOL_BITS,
   POLICY_STATIC_BITS,
   POLICY_VALUE,
 } from '../../../mesh/wire/maps.ts';
 import { raisePolicyRevision } from '../config.ts';
 import { DatapathError } from '../datapath-error.ts';
-import type { DatapathTable, PolicyEntry } from '../desired.ts';
+import { type DatapathTable, KNOWN_TO, type PolicyEntry } from '../desired.ts';
 import { createRowMap, type RowCodec, throwFirst } from '../map.ts';
 import type { OpenMaps } from '../object.ts';
 import { inPolicyOrder } from '../policy-order.ts';
@@ -31,7 +32,10 @@ export function openPolicyTable(
     name: 'policy',
     apply({ upserts, deletes }) {
       const failures = [...map.upsert(upserts), ...map.remove(deletes)];
-      if (deletes.length > 0 || upserts.some(({ verdict }) => verdict === 'deny')) {
+      if (
+        deletes.length > 0 ||
+        upserts.some(({ verdict, knownOnly }) => verdict === 'deny' || knownOnly === true)
+      ) {
         raisePolicyRevision(config);
       }
       throwFirst(failures);
@@ -65,7 +69,7 @@ const policyCodec: RowCodec<PolicyEntry, PolicyKey> = {
     view.setUint16(offset + fields.port, maskPort(key.port, key.portPrefixBits));
   },
   writeValue(view, offset, row) {
-    view.setUint8(offset + POLICY_VALUE.fields.flags, row.verdict === 'deny' ? POLICY_DENY : 0);
+    view.setUint8(offset + POLICY_VALUE.fields.flags, flagsOf(row));
     view.setUint8(offset + POLICY_VALUE.fields.width, policyWidth(row));
   },
   readRow(keys, keyOffset, values, valueOffset) {
@@ -81,10 +85,16 @@ const policyCodec: RowCodec<PolicyEntry, PolicyKey> = {
       port: keys.getUint16(keyOffset + fields.port),
       portPrefixBits: Math.max(0, width - POLICY_PROTOCOL_BITS),
       verdict: (flags & POLICY_DENY) === 0 ? 'allow' : 'deny',
+      ...((flags & POLICY_KNOWN_ONLY) === 0 ? {} : { knownOnly: true }),
     };
   },
   describe: (key) => `policy row ${policyKeyOf(key)}`,
 };
+
+function flagsOf({ verdict, knownOnly }: PolicyEntry): number {
+  if (verdict === 'deny') return POLICY_DENY;
+  return knownOnly === true ? POLICY_KNOWN_ONLY : 0;
+}
 
 /** Bits of protocol and port that count. */
 function policyWidth(key: PolicyKey): number {
@@ -102,7 +112,7 @@ function checkPolicyKey(key: PolicyKey): void {
 }
 
 function policyKeyProblem(key: PolicyKey): string | undefined {
-  if (!isWithin(key.endpointId, 1, 0xffff)) return 'endpointId must be 1 to 65535';
+  if (!isWithin(key.endpointId, KNOWN_TO, 0xffff)) return 'endpointId must be 0 to 65535';
   if (!isWithin(key.identity, 0, 0xffffffff)) return 'identity must fit 32 bits';
   if (!isWithin(key.protocol, 0, 255)) return 'protocol must be 0 to 255';
   if (!isWithin(key.portPrefixBits, 0, 16)) return 'portPrefixBits must be 0 to 16';

@@ -3,7 +3,7 @@ import { test } from 'tap';
 import { parseNumericIdentity } from '../../../mesh/wire/ids.ts';
 import { parseIpAddress, parseIpPrefix } from '../../../mesh/wire/ip.ts';
 import { DatapathError } from '../datapath-error.ts';
-import type { IpcacheEntry, PolicyEntry } from '../desired.ts';
+import { type IpcacheEntry, KNOWN_TO, type PolicyEntry } from '../desired.ts';
 import { loadObjects, type MapSizes } from '../object.ts';
 import { kernelSkipReason, openTestBpffs, TEST_OBJECTS } from '../testing/bpffs.ts';
 import { testEndpoint, testPolicy, testPrefix } from '../testing/program-run.ts';
@@ -178,6 +178,8 @@ test('policy: rows come back as they were written', { skip }, async (t) => {
     testPolicy(1, 0x20001, { protocol: 6, port: 80, portPrefixBits: 16 }),
     testPolicy(1, 0x20001, { protocol: 6, port: 0x8000, portPrefixBits: 1, direction: 'egress' }),
     testPolicy(65535, 0xffffffff, { protocol: 255, port: 65535, portPrefixBits: 16 }),
+    testPolicy(2, 0, { knownOnly: true }),
+    testPolicy(KNOWN_TO, 0x20001),
   ];
   table.apply({ upserts: rows, deletes: [] });
   const byKey = (a: PolicyEntry, b: PolicyEntry): number =>
@@ -197,7 +199,7 @@ test('policy: bad rows are named', { skip }, async (t) => {
   await using open = await openMaps();
   const table = openPolicyTable(open.maps);
   const cases: [Partial<PolicyEntry>, RegExp][] = [
-    [{ endpointId: 0 }, /endpointId must be/],
+    [{ endpointId: -1 }, /endpointId must be/],
     [{ protocol: 256 }, /protocol must be/],
     [{ protocol: 0, port: 80, portPrefixBits: 16 }, /a port needs a protocol/],
     [{ protocol: 6, portPrefixBits: 17 }, /portPrefixBits must be/],
