@@ -9,6 +9,8 @@ import type { Gate } from './gate/gate.ts';
 import type { Kvstoremesh } from './kvstoremesh/kvstoremesh.ts';
 import type { PublisherStatus } from './publish/publisher.ts';
 import type { PublishedCluster } from './publish-cluster.ts';
+import type { EnrollmentOffice } from './registry/enrollment-office.ts';
+import type { MachineBook } from './registry/machine-book.ts';
 import type { NodeBook } from './registry/node-book.ts';
 import type { PolicyBoard } from './registry/policy-board.ts';
 import type { Registry } from './registry/registry.ts';
@@ -21,6 +23,8 @@ export interface Parts {
   controllers?: Controllers;
   gate?: Gate;
   book?: NodeBook;
+  machines?: MachineBook;
+  enrollment?: EnrollmentOffice;
   policies?: PolicyBoard;
   registry?: Registry;
   mirror?: Kvstoremesh;
@@ -81,7 +85,15 @@ export function describeParts(
     gate:
       parts.gate === undefined ? undefined : { address: parts.gate.address, ...parts.gate.status },
     registry: parts.registry?.address,
+    enrollment: parts.enrollment?.status,
     nodes: parts.book?.report,
+    machines: parts.machines?.report.map(({ record, state, forMs, problems }) => ({
+      machine: record.name,
+      state,
+      forMs,
+      addresses: record.addresses,
+      problems,
+    })),
     policies: parts.policies?.report,
     kvstoremesh: parts.mirror?.describe(),
   };

@@ -5,6 +5,7 @@ import { firstFailure } from '../mesh/runtime/first-failure.ts';
 import { createLogger } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
+import { enrollmentSettings } from './enrollment-options.ts';
 import { etcdTlsPaths, readEtcdTlsFiles } from './etcd-tls-files.ts';
 import { collectGarbage, setUpGarbageCollection } from './garbage.ts';
 import { KVSTOREMESH_OPTIONS } from './kvstoremesh/options.ts';
@@ -64,6 +65,8 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
     heartbeatMs: values.heartbeatInterval,
     identityGraceMs: values.identityGrace,
     nodeSessionGraceMs: values.nodeSessionGrace,
+    vmSessionGraceMs: values.vmSessionGrace,
+    enrollment: enrollmentSettings(values),
     clock: systemClock,
     logger,
     signal: ending.signal,

@@ -11,10 +11,12 @@ import {
 import type { KubernetesProgress } from './cluster-source.ts';
 import { addControllersMetrics } from './controllers/controllers-metrics.ts';
 import type { Controllers } from './controllers/run.ts';
+import { addEnrollmentMetrics } from './enrollment-metrics.ts';
 import type { EtcdState } from './etcd/embedded-etcd.ts';
 import type { GateStatus } from './gate/gate.ts';
 import { addKubernetesMetrics } from './kubernetes-metrics.ts';
 import type { PublisherStatus } from './publish/publisher.ts';
+import type { OfficeStatus } from './registry/enrollment-office.ts';
 
 /** Cilium's prefix for its apiserver (`clustermesh-apiserver/metrics`). */
 const PREFIX = 'cilium_clustermesh_apiserver_';
@@ -32,6 +34,8 @@ export interface ApiserverMetricsSources {
   /** Undefined: nothing is written to Kubernetes. */
   readonly controllers?: (() => Controllers | undefined) | undefined;
   readonly gate: () => GateStatus | undefined;
+  /** Undefined: no machine can enrol here. */
+  readonly enrollment?: (() => OfficeStatus | undefined) | undefined;
   readonly etcd: () => EtcdState | undefined;
   readonly kvStatistics: KvStatistics;
   readonly clock: Clock;
@@ -42,7 +46,8 @@ export function addApiserverMetrics(metrics: Metrics, sources: ApiserverMetricsS
   addReadiness(metrics, sources);
   addPublished(metrics, sources);
   addGate(metrics, sources);
-  const { kubernetes, controllers } = sources;
+  const { enrollment, kubernetes, controllers } = sources;
+  if (enrollment !== undefined) addEnrollmentMetrics(metrics, enrollment);
   if (kubernetes !== undefined) addKubernetesMetrics(metrics, kubernetes);
   if (controllers !== undefined) addControllersMetrics(metrics, { controllers });
   addKvMetrics(metrics, sources.kvStatistics, { prefix: PREFIX });

@@ -9,6 +9,7 @@ import {
 import { defineOptions } from '../mesh/runtime/options.ts';
 import { PROCESS_OPTIONS } from '../mesh/runtime/process-options.ts';
 import { parseBoundedDuration, parseLeaseTtl } from './bounded-duration.ts';
+import { ENROLLMENT_OPTIONS } from './enrollment-options.ts';
 import { ETCD_TLS_OPTIONS } from './etcd-options.ts';
 import { KUBERNETES_OPTIONS } from './kubernetes-options.ts';
 import { MIRROR_OPTIONS } from './kvstoremesh/options.ts';
@@ -106,6 +107,7 @@ export const APISERVER_OPTIONS = defineOptions({
     parse: parseDuration,
     help: 'how long a node without a manifest stays published after its agent has gone',
   },
+  ...ENROLLMENT_OPTIONS,
   healthAddress: {
     flag: '--health-address HOST:PORT',
     env: 'ISTHMUS_HEALTH_ADDRESS',

@@ -28,10 +28,18 @@ import { listenApiserverMetrics } from './metrics-server.ts';
 import { type EtcdSettings, openStore } from './open-store.ts';
 import { checkKubernetes, checkManifests, checkServerFiles } from './preflight.ts';
 import { type PublishedCluster, publishCluster, type SourceSettings } from './publish-cluster.ts';
+import { createBackups } from './registry/backup.ts';
+import { openIssuingAuthority } from './registry/certificate-authority.ts';
+import { type EnrollmentSettings, openEnrollmentOffice } from './registry/enrollment-office.ts';
+import { createMachineBook } from './registry/machine-book.ts';
+import { MACHINES_PREFIX } from './registry/machine-record.ts';
+import { machineOfPolicyName } from './registry/machine-session.ts';
+import { createMirroredPeers } from './registry/mirrored-peers.ts';
 import { createNodeBook } from './registry/node-book.ts';
+import { ownAddresses } from './registry/own-addresses.ts';
 import { createPolicyBoard, type PolicyBoard } from './registry/policy-board.ts';
 import { listenRegistry } from './registry/registry.ts';
-import { createSessionBoard } from './registry/session-board.ts';
+import { createSessionBoard, MACHINE_SESSIONS_PREFIX } from './registry/session-board.ts';
 
 /** An apiserver as its command line describes it. Times are in milliseconds where the name does not say otherwise. */
 export interface ApiserverOptions {
@@ -63,6 +71,10 @@ export interface ApiserverOptions {
   readonly heartbeatMs: number;
   readonly identityGraceMs: number;
   readonly nodeSessionGraceMs: number;
+  /** How long a machine's addresses stay after its session has ended. Default 60,000. */
+  readonly vmSessionGraceMs?: number | undefined;
+  /** How machines enrol. Default: none can. */
+  readonly enrollment?: EnrollmentSettings | undefined;
   /** Called once, when everything has been published for the first time. */
   readonly onPublished?: () => void;
   readonly clock: Clock;
@@ -79,6 +91,7 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
   const { logger, signal } = options;
   const source = await checkSource(options);
   await checkServerFiles(options.files);
+  await checkAuthority(options);
   if (signal.aborted) return;
   const parts: Parts = { lag: createLagBook(options.clock), kvStatistics: createKvStatistics() };
   await using _health = await listenHealthServer(options.healthAddress, {
@@ -102,6 +115,7 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
     kubernetes: options.kubernetes === undefined ? undefined : () => parts.kubernetes?.(),
     controllers: options.controllers === undefined ? undefined : () => parts.controllers,
     gate: () => parts.gate?.status,
+    enrollment: options.enrollment === undefined ? undefined : () => parts.enrollment?.status,
     etcd: () => parts.etcd?.state,
     mirror:
       options.kvstoremesh === undefined
@@ -156,7 +170,27 @@ async function runParts(
         logger,
       });
       parts.book = book;
-      return book.load(ending);
+      const machines = createMachineBook({
+        store,
+        publish: publisher.setMachine,
+        findConflict: publisher.findMachineConflict,
+        checksOf: publisher.checksOf,
+        ownAddresses,
+        graceMs: options.vmSessionGraceMs ?? DEFAULT_VM_SESSION_GRACE_MS,
+        replicas: {
+          board: createSessionBoard({
+            store,
+            prefixes: { sessions: MACHINE_SESSIONS_PREFIX, kept: MACHINES_PREFIX },
+            clock,
+            logger,
+          }),
+          fence: () => publisher.fence,
+        },
+        clock,
+        logger,
+      });
+      parts.machines = machines;
+      return Promise.all([book.load(ending), machines.load(ending)]).then(() => undefined);
     },
     clock,
     logger,
@@ -167,7 +201,12 @@ async function runParts(
   published.ready.then(options.onPublished, () => undefined);
   const policies = createPolicyBoard({
     store,
-    isHere: (node) => ['connected', 'gone'].includes(parts.book?.stateOf(node) ?? ''),
+    isHere: (subject) => {
+      const machine = machineOfPolicyName(subject);
+      const state =
+        machine === undefined ? parts.book?.stateOf(subject) : parts.machines?.get(machine)?.state;
+      return state === 'connected' || state === 'gone';
+    },
     clock,
     logger,
   });
@@ -178,30 +217,75 @@ async function runParts(
   await using clusterClaim = claimCluster(options, { published, replica });
   await readersMayCome(published, options);
   await clusterClaim.settled;
-  const { book } = parts;
-  if (book === undefined) throw new Error('the book of nodes is made before anything is published');
+  const { book, machines } = parts;
+  if (book === undefined || machines === undefined) {
+    throw new Error('the books of nodes and machines are made before anything is published');
+  }
+  const peers = createMirroredPeers({
+    store,
+    isExpected: options.kvstoremesh !== undefined,
+    clock,
+  });
 
   await using gate = await listenGate({
     ...files,
     address: options.gateAddress,
     clusterName: cluster.name,
     upstream: etcd.upstream,
+    machines: machines.trust,
     clock,
     logger,
     signal,
   });
   parts.gate = gate;
+  const closedBecause = published.mode === 'cilium' ? NO_MACHINES_WITH_CILIUM : undefined;
+  await using enrollment = await openEnrollmentOffice({
+    settings: options.enrollment,
+    notOffered: closedBecause,
+    store,
+    machines,
+    files,
+    cluster,
+    maxConnectedClusters: options.maxConnectedClusters,
+    clock,
+    logger,
+    signal,
+  });
   await using registry = await listenRegistry({
     address: options.registryAddress,
+    admin: enrollment.admin,
+    renewal: enrollment.renewal,
+    backups: createBackups({
+      store,
+      cluster,
+      maxConnectedClusters: options.maxConnectedClusters,
+      clock,
+      logger,
+    }),
     files,
     clusterName: cluster.name,
     book,
     policies,
+    machines: {
+      book: machines,
+      sources: {
+        checksOf: published.publisher.checksOf,
+        checksRevision: () => published.publisher.checksRevision,
+        peers: () => peers.names,
+      },
+      closedBecause,
+    },
     clock,
     logger,
     signal,
   });
   parts.registry = registry;
+  await enrollment.listen({
+    gate: gate.address,
+    registry: registry.address,
+    podNetworks: published.publisher.podNetworks,
+  });
+  parts.enrollment = enrollment;
   const renewing = renewEtcdTls(options, [etcd.renewTls, gate.renewUpstreamTls]);
   logger.info(
     { cluster: cluster.name, gate: gate.address, registry: registry.address },
@@ -211,6 +295,9 @@ async function runParts(
     await Promise.all([
       published.ended,
       book.run(signal),
+      machines.run(signal),
+      enrollment.run(signal),
+      peers.run(signal),
       policies.run(signal),
       renewing,
       claim.ended,
@@ -234,6 +321,9 @@ async function runParts(
   await Promise.all([
     published.ended,
     book.run(signal),
+    machines.run(signal),
+    enrollment.run(signal),
+    peers.run(signal),
     policies.run(signal),
     mirroring.ended,
     renewing,
@@ -300,6 +390,11 @@ async function startWriting(
   await Promise.all([events.run(signal), controllers?.run(signal)]);
 }
 
+const DEFAULT_VM_SESSION_GRACE_MS = 60_000;
+/** Why a cluster that Cilium runs has no machines. */
+const NO_MACHINES_WITH_CILIUM =
+  'machines cannot join a cluster that Cilium runs: it alone gives out the identities there; join them to a cluster of mode any-cni or to one without Kubernetes';
+
 /** How long readers are kept waiting for what cannot be read of the cluster. */
 const PATIENCE_MS = 15_000;
 
@@ -329,6 +424,18 @@ async function readersMayCome(
   } finally {
     waiting.abort();
   }
+}
+
+/** Throws RegistryError `file` when the authority that is to sign machines cannot: better now than when all else is up. */
+async function checkAuthority(options: ApiserverOptions): Promise<void> {
+  const { enrollment, files, clock, logger, signal } = options;
+  if (enrollment === undefined) return;
+  const { caCertFile: certFile, caKeyFile: keyFile, certificateTtlMs: ttlMs } = enrollment;
+  const { ownCaFile } = files;
+  await using _authority = await openIssuingAuthority(
+    { certFile, keyFile, ownCaFile },
+    { ttlMs, clock, logger, signal },
+  );
 }
 
 /** Where the objects come from, checked as far as it can be before anything is started. */

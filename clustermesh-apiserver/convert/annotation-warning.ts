@@ -11,7 +11,11 @@ export interface AnnotatedObject {
 }
 
 /** Reasons of warnings, as Events have them. */
-export type WarningReason = 'UnknownAnnotationValue' | 'UnknownAnnotationName';
+export type WarningReason =
+  | 'UnknownAnnotationValue'
+  | 'UnknownAnnotationName'
+  /** Not an annotation, but a port of the Service that is a name, which it is on pods alone. */
+  | 'NamedPortOnMachine';
 
 /** An annotation whose value is none that it can have, or whose name is almost that of another one. */
 export interface AnnotationWarning {
@@ -27,6 +31,7 @@ export interface AnnotationWarning {
 
 /** The warning in words: `annotation service.cilium.io/global: "ture" counts as false, expected true or false`. */
 export function describeWarning(warning: Omit<AnnotationWarning, 'object'>): string {
-  const { annotation, value, countsAs, expected } = warning;
-  return `annotation ${annotation}: ${JSON.stringify(value)} counts as ${countsAs}, expected ${expected}`;
+  const { reason, annotation, value, countsAs, expected } = warning;
+  const what = reason === 'NamedPortOnMachine' ? 'field' : 'annotation';
+  return `${what} ${annotation}: ${JSON.stringify(value)} counts as ${countsAs}, expected ${expected}`;
 }

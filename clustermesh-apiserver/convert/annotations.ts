@@ -6,6 +6,11 @@ import {
   type ServiceAffinity,
 } from '../../mesh/wire/local-service.ts';
 import type { AnnotationWarning } from './annotation-warning.ts';
+import {
+  HEALTH_CHECK_ANNOTATION,
+  type HealthCheckSetting,
+  parseHealthCheck,
+} from './health-check.ts';
 import { findMeantName } from './near-names.ts';
 
 /** A warning before it is known which object it is about. */
@@ -20,6 +25,8 @@ export interface GlobalServiceSettings {
   readonly syncEndpointSlices: boolean;
   /** How backends are picked, global or not; undefined: as the agent does by default. */
   readonly algorithm: LbAlgorithm | undefined;
+  /** How its machines are checked, global or not. */
+  readonly healthCheck: HealthCheckSetting;
   readonly warnings: readonly ValueWarning[];
 }
 
@@ -31,12 +38,13 @@ const NAMES = {
   affinity: ['service.cilium.io/affinity', 'io.cilium/service-affinity'],
   syncEndpointSlices: ['service.cilium.io/global-sync-endpoint-slices'],
   algorithm: ['service.cilium.io/lb-algorithm'],
+  healthCheck: [HEALTH_CHECK_ANNOTATION],
 } as const;
 const GLOBAL_NAMESPACE = ['clustermesh.cilium.io/global'] as const;
 const SERVICE_NAMES: readonly string[] = Object.values(NAMES).flat();
 
 /**
- * Reads the annotations of a Service. All but the algorithm count only for a global one. A word that is not known counts as
+ * Reads the annotations of a Service. All but the algorithm and the health check count only for a global one. A word that is not known counts as
  * false, and as no affinity: an unknown affinity must not keep traffic from any backend.
  */
 export function readGlobalServiceSettings(
@@ -46,6 +54,7 @@ export function readGlobalServiceSettings(
   const warnings = warnOfNames(annotations, SERVICE_NAMES);
   const global = readBoolean(annotations, NAMES.global, { otherwise: false, warnings });
   const algorithm = readAlgorithm(annotations, warnings);
+  const healthCheck = readHealthCheck(annotations, warnings);
   if (!global) {
     return {
       global,
@@ -53,6 +62,7 @@ export function readGlobalServiceSettings(
       affinity: 'none',
       syncEndpointSlices: false,
       algorithm,
+      healthCheck,
       warnings,
     };
   }
@@ -65,6 +75,7 @@ export function readGlobalServiceSettings(
       warnings,
     }),
     algorithm,
+    healthCheck,
     warnings,
   };
 }
@@ -153,6 +164,24 @@ function readAlgorithm(
     });
   }
   return algorithm;
+}
+
+/** A slip must not let traffic go where nothing was checked: so it counts as if nothing was said. */
+function readHealthCheck(annotations: Annotations, warnings: ValueWarning[]): HealthCheckSetting {
+  const found = lookUp(annotations, NAMES.healthCheck);
+  if (found === undefined || found.value === '') return { kind: 'target' };
+  const { name: annotation, value } = found;
+  const setting = parseHealthCheck(value);
+  if (setting === undefined) {
+    warnings.push({
+      reason: 'UnknownAnnotationValue',
+      annotation,
+      value,
+      countsAs: 'tcp',
+      expected: 'tcp, tcp:<port> or http:<port>/<path>',
+    });
+  }
+  return setting ?? { kind: 'target' };
 }
 
 /** The new name first, then the old one. */

@@ -3,10 +3,13 @@
  * changed, and only those: work is proportional to the change. Nothing here waits or knows etcd.
  */
 import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
+import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { ClusterObject, ClusterObjectKind, NamespaceObject } from '../sources/objects.ts';
 import { createCiliumEndpoints } from './cilium-endpoints.ts';
 import { createCiliumIdentities } from './cilium-identities.ts';
+import type { HealthCheck } from './health-check.ts';
 import { DEFAULT_LABEL_FILTER, type LabelFilter } from './label-filter.ts';
+import type { Machine } from './machine.ts';
 import { createNamespaces } from './namespaces.ts';
 import type { NodeConflict, NodeFacts } from './node.ts';
 import { createNodes } from './nodes.ts';
@@ -55,8 +58,18 @@ export interface ClusterModel {
   outstanding(set: PublishedSet): readonly ClusterObjectKind[];
   /** Takes what a node's own agent says of it, or undefined when that counts no more. */
   setNodeFacts(name: string, facts: NodeFacts | undefined): RecordChange[];
-  /** What of `facts` another node or a pod holds already; undefined when nothing is. */
+  /** What of `facts` another node, a pod or a machine holds already; undefined when nothing is. */
   findNodeConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
+  /** Takes a machine, or undefined for one that is gone, and leaves it to `records` what is to be published for it. */
+  setMachine(name: string, machine: Machine | undefined): void;
+  /** What of a machine's addresses a pod, a node or another machine holds already. */
+  findMachineConflict(name: string, addresses: readonly IpAddress[]): NodeConflict | undefined;
+  /** Networks of the pods of all nodes, each once. */
+  podNetworks(): readonly IpPrefix[];
+  /** What is to be checked on a machine, as the Services say it that select what has its labels. */
+  checksOf(machine: Machine): readonly HealthCheck[];
+  /** Differs after each change that `checksOf` may answer otherwise for. */
+  readonly checksRevision: number;
 }
 
 /** Makes the model of an empty cluster. */
@@ -83,6 +96,7 @@ export function createClusterModel(
   const endpoints = createCiliumEndpoints({ isNamespaceGlobal });
   const identities = createCiliumIdentities({ isNamespaceGlobal });
   const services = createServices({ cluster, isNamespaceGlobal, isServingUnlessSaid: isCilium });
+  const machines = new Map<string, Machine>();
   /** Namespaces whose annotations are not as expected. */
   const warned = new Set<string>();
   /** Records that are made as they come. */
@@ -168,6 +182,12 @@ export function createClusterModel(
     for (const { object, exists } of changes) take(object, exists);
   };
 
+  /** Who holds an address that is no node's, in words. */
+  const holderOf = (address: IpAddress): string | undefined => {
+    const pod = endpoints.holderOf(address);
+    return pods.holderOf(address) ?? (pod === undefined ? undefined : `pod ${pod}`);
+  };
+
   return {
     apply(changes) {
       takeAll(changes);
@@ -180,11 +200,43 @@ export function createClusterModel(
     setNodeFacts: (name, facts) => [nodes.setFacts(name, facts)],
     findNodeConflict(name, facts) {
       for (const address of facts.addresses) {
-        const pod = pods.holderOf(address) ?? endpoints.holderOf(address);
-        if (pod !== undefined)
-          return { field: 'addresses', reason: `${address} is held by pod ${pod}` };
+        const holder = holderOf(address);
+        if (holder !== undefined)
+          return { field: 'addresses', reason: `${address} is held by ${holder}` };
+      }
+      for (const network of facts.podCidrs) {
+        const machine = pods.machineWithin(network);
+        if (machine !== undefined)
+          return { field: 'pod_cidrs', reason: `${network} contains an address of ${machine}` };
       }
       return nodes.findConflict(name, facts);
+    },
+    setMachine(name, machine) {
+      const before = machines.get(name);
+      // In its new namespace, or with its new labels, other Services may select it.
+      if (before !== undefined) services.takeMachine(before, false);
+      if (machine === undefined) machines.delete(name);
+      else {
+        machines.set(name, machine);
+        services.takeMachine(machine, true);
+      }
+      pods.setMachine(name, machine);
+    },
+    findMachineConflict(name, addresses) {
+      if (nodes.has(name)) {
+        return { field: 'machine_name', reason: `${name} is the name of a node of this cluster` };
+      }
+      for (const address of addresses) {
+        const holder = holderOf(address);
+        if (holder !== undefined && holder !== `machine ${name}`)
+          return { field: 'addresses', reason: `${address} is held by ${holder}` };
+      }
+      return nodes.findConflict(name, { addresses, podCidrs: [], bootId: '' });
+    },
+    podNetworks: nodes.podNetworks,
+    checksOf: services.checksOf,
+    get checksRevision() {
+      return services.checksRevision;
     },
   };
 }

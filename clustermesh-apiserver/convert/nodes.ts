@@ -1,5 +1,6 @@
 /** The nodes of a cluster, from whichever of their objects counts, and from what their own agents say. */
 import type { ClusterId, ClusterName } from '../../mesh/wire/ids.ts';
+import type { IpPrefix } from '../../mesh/wire/ip.ts';
 import type { CiliumNodeObject, NodeObject } from '../sources/objects.ts';
 import { convertCiliumNode } from './cilium-node.ts';
 import {
@@ -16,6 +17,9 @@ export interface Nodes {
   take(object: NodeObject | CiliumNodeObject, exists: boolean): void;
   /** Takes what a node's own agent says of it, or undefined when that counts no more. */
   setFacts(name: string, facts: NodeFacts | undefined): RecordChange;
+  has(name: string): boolean;
+  /** Networks of all nodes' pods, each once. */
+  podNetworks(): readonly IpPrefix[];
   /** What of `facts` another node holds already. */
   findConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
   /** Records of what was touched, each made when it is asked for. */
@@ -52,6 +56,7 @@ export function createNodes(cluster: {
       else facts.set(name, said);
       return recordOf(name);
     },
+    has: (name) => objects.has(name) || facts.has(name),
     findConflict(name, said) {
       for (const other of new Set([...objects.keys(), ...facts.keys()])) {
         if (other === name) continue;
@@ -60,6 +65,13 @@ export function createNodes(cluster: {
         if (conflict !== undefined) return conflict;
       }
       return undefined;
+    },
+    podNetworks() {
+      const names = new Set([...objects.keys(), ...facts.keys()]);
+      const networks = [...names].flatMap(
+        (name) => nodeHoldings({ object: objects.get(name), facts: facts.get(name) }).podCidrs,
+      );
+      return [...new Set(networks)];
     },
     *drain() {
       for (const name of touched) {

@@ -1,21 +1,30 @@
-/** Addresses of a cluster whose pods are its endpoints: of each pod those that it holds, with the labels of its identity. */
+/**
+ * Addresses of a cluster whose pods are its endpoints: of each pod those that it holds, with the labels of its identity; and of
+ * each machine the same.
+ */
+import type { Labels } from '../../mesh/wire/identity.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
-import type { IpAddress } from '../../mesh/wire/ip.ts';
+import { type IpAddress, type IpPrefix, prefixContains } from '../../mesh/wire/ip.ts';
 import type { PodObject } from '../sources/objects.ts';
 import { createAddressOwners } from './address-owners.ts';
 import type { LabelFilter } from './label-filter.ts';
+import { MACHINE_SERVICE_ACCOUNT, type Machine, machinePath } from './machine.ts';
 import type { Namespaces } from './namespaces.ts';
 import { type NestedMap, pathOf, setNested } from './nested-map.ts';
-import { createLabelSets, podIdentityLabels } from './pod-labels.ts';
+import { createLabelSets, type IdentitySubject, podIdentityLabels } from './pod-labels.ts';
 import type { EndpointRecord, RecordChange } from './records.ts';
 
-/** Endpoints that are pods. */
+/** Endpoints that are pods or machines. */
 export interface PodEndpoints {
   take(pod: PodObject, exists: boolean): void;
+  /** Takes a machine, or undefined for one that is gone. */
+  setMachine(name: string, machine: Machine | undefined): void;
   /** Touches every address of a namespace. */
   touchNamespace(name: string): void;
-  /** Which pod holds an address. */
+  /** Who holds an address, in words: `pod demo/web`, `machine db`. */
   holderOf(address: IpAddress): string | undefined;
+  /** A machine whose address lies in a network, in words. */
+  machineWithin(network: IpPrefix): string | undefined;
   /** Records of what was touched, each made when it is asked for. */
   drain(): Iterable<RecordChange>;
 }
@@ -28,6 +37,7 @@ export function createPodEndpoints(options: {
 }): PodEndpoints {
   const { cluster, namespaces, labelFilter } = options;
   const pods: NestedMap<PodObject> = new Map();
+  const machines = new Map<string, Machine>();
   const owners = createAddressOwners<IpAddress>();
   const labelSets = createLabelSets();
   const touched = new Set<IpAddress>();
@@ -36,20 +46,42 @@ export function createPodEndpoints(options: {
     const [namespace = '', name = ''] = path.split('/');
     return pods.get(namespace)?.get(name);
   };
+  const machineAt = (path: string): Machine | undefined =>
+    path.startsWith('/') ? machines.get(path.slice(1)) : undefined;
+  const labelsOf = (subject: IdentitySubject): Labels =>
+    labelSets.intern(
+      podIdentityLabels(subject, {
+        namespaceLabels: namespaces.labelsOf(subject.namespace),
+        cluster,
+        filter: labelFilter,
+      }),
+    );
   const recordOf = (address: IpAddress): EndpointRecord | undefined => {
-    const pod = podAt(owners.ownerOf(address) ?? '');
+    const owner = owners.ownerOf(address) ?? '';
+    const machine = machineAt(owner);
+    if (machine !== undefined) {
+      const { namespace, name } = machine;
+      const serviceAccount = MACHINE_SERVICE_ACCOUNT;
+      return {
+        address,
+        // A machine is its own host, so that readers send to it what they send to nodes for pods.
+        hostIp: address,
+        isLocal: !namespaces.isGlobal(namespace),
+        labels: labelsOf({ ...machine, serviceAccount }),
+        namespace,
+        podName: name,
+        serviceAccount,
+        namedPorts: undefined,
+      };
+    }
+    const pod = podAt(owner);
     if (pod === undefined) return undefined;
     const named = pod.ports.filter((port) => port.name !== '');
-    const labels = podIdentityLabels(pod, {
-      namespaceLabels: namespaces.labelsOf(pod.namespace),
-      cluster,
-      filter: labelFilter,
-    });
     return {
       address,
       hostIp: pod.hostIp ?? null,
       isLocal: !namespaces.isGlobal(pod.namespace),
-      labels: labelSets.intern(labels),
+      labels: labelsOf(pod),
       namespace: pod.namespace,
       podName: pod.name,
       serviceAccount: pod.serviceAccount,
@@ -57,29 +89,58 @@ export function createPodEndpoints(options: {
         named.length === 0 ? undefined : [...named].sort((a, b) => (a.name < b.name ? -1 : 1)),
     };
   };
+  /** What a claimant held before and holds now. */
+  const setHeld = (
+    id: string,
+    {
+      before,
+      after,
+    }: { readonly before: readonly IpAddress[]; readonly after: readonly IpAddress[] },
+  ): void => {
+    for (const address of before) {
+      // What it keeps it does not let go of: another claimant would come first.
+      if (!after.includes(address)) owners.release(address, id);
+      touched.add(address);
+    }
+    for (const address of after) {
+      owners.claim(address, id);
+      touched.add(address);
+    }
+  };
 
   return {
     take(pod, exists) {
       const id = pathOf(pod);
-      const before = podAt(id);
-      const held = exists ? addressesOf(pod) : [];
-      for (const address of addressesOf(before)) {
-        // What it keeps it does not let go of: another claimant would come first.
-        if (!held.includes(address)) owners.release(address, id);
-        touched.add(address);
-      }
+      const before = addressesOf(podAt(id));
       setNested(pods, pod.namespace, { inner: pod.name, value: exists ? pod : undefined });
-      for (const address of held) {
-        owners.claim(address, id);
-        touched.add(address);
-      }
+      setHeld(id, { before, after: exists ? addressesOf(pod) : [] });
+    },
+    setMachine(name, machine) {
+      const before = machines.get(name)?.addresses ?? [];
+      if (machine === undefined) machines.delete(name);
+      else machines.set(name, machine);
+      setHeld(machinePath(name), { before, after: machine?.addresses ?? [] });
     },
     touchNamespace(name) {
       for (const pod of pods.get(name)?.values() ?? []) {
         for (const address of addressesOf(pod)) touched.add(address);
       }
+      for (const machine of machines.values()) {
+        if (machine.namespace !== name) continue;
+        for (const address of machine.addresses) touched.add(address);
+      }
     },
-    holderOf: (address) => owners.ownerOf(address),
+    holderOf(address) {
+      const owner = owners.ownerOf(address);
+      if (owner === undefined) return undefined;
+      return owner.startsWith('/') ? `machine ${owner.slice(1)}` : `pod ${owner}`;
+    },
+    machineWithin(network) {
+      for (const { name, addresses } of machines.values()) {
+        if (addresses.some((address) => prefixContains(network, address))) return `machine ${name}`;
+      }
+      return undefined;
+    },
     *drain() {
       for (const address of touched) {
         touched.delete(address);

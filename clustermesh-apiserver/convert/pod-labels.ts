@@ -19,9 +19,12 @@ export function isIdentityLabel(key: string, filter: LabelFilter = DEFAULT_LABEL
   return !CLUSTERS_OWN.test(key) && filter.includes(key);
 }
 
+/** What an identity is of: a pod, or a machine that counts as one. */
+export type IdentitySubject = Pick<PodObject, 'namespace' | 'labels' | 'serviceAccount'>;
+
 /** Labels of the identity of a pod, sorted. A namespace without an object has no labels of its own but its name. */
 export function podIdentityLabels(
-  pod: PodObject,
+  pod: IdentitySubject,
   options: {
     readonly namespaceLabels: Readonly<Record<string, string>> | undefined;
     readonly cluster: ClusterName;

@@ -1,8 +1,11 @@
 /**
- * Which slices and pods are the backends of which Service. Slices are looked up by the Service that they name; pods, which
- * count only for a Service without slices, by the labels that it selects, and only where there is such a Service at all.
+ * Which slices, pods and machines are the backends of which Service. Slices are looked up by the Service that they name; pods,
+ * which count only for a Service without slices, and machines, which count for each, by the labels that it selects, and only
+ * where there is such a Service at all.
  */
 import type { EndpointSliceObject, PodObject, ServiceObject } from '../sources/objects.ts';
+import { createLabelIndex, isSelected, type Labelled, pairsOf } from './label-index.ts';
+import type { Machine } from './machine.ts';
 import { type NestedMap, pathOf, setNested } from './nested-map.ts';
 import { isOwnSlice } from './service.ts';
 
@@ -11,14 +14,16 @@ export interface ServiceInputs {
   takeService(service: ServiceObject, exists: boolean): void;
   takeSlice(slice: EndpointSliceObject, exists: boolean): readonly string[];
   takePod(pod: PodObject, exists: boolean): readonly string[];
+  takeMachine(machine: Machine, exists: boolean): readonly string[];
   /** Own slices of a Service; the others are none of its backends. */
   slicesOf(path: string): readonly EndpointSliceObject[];
   /** Pods that a Service selects; none for one with slices, or without a selector. */
   podsOf(service: ServiceObject): readonly PodObject[];
+  /** Machines that a Service selects, by name; none for one without a selector. */
+  machinesOf(service: ServiceObject): readonly Machine[];
+  /** Services that select what has these labels, by path. */
+  selecting(object: Labelled): readonly string[];
 }
-
-/** Pods of one namespace by what they can be selected by, `key=value`. */
-type PodIndex = Map<string, Set<PodObject>>;
 
 /** Makes the book of backends of an empty cluster. */
 export function createServiceInputs(): ServiceInputs {
@@ -27,13 +32,11 @@ export function createServiceInputs(): ServiceInputs {
   const selectors: NestedMap<Set<string>> = new Map();
   const slices = new Map<string, EndpointSliceObject>();
   const slicesByService: NestedMap<EndpointSliceObject> = new Map();
-  const pods = new Map<string, PodObject>();
-  const podsByNamespace: NestedMap<PodObject> = new Map();
-  /** Only of namespaces that have been asked for: most have no Service without slices. */
-  const indexes = new Map<string, PodIndex>();
+  const pods = createLabelIndex<PodObject>();
+  const machines = createLabelIndex<Machine>();
 
   const setSelector = (service: ServiceObject, exists: boolean): void => {
-    const pair = firstPair(service);
+    const [pair] = pairsOf(service);
     if (pair === undefined) return;
     const known = selectors.get(service.namespace)?.get(pair) ?? new Set<string>();
     if (exists) known.add(pathOf(service));
@@ -41,27 +44,28 @@ export function createServiceInputs(): ServiceInputs {
     const value = known.size === 0 ? undefined : known;
     setNested(selectors, service.namespace, { inner: pair, value });
   };
-  const indexOf = (namespace: string): PodIndex => {
-    const known = indexes.get(namespace);
-    if (known !== undefined) return known;
-    const index: PodIndex = new Map();
-    for (const pod of podsByNamespace.get(namespace)?.values() ?? []) addToIndex(index, pod);
-    indexes.set(namespace, index);
-    return index;
-  };
   const hasSlices = (path: string): boolean => slicesByService.has(path);
-  /** Services without slices that select a pod. */
-  const selecting = (pod: PodObject): string[] => {
-    const inNamespace = selectors.get(pod.namespace);
+  const selecting = (object: Labelled, isWanted: (path: string) => boolean): string[] => {
+    const inNamespace = selectors.get(object.namespace);
     if (inNamespace === undefined) return [];
     const found: string[] = [];
-    for (const [key, value] of Object.entries(pod.labels)) {
+    for (const [key, value] of Object.entries(object.labels)) {
       for (const path of inNamespace.get(`${key}=${value}`) ?? []) {
         const service = services.get(path);
-        if (service !== undefined && !hasSlices(path) && isSelected(service, pod)) found.push(path);
+        if (service !== undefined && isWanted(path) && isSelected(service, object)) {
+          found.push(path);
+        }
       }
     }
     return found;
+  };
+  const selectingNow = <T extends Labelled>(
+    { object, before }: { readonly object: T; readonly before: T | undefined },
+    isWanted: (path: string) => boolean,
+  ): readonly string[] => {
+    const touched = new Set(before === undefined ? [] : selecting(before, isWanted));
+    for (const path of selecting(object, isWanted)) touched.add(path);
+    return [...touched];
   };
 
   return {
@@ -88,64 +92,17 @@ export function createServiceInputs(): ServiceInputs {
       return [...touched];
     },
     takePod(pod, exists) {
-      const id = pathOf(pod);
-      const before = pods.get(id);
-      const index = indexes.get(pod.namespace);
-      if (exists) pods.set(id, pod);
-      else pods.delete(id);
-      setNested(podsByNamespace, pod.namespace, { inner: id, value: exists ? pod : undefined });
-      if (index !== undefined) {
-        if (before !== undefined) removeFromIndex(index, before);
-        if (exists) addToIndex(index, pod);
-        if (index.size === 0) indexes.delete(pod.namespace);
-      }
-      const touched = new Set(before === undefined ? [] : selecting(before));
-      for (const path of selecting(pod)) touched.add(path);
-      return [...touched];
+      const before = pods.take(pod, exists);
+      return selectingNow({ object: pod, before }, (path) => !hasSlices(path));
+    },
+    takeMachine(machine, exists) {
+      const before = machines.take(machine, exists);
+      return selectingNow({ object: machine, before }, () => true);
     },
     slicesOf: (path) => [...(slicesByService.get(path)?.values() ?? [])],
-    podsOf(service) {
-      const pairs = pairsOf(service);
-      if (pairs.length === 0 || hasSlices(pathOf(service))) return [];
-      const index = indexOf(service.namespace);
-      let fewest: ReadonlySet<PodObject> | undefined;
-      for (const pair of pairs) {
-        const candidates = index.get(pair);
-        if (candidates === undefined) return [];
-        if (fewest === undefined || candidates.size < fewest.size) fewest = candidates;
-      }
-      return [...(fewest ?? [])].filter((pod) => isSelected(service, pod));
-    },
+    podsOf: (service) => (hasSlices(pathOf(service)) ? [] : pods.select(service)),
+    machinesOf: (service) =>
+      [...machines.select(service)].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    selecting: (object) => selecting(object, () => true),
   };
-}
-
-function addToIndex(index: PodIndex, pod: PodObject): void {
-  for (const [key, value] of Object.entries(pod.labels)) {
-    const pair = `${key}=${value}`;
-    const known = index.get(pair);
-    if (known === undefined) index.set(pair, new Set([pod]));
-    else known.add(pod);
-  }
-}
-
-function removeFromIndex(index: PodIndex, pod: PodObject): void {
-  for (const [key, value] of Object.entries(pod.labels)) {
-    const pair = `${key}=${value}`;
-    const known = index.get(pair);
-    known?.delete(pod);
-    if (known?.size === 0) index.delete(pair);
-  }
-}
-
-function pairsOf(service: ServiceObject): string[] {
-  return Object.entries(service.selector).map(([key, value]) => `${key}=${value}`);
-}
-
-function firstPair(service: ServiceObject): string | undefined {
-  return pairsOf(service)[0];
-}
-
-function isSelected(service: ServiceObject, pod: PodObject): boolean {
-  const wanted = Object.entries(service.selector);
-  return wanted.length > 0 && wanted.every(([key, value]) => pod.labels[key] === value);
 }

@@ -3,7 +3,13 @@ import { type IpAddress, ipFamily } from '../../mesh/wire/ip.ts';
 import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { BackendZone, ClusterService, L4Port, PortMap } from '../../mesh/wire/service.ts';
 import type { EndpointSliceObject, PodObject, ServiceObject } from '../sources/objects.ts';
-import { type GlobalServiceSettings, readGlobalServiceSettings } from './annotations.ts';
+import {
+  type GlobalServiceSettings,
+  readGlobalServiceSettings,
+  type ValueWarning,
+} from './annotations.ts';
+import { checkOfPort, targetOf } from './health-check.ts';
+import type { Machine } from './machine.ts';
 import {
   convertPorts,
   convertTraffic,
@@ -26,11 +32,15 @@ const HEADLESS_LABEL = 'service.kubernetes.io/headless';
 /** Label that leaves a Service, and its slices, to the proxy that it names. */
 const PROXY_LABEL = 'service.kubernetes.io/service-proxy-name';
 
-/** Everything one Service is converted from. Pods count only for a Service with a selector and without slices. */
+/**
+ * Everything one Service is converted from. Pods count only for a Service with a selector and without slices; machines that it
+ * selects count beside either.
+ */
 export interface ServiceInput {
   readonly service: ServiceObject;
   readonly slices: readonly EndpointSliceObject[];
   readonly pods: readonly PodObject[];
+  readonly machines: readonly Machine[];
 }
 
 /** How Services are converted. */
@@ -47,6 +57,8 @@ export interface ConvertedService {
   readonly local: LocalService;
   readonly exported: ClusterService | undefined;
   readonly settings: GlobalServiceSettings;
+  /** What is wrong with it, for the one who wrote it. */
+  readonly warnings: readonly ValueWarning[];
 }
 
 interface Backends {
@@ -69,7 +81,7 @@ export function isForeign(service: ServiceObject): boolean {
 export function convertService(input: ServiceInput, options: ServiceOptions): ConvertedService {
   const { service } = input;
   const settings = readGlobalServiceSettings(service.annotations, service);
-  const backends = collectBackends(input, options);
+  const backends = collectBackends(input, { ...options, settings });
   const local: LocalService = {
     namespace: service.namespace,
     name: service.name,
@@ -94,6 +106,7 @@ export function convertService(input: ServiceInput, options: ServiceOptions): Co
     local,
     exported: isExported ? exportService(service, backends, options.cluster) : undefined,
     settings,
+    warnings: [...settings.warnings, ...warnOfMachinePorts(input)],
   };
 }
 
@@ -122,7 +135,10 @@ function exportService(
   };
 }
 
-function collectBackends(input: ServiceInput, options: ServiceOptions): Backends {
+function collectBackends(
+  input: ServiceInput,
+  options: ServiceOptions & { readonly settings: GlobalServiceSettings },
+): Backends {
   const slices = input.slices.filter(isOwnSlice);
   const backends: Backends = {
     ports: new Map(),
@@ -139,6 +155,9 @@ function collectBackends(input: ServiceInput, options: ServiceOptions): Backends
     for (const pod of input.pods) {
       addPod(backends, input.service, { pod, isAnyDraining: isAnyPodDraining });
     }
+  }
+  for (const machine of input.machines) {
+    addMachine(backends, input.service, { machine, settings: options.settings });
   }
   removeStaying(backends);
   return backends;
@@ -198,10 +217,8 @@ function addPod(
 ): void {
   if (!pod.ready || pod.finished) return;
   const group = groupOf(backends, { isAnyDraining, isDraining: pod.terminating });
-  // A Service has backends of its own families only; a headless one without addresses has all of them.
-  const families = new Set(service.clusterIps.map(ipFamily));
   for (const address of pod.ips) {
-    if (families.size > 0 && !families.has(ipFamily(address))) continue;
+    if (!hasFamilyOf(service, address)) continue;
     const ports = portsOf(backends.ports, address);
     const grouped = group && portsOf(group, address);
     backends.places.note(address, { node: pod.nodeName, zone: '', forZones: [], forNodes: [] });
@@ -217,6 +234,52 @@ function addPod(
       grouped?.set(name, { protocol, port: number });
     }
   }
+}
+
+/** A machine serves those ports whose checks its agent says are passed. */
+function addMachine(
+  backends: Backends,
+  service: ServiceObject,
+  {
+    machine,
+    settings,
+  }: { readonly machine: Machine; readonly settings: Pick<GlobalServiceSettings, 'healthCheck'> },
+): void {
+  // Where some backends are about to end, a machine is among those that stay.
+  const group = backends.draining.size > 0 ? backends.staying : undefined;
+  for (const address of machine.addresses) {
+    if (!hasFamilyOf(service, address)) continue;
+    for (const port of service.ports) {
+      const number = targetOf(port);
+      const check = checkOfPort(settings.healthCheck, port);
+      if (number === undefined || (check !== undefined && !machine.healthy.has(check.check))) {
+        continue;
+      }
+      const { name, protocol } = port;
+      portsOf(backends.ports, address).set(name, { protocol, port: number });
+      if (group !== undefined) portsOf(group, address).set(name, { protocol, port: number });
+      const place = { node: machine.name, zone: '', forZones: [], forNodes: [] };
+      backends.places.note(address, place);
+    }
+  }
+}
+
+/** Ports that lead nowhere on a machine: it has no container that gives a port a name. */
+function warnOfMachinePorts({ service, machines }: ServiceInput): ValueWarning[] {
+  if (machines.length === 0) return [];
+  const named = service.ports.filter((port) => targetOf(port) === undefined);
+  return named.map(({ targetPort }) => ({
+    reason: 'NamedPortOnMachine',
+    annotation: 'spec.ports.targetPort',
+    value: String(targetPort),
+    countsAs: 'no port on machines',
+    expected: 'the port as a number: only pods have names for their ports',
+  }));
+}
+
+/** A Service has backends of its own families only; a headless one without addresses has all of them. */
+function hasFamilyOf({ clusterIps }: ServiceObject, address: IpAddress): boolean {
+  return clusterIps.length === 0 || clusterIps.some((ip) => ipFamily(ip) === ipFamily(address));
 }
 
 function portsOf(group: PortsByAddress, address: IpAddress): Map<string, L4Port> {

@@ -6,6 +6,9 @@ import type {
   ServiceExportObject,
   ServiceObject,
 } from '../sources/objects.ts';
+import { readGlobalServiceSettings } from './annotations.ts';
+import { checksOfService, type HealthCheck } from './health-check.ts';
+import type { Machine } from './machine.ts';
 import { type NestedMap, pathOf, setNested } from './nested-map.ts';
 import type { RecordChange } from './records.ts';
 import { convertService, isForeign } from './service.ts';
@@ -17,7 +20,12 @@ export interface Services {
   takeService(service: ServiceObject, exists: boolean): void;
   takeSlice(slice: EndpointSliceObject, exists: boolean): void;
   takePod(pod: PodObject, exists: boolean): void;
+  takeMachine(machine: Machine, exists: boolean): void;
   takeExport(object: ServiceExportObject, exists: boolean): void;
+  /** What Services ask to be checked on a machine, each check once, by name. */
+  checksOf(machine: Machine): readonly HealthCheck[];
+  /** Differs after each change that `checksOf` may answer otherwise for. */
+  readonly checksRevision: number;
   /** Touches everything of a namespace. */
   switchNamespace(name: string): void;
   /** Records of the Services that were touched, each made when it is asked for. */
@@ -45,6 +53,7 @@ export function createServices(options: ServicesOptions): Services {
   const touchedExports = new Set<string>();
   /** Services whose annotations are not as expected. */
   const warned = new Map<string, ServiceObject>();
+  let checksRevision = 0;
 
   const serviceAt = (path: string): ServiceObject | undefined => {
     const [namespace = '', name = ''] = path.split('/');
@@ -61,14 +70,19 @@ export function createServices(options: ServicesOptions): Services {
       warned.delete(path);
       return records;
     }
-    const input = { service, slices: inputs.slicesOf(path), pods: inputs.podsOf(service) };
+    const input = {
+      service,
+      slices: inputs.slicesOf(path),
+      pods: inputs.podsOf(service),
+      machines: inputs.machinesOf(service),
+    };
     const value = convertService(input, {
       cluster,
       isNamespaceGlobal: isNamespaceGlobal(namespace),
       isServingUnlessSaid,
     });
     const records: RecordChange[] = [{ kind: 'service', namespace, name, value }];
-    const { warnings } = value.settings;
+    const { warnings } = value;
     if (warnings.length > 0) {
       const { object } = warningsOf(service);
       warned.set(path, service);
@@ -96,6 +110,7 @@ export function createServices(options: ServicesOptions): Services {
       setNested(services, namespace, { inner, value: exists ? service : undefined });
       inputs.takeService(service, exists);
       touched.add(pathOf(service));
+      checksRevision += 1;
       if (exports.get(namespace)?.has(inner) === true) touchedExports.add(pathOf(service));
     },
     takeSlice(slice, exists) {
@@ -103,6 +118,22 @@ export function createServices(options: ServicesOptions): Services {
     },
     takePod(pod, exists) {
       for (const path of inputs.takePod(pod, exists)) touched.add(path);
+    },
+    takeMachine(machine, exists) {
+      for (const path of inputs.takeMachine(machine, exists)) touched.add(path);
+    },
+    checksOf(machine) {
+      const checks = new Map<string, HealthCheck>();
+      for (const path of inputs.selecting(machine)) {
+        const service = serviceAt(path);
+        if (service === undefined) continue;
+        const { healthCheck } = readGlobalServiceSettings(service.annotations, service);
+        for (const check of checksOfService(service, healthCheck)) checks.set(check.check, check);
+      }
+      return [...checks.values()].sort((a, b) => (a.check < b.check ? -1 : 1));
+    },
+    get checksRevision() {
+      return checksRevision;
     },
     takeExport(object, exists) {
       const { namespace, name: inner } = object;

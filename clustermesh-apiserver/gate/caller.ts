@@ -1,13 +1,23 @@
 /** Who a caller is, by its certificate, and what it may read. Pure. */
+import {
+  LOCAL_DIGEST_PREFIX,
+  LOCAL_IDENTITIES_PREFIX,
+  LOCAL_IPS_PREFIX,
+  LOCAL_POLICIES_PREFIX,
+  LOCAL_SERVICES_PREFIX,
+} from '../../mesh/wire/keys.ts';
 import { type KeyRange, prefixRange, singleKey } from './key-range.ts';
 
 /** Why a call or a connection is refused; the gate counts by these. */
 export type RefusalReason =
   | 'no-certificate'
   | 'expired-certificate'
+  | 'not-yet-valid-certificate'
   | 'untrusted-certificate'
   | 'unknown-name'
+  | 'name-beyond-enrollment'
   | 'revoked'
+  | 'unknown-machine'
   | 'outside-range'
   | 'forbidden-method'
   | 'malformed'
@@ -29,12 +39,40 @@ export type Caller =
 export interface ChainEnds {
   readonly own: boolean;
   readonly peers: readonly string[];
+  /** The chain passes through an enrollment authority, which may name machines, nodes and peers alone. */
+  readonly enrolled: boolean;
 }
 
 const OWN_NAMES = [
   ['node', /^node-.+$/],
   ['machine', /^machine-.+$/],
 ] as const;
+
+/** What an enrollment authority may vouch for: with its key somebody becomes a machine, and neither administrator nor server. */
+const ENROLLED_NAME = /^(node|machine|remote)-.+$/;
+
+/** What our own agents read of the mesh: their own cluster, and the peers as its mirror has them. */
+const OWN_AGENTS: readonly KeyRange[] = [
+  prefixRange('cilium/.heartbeat'),
+  prefixRange('cilium/state/'),
+  prefixRange('cilium/cache/'),
+  prefixRange('cilium/cluster-config/'),
+  prefixRange('cilium/synced/'),
+  prefixRange('isthmus/mesh/'),
+];
+/** What they read of what is for the own cluster alone. What is kept for others of it is none of theirs. */
+const LOCAL_PARTS: readonly string[] = [
+  LOCAL_SERVICES_PREFIX,
+  LOCAL_POLICIES_PREFIX,
+  LOCAL_IPS_PREFIX,
+  LOCAL_IDENTITIES_PREFIX,
+  LOCAL_DIGEST_PREFIX,
+];
+
+/** Whether the authorities of a chain may give this name at all. */
+export function mayBeNamed(commonName: string, ends: ChainEnds): boolean {
+  return !ends.enrolled || ENROLLED_NAME.test(commonName);
+}
 
 /**
  * Decides who shows a certificate. Only our own CA makes nodes, machines, `admin-<us>` and `local-<us>`; a peer's CA makes that
@@ -46,6 +84,7 @@ export function identifyCaller(
   options: { readonly clusterName: string },
 ): Caller | undefined {
   const { clusterName } = options;
+  if (!mayBeNamed(commonName, ends)) return undefined;
   if (ends.own) {
     for (const [kind, pattern] of OWN_NAMES) {
       if (pattern.test(commonName)) return { kind, name: commonName };
@@ -91,16 +130,9 @@ export function readableRanges(
       ];
     case 'node':
     case 'machine':
+      return [...OWN_AGENTS, ...LOCAL_PARTS.map(prefixRange)];
     case 'admin':
-      return [
-        prefixRange('cilium/.heartbeat'),
-        prefixRange('cilium/state/'),
-        prefixRange('cilium/cache/'),
-        prefixRange('cilium/cluster-config/'),
-        prefixRange('cilium/synced/'),
-        prefixRange('isthmus/mesh/'),
-        prefixRange('isthmus/local/'),
-      ];
+      return [...OWN_AGENTS, prefixRange('isthmus/local/')];
     default:
       throw caller satisfies never;
   }

@@ -1,10 +1,16 @@
 import { X509Certificate } from 'node:crypto';
 import { test } from 'tap';
-import { createCa, createIntermediateCa, issueCertificate } from '../../pki/ca.ts';
+import {
+  createCa,
+  createEnrollmentCa,
+  createIntermediateCa,
+  issueCertificate,
+} from '../../pki/ca.ts';
 import { nodeLeaf, serverLeaf } from '../../pki/names.ts';
 import {
   findChainEnds,
   findSharedCas,
+  isEnrollmentAuthority,
   parseBundle,
   type TrustBundles,
 } from './certificate-chain.ts';
@@ -30,15 +36,19 @@ test('findChainEnds() follows a chain to its owner', async (t) => {
   const between = [parse(issuing.certificate)];
   const ends = (leaf: X509Certificate, intermediates: X509Certificate[] = []): unknown =>
     findChainEnds(leaf, intermediates, bundles, now);
-  t.same(ends(ours), { own: true, peers: [] });
-  t.same(ends(theirs), { own: false, peers: ['beta'] });
-  t.same(ends(below), { own: false, peers: [] }, 'its intermediate is missing');
-  t.same(ends(below, between), { own: false, peers: ['beta'] });
-  t.same(ends(ours, between), { own: true, peers: [] }, 'what is sent besides means nothing');
+  t.same(ends(ours), { own: true, peers: [], enrolled: false });
+  t.same(ends(theirs), { own: false, peers: ['beta'], enrolled: false });
+  t.same(ends(below), { own: false, peers: [], enrolled: false }, 'its intermediate is missing');
+  t.same(ends(below, between), { own: false, peers: ['beta'], enrolled: false });
+  t.same(
+    ends(ours, between),
+    { own: true, peers: [], enrolled: false },
+    'what is sent besides means nothing',
+  );
 });
 
 test('findChainEnds() believes nothing that is not signed, valid and for clients', async (t) => {
-  const nobody = { own: false, peers: [] };
+  const nobody = { own: false, peers: [], enrolled: false };
   const ends = (leaf: string, intermediates: string[] = [], at = now): unknown =>
     findChainEnds(parse(leaf), intermediates.map(parse), bundles, at);
   const impostor = await createCa({ commonName: 'own' });
@@ -67,8 +77,9 @@ test('findChainEnds() takes a chain with two ends for nobody', async (t) => {
   t.same(findChainEnds(leaf, [parse(issuing.certificate)], crossed, now), {
     own: false,
     peers: [],
+    enrolled: false,
   });
-  t.same(findChainEnds(leaf, [], crossed, now), { own: false, peers: ['gamma'] });
+  t.same(findChainEnds(leaf, [], crossed, now), { own: false, peers: ['gamma'], enrolled: false });
 });
 
 test('a CA of several owners is all of theirs, and told', async (t) => {
@@ -80,7 +91,7 @@ test('a CA of several owners is all of theirs, and told', async (t) => {
     ]),
   };
   const leaf = parse((await issueCertificate(own, nodeLeaf('a'))).certificate);
-  t.same(findChainEnds(leaf, [], shared, now), { own: true, peers: ['beta'] });
+  t.same(findChainEnds(leaf, [], shared, now), { own: true, peers: ['beta'], enrolled: false });
   t.same(findSharedCas(shared), [
     { ca: 'CN=own', owners: [undefined, 'beta'] },
     { ca: 'CN=beta', owners: ['beta', 'gamma'] },
@@ -94,4 +105,24 @@ test('parseBundle() wants certificates of authorities', async (t) => {
   t.throws(() => bundle(own.root, leaf.certificate), /CN=node-a is none/);
   t.throws(() => parseBundle(Buffer.from(own.root.replace('MII', 'XXX'))));
   t.equal(bundle(own.root, beta.root).length, 2);
+});
+
+test('findChainEnds() tells of an enrollment authority wherever it stands in the chain', async (t) => {
+  const enrollment = await createEnrollmentCa(own);
+  const authority = parse(enrollment.certificate);
+  t.ok(isEnrollmentAuthority(authority));
+  for (const other of [own.root, issuing.certificate]) t.notOk(isEnrollmentAuthority(parse(other)));
+  const enrolled = { own: true, peers: [], enrolled: true };
+  const leaf = parse((await issueCertificate(enrollment, nodeLeaf('a'))).certificate);
+  t.same(findChainEnds(leaf, [authority], bundles, now), enrolled);
+  t.same(findChainEnds(leaf, [authority, parse(issuing.certificate)], bundles, now), enrolled);
+  // What a thief of its key could make: an authority without that mark, below it.
+  const hidden = await createIntermediateCa(enrollment, { commonName: 'hidden' });
+  const below = parse((await issueCertificate(hidden, nodeLeaf('a'))).certificate);
+  t.same(findChainEnds(below, [parse(hidden.certificate), authority], bundles, now), enrolled);
+  // Put into a bundle by somebody, it is still what it is.
+  const trusted: TrustBundles = { own: bundle(enrollment.certificate), peers: new Map() };
+  t.same(findChainEnds(leaf, [], trusted, now), enrolled);
+  const plain = parse((await issueCertificate(own, nodeLeaf('a'))).certificate);
+  t.notOk(findChainEnds(plain, [authority], bundles, now).enrolled, 'sent along it means nothing');
 });

@@ -5,6 +5,8 @@ import type { ChainEnds } from './caller.ts';
 const LONGEST_CHAIN = 8;
 /** Extended key usage "TLS client" (RFC 5280, 4.2.1.12). */
 const CLIENT_USAGE = '1.3.6.1.5.5.7.3.2';
+/** "TLS server" and "any" of the same list. */
+const SERVER_USAGES: readonly string[] = ['1.3.6.1.5.5.7.3.1', '2.5.29.37.0'];
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
 
 /** The CAs that the gate believes: for what they may vouch is decided by whose they are. */
@@ -37,20 +39,32 @@ export function findChainEnds(
   bundles: TrustBundles,
   now: number,
 ): ChainEnds {
-  const nobody: ChainEnds = { own: false, peers: [] };
+  const nobody: ChainEnds = { own: false, peers: [], enrolled: false };
   const usages: readonly string[] | undefined = leaf.keyUsage;
   if (usages !== undefined && !usages.includes(CLIENT_USAGE)) return nobody;
   const anchors = new Map<string | undefined, ReadonlySet<string>>();
+  let enrolled = false;
   for (const [owner, bundle] of [[undefined, bundles.own] as const, ...bundles.peers]) {
     const found = anchorsOf(leaf, { intermediates, bundle, now });
-    if (found.size > 0) anchors.set(owner, found);
+    if (found.anchors.size > 0) anchors.set(owner, found.anchors);
+    enrolled ||= found.enrolled;
   }
   const [first, ...others] = [...anchors.values()];
   if (first === undefined) return nobody;
   const isOneAnchor = others.every((set) => [...set].some((anchor) => first.has(anchor)));
   if (!isOneAnchor) return nobody;
   const peers = [...anchors.keys()].filter((owner) => owner !== undefined).sort();
-  return { own: anchors.has(undefined), peers };
+  return { own: anchors.has(undefined), peers, enrolled };
+}
+
+/**
+ * Whether an authority is one of enrollment (`createEnrollmentCa` in `pki/`): it names TLS clients as the only ones that it
+ * vouches for. Others name no usage, or servers as well.
+ */
+export function isEnrollmentAuthority(certificate: X509Certificate): boolean {
+  const usages: readonly string[] | undefined = certificate.keyUsage;
+  if (usages === undefined) return false;
+  return usages.includes(CLIENT_USAGE) && !usages.some(vouchesForServers);
 }
 
 /** Peers, or `undefined` for ourselves, that trust the same CA: those cannot be told apart by it. */
@@ -69,7 +83,10 @@ export function findSharedCas(
   return [...owners.values()].filter((entry) => entry.owners.length > 1);
 }
 
-/** Public keys of the bundle's certificates at which a chain from `leaf` ends. */
+/**
+ * Public keys of the bundle's certificates at which a chain from `leaf` ends, and whether any certificate that has signed
+ * on the way is of an enrollment authority: one such path is enough, a shorter one beside it frees nobody.
+ */
 function anchorsOf(
   leaf: X509Certificate,
   options: {
@@ -77,10 +94,11 @@ function anchorsOf(
     readonly bundle: readonly X509Certificate[];
     readonly now: number;
   },
-): Set<string> {
+): { readonly anchors: ReadonlySet<string>; readonly enrolled: boolean } {
   const { bundle, now } = options;
   const intermediates = options.intermediates.slice(0, LONGEST_CHAIN);
   const found = new Set<string>();
+  let enrolled = false;
   const visited = new Set<string>();
   let level: X509Certificate[] = [leaf];
   for (let depth = 0; depth < LONGEST_CHAIN && level.length > 0; depth += 1) {
@@ -88,16 +106,23 @@ function anchorsOf(
     for (const certificate of level) {
       visited.add(certificate.fingerprint256);
       for (const anchor of bundle) {
-        if (hasIssued(anchor, certificate, now)) found.add(publicKeyOf(anchor));
+        if (!hasIssued(anchor, certificate, now)) continue;
+        found.add(publicKeyOf(anchor));
+        enrolled ||= isEnrollmentAuthority(anchor);
       }
       for (const issuer of intermediates) {
-        if (!visited.has(issuer.fingerprint256) && hasIssued(issuer, certificate, now))
-          next.push(issuer);
+        if (visited.has(issuer.fingerprint256) || !hasIssued(issuer, certificate, now)) continue;
+        next.push(issuer);
+        enrolled ||= isEnrollmentAuthority(issuer);
       }
     }
     level = next;
   }
-  return found;
+  return { anchors: found, enrolled };
+}
+
+function vouchesForServers(usage: string): boolean {
+  return SERVER_USAGES.includes(usage);
 }
 
 function hasIssued(issuer: X509Certificate, certificate: X509Certificate, now: number): boolean {
@@ -115,5 +140,12 @@ export function isWithinValidity(certificate: X509Certificate, now: number): boo
 }
 
 function publicKeyOf(certificate: X509Certificate): string {
-  return certificate.publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+  const known = publicKeys.get(certificate);
+  if (known !== undefined) return known;
+  const text = certificate.publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+  publicKeys.set(certificate, text);
+  return text;
 }
+
+/** Of the same few authorities, asked for with each connection. */
+const publicKeys = new WeakMap<X509Certificate, string>();

@@ -1,5 +1,5 @@
 /** Connections to the gate: mutual TLS, who is at the other end, and cutting those who may no longer be there. */
-import { constants, X509Certificate } from 'node:crypto';
+import { constants, createHash, X509Certificate } from 'node:crypto';
 import {
   createServer,
   type DetailedPeerCertificate,
@@ -7,8 +7,9 @@ import {
   type TLSSocket,
   type TlsOptions,
 } from 'node:tls';
-import { type Caller, identifyCaller, type RefusalReason } from './caller.ts';
-import { findChainEnds, isWithinValidity } from './certificate-chain.ts';
+import { describeCertificate, findDateFault } from '../../mesh/runtime/certificate-words.ts';
+import { type Caller, identifyCaller, mayBeNamed, type RefusalReason } from './caller.ts';
+import { createChainMemory } from './chain-memory.ts';
 import { GateError } from './gate-error.ts';
 import { isRevoked, plainFingerprint } from './revocations.ts';
 import type { Trust } from './trust.ts';
@@ -23,6 +24,11 @@ const PARTIAL_CHAIN = new Set<unknown>([
   'UNABLE_TO_GET_ISSUER_CERT',
   'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
 ]);
+
+const DATE_REASONS = {
+  expired: 'expired-certificate',
+  'not-yet-valid': 'not-yet-valid-certificate',
+} as const;
 
 /** What a certificate amounts to under the present trust. */
 export type Verdict =
@@ -50,11 +56,19 @@ export interface Connections extends AsyncDisposable {
   cutExpired(): void;
 }
 
+/** What a client has shown. */
+interface ShownChain {
+  readonly leaf: X509Certificate;
+  readonly intermediates: readonly X509Certificate[];
+  readonly commonName: string;
+}
+
 interface Entry {
   readonly fingerprint: string;
   readonly leaf: X509Certificate;
   readonly intermediates: readonly X509Certificate[];
   readonly commonName: string;
+  readonly look: ReturnType<typeof createChainMemory>;
   readonly sockets: Set<TLSSocket>;
   verdict: Verdict;
 }
@@ -69,7 +83,12 @@ export async function listenConnections(options: {
   /** Connections with the same certificate; further ones are refused. Default: any number. */
   readonly maxConnectionsPerCaller?: number;
   readonly onConnection: (socket: TLSSocket) => void;
-  readonly onRefused: (reason: RefusalReason, name: string, socket: TLSSocket) => void;
+  /** `certificate` describes what was shown, with what is wrong with it, for people; empty when nothing was shown. */
+  readonly onRefused: (
+    reason: RefusalReason,
+    caller: { readonly name: string; readonly certificate: string },
+    socket: TLSSocket,
+  ) => void;
   /** Connections can for the moment not be accepted. */
   readonly onError: (error: Error) => void;
   /** Connections of a caller were cut. */
@@ -82,42 +101,55 @@ export async function listenConnections(options: {
   let trust = options.trust;
 
   const judge = (entry: Omit<Entry, 'verdict'>): Verdict => {
-    const { leaf, intermediates, fingerprint, commonName } = entry;
+    const { leaf, fingerprint, commonName } = entry;
     const refused = (reason: RefusalReason): Verdict => ({
       kind: 'refused',
       reason,
       name: commonName,
     });
-    if (!isWithinValidity(leaf, now())) return refused('expired-certificate');
-    const ends = findChainEnds(leaf, intermediates, trust.bundles, now());
+    const { dateFault, ends } = entry.look(trust.bundles, now());
+    if (dateFault !== undefined) return refused(DATE_REASONS[dateFault]);
     if (!ends.own && ends.peers.length === 0) return refused('untrusted-certificate');
     if (isRevoked({ fingerprint, commonName }, trust.revocations)) return refused('revoked');
+    if (!mayBeNamed(commonName, ends)) return refused('name-beyond-enrollment');
     const caller = identifyCaller(commonName, ends, { clusterName });
-    return caller === undefined ? refused('unknown-name') : { kind: 'known', caller };
+    if (caller === undefined) return refused('unknown-name');
+    const reason =
+      caller.kind === 'machine'
+        ? trust.machines?.judge(commonName, () => publicKeyHash(leaf))
+        : undefined;
+    return reason === undefined ? { kind: 'known', caller } : refused(reason);
   };
   const admit = (socket: TLSSocket): void => {
     // HTTP/2 tells of errors in its own way; one on a socket that nobody has yet must not end the process.
     socket.on('error', () => undefined);
     const chain = readChain(socket);
     if (chain === undefined) {
-      refuse(socket, 'no-certificate', '');
+      refuse(socket, 'no-certificate');
       return;
     }
     const { leaf, intermediates, commonName } = chain;
     if (!socket.authorized && !PARTIAL_CHAIN.has(socket.authorizationError)) {
-      refuse(socket, reasonOf(socket), commonName);
+      refuse(socket, reasonOf(socket), chain);
       return;
     }
     const fingerprint = plainFingerprint(leaf.fingerprint256);
     const known = entries.get(fingerprint);
-    const base = known ?? { fingerprint, leaf, intermediates, commonName, sockets: new Set() };
+    const base = known ?? {
+      fingerprint,
+      leaf,
+      intermediates,
+      commonName,
+      look: createChainMemory(leaf, intermediates),
+      sockets: new Set(),
+    };
     const verdict = judge(base);
     if (verdict.kind === 'refused' && verdict.reason === 'untrusted-certificate') {
-      refuse(socket, verdict.reason, commonName);
+      refuse(socket, verdict.reason, chain);
       return;
     }
     if (base.sockets.size >= (options.maxConnectionsPerCaller ?? Number.POSITIVE_INFINITY)) {
-      refuse(socket, 'too-many-connections', commonName);
+      refuse(socket, 'too-many-connections', chain);
       return;
     }
     // gRPC's server shows certificates of authorised connections only.
@@ -133,8 +165,9 @@ export async function listenConnections(options: {
     });
     onConnection(socket);
   };
-  const refuse = (socket: TLSSocket, reason: RefusalReason, name: string): void => {
-    onRefused(reason, name, socket);
+  const refuse = (socket: TLSSocket, reason: RefusalReason, chain?: ShownChain): void => {
+    const certificate = chain === undefined ? '' : describeChain(chain, now());
+    onRefused(reason, { name: chain?.commonName ?? '', certificate }, socket);
     socket.destroy();
   };
   const judgeAgain = (): void => {
@@ -235,9 +268,7 @@ function listen(server: Server, options: { host: string; port: number }): Promis
 }
 
 /** Undefined when the client has shown no certificate. */
-function readChain(
-  socket: TLSSocket,
-): { leaf: X509Certificate; intermediates: X509Certificate[]; commonName: string } | undefined {
+function readChain(socket: TLSSocket): ShownChain | undefined {
   const shown: DetailedPeerCertificate | Record<string, never> = socket.getPeerCertificate(true);
   if (shown.raw === undefined) return undefined;
   const intermediates: X509Certificate[] = [];
@@ -262,7 +293,29 @@ function readChain(
 
 function reasonOf(socket: TLSSocket): RefusalReason {
   const code: unknown = socket.authorizationError;
-  return code === 'CERT_HAS_EXPIRED' ? 'expired-certificate' : 'untrusted-certificate';
+  switch (code) {
+    case 'CERT_HAS_EXPIRED':
+      return 'expired-certificate';
+    case 'CERT_NOT_YET_VALID':
+      return 'not-yet-valid-certificate';
+    default:
+      return 'untrusted-certificate';
+  }
+}
+
+/** What was shown: its first fault of dates, from the leaf up; without one, the leaf and who has signed it. */
+function describeChain({ leaf, intermediates }: ShownChain, now: number): string {
+  for (const certificate of [leaf, ...intermediates]) {
+    const fault = findDateFault(certificate, now);
+    if (fault !== undefined) return fault.text;
+  }
+  return `${describeCertificate(leaf)}, issued by ${leaf.issuer.replaceAll('\n', ', ')}`;
+}
+
+function publicKeyHash({ publicKey }: X509Certificate): string {
+  return createHash('sha256')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('hex');
 }
 
 function sameVerdict(a: Verdict, b: Verdict): boolean {

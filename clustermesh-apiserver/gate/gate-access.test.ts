@@ -1,8 +1,15 @@
 import { type ServiceError, status } from '@grpc/grpc-js';
 import { test } from 'tap';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
-import type { CertificateAuthority, LeafOptions } from '../../pki/ca.ts';
-import { adminLeaf, localLeaf, machineLeaf, nodeLeaf, remoteLeaf } from '../../pki/names.ts';
+import { type CertificateAuthority, createEnrollmentCa, type LeafOptions } from '../../pki/ca.ts';
+import {
+  adminLeaf,
+  localLeaf,
+  machineLeaf,
+  nodeLeaf,
+  remoteLeaf,
+  serverLeaf,
+} from '../../pki/names.ts';
 import { FORBIDDEN_METHODS } from './etcd-methods.ts';
 import { openGateFixture } from './testing/gate-fixture.ts';
 import type { RawClient } from './testing/raw-client.ts';
@@ -20,12 +27,15 @@ const KEYS = [
   'cilium/synced/beta/cilium/cache/nodes/v1',
   'isthmus/mesh/stamp',
   'isthmus/local/services/demo/web',
+  'isthmus/local/other/1',
+  'isthmus/registry/machines/vm1',
   'isthmus/registry/tokens/1',
   'other',
 ];
 const FOR_REMOTE = [KEYS[0], KEYS[1], KEYS[3], KEYS[5], KEYS[7]];
 const FOR_LOCAL = [KEYS[0], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]];
 const FOR_NODE = KEYS.slice(0, 9);
+const FOR_ADMIN = KEYS.slice(0, 10);
 
 async function codeOf(call: Promise<unknown>): Promise<string> {
   try {
@@ -43,6 +53,10 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
   const fixture = await openGateFixture();
   t.teardown(() => fixture[Symbol.asyncDispose]());
   const { own, beta } = fixture;
+  const [enrollment, betaEnrollment] = [
+    await createEnrollmentCa(own),
+    await createEnrollmentCa(beta),
+  ];
   const direct = fixture.direct();
   for (const key of KEYS) {
     await direct.call('KV', 'Put', {
@@ -56,7 +70,7 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
   const callers: [string, CertificateAuthority, LeafOptions, (string | undefined)[]][] = [
     ['a node', own, nodeLeaf('n1'), FOR_NODE],
     ['a machine', own, machineLeaf('vm1'), FOR_NODE],
-    ['our administrator', own, adminLeaf('alpha'), FOR_NODE],
+    ['our administrator', own, adminLeaf('alpha'), FOR_ADMIN],
     ['a reader of the mirror', own, localLeaf('alpha'), FOR_LOCAL],
     ['a peer by its own CA', beta, remoteLeaf('beta'), FOR_REMOTE],
     ['a peer without a name', beta, remoteLeaf(), FOR_REMOTE],
@@ -70,6 +84,15 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
     ['a local reader of another cluster', own, localLeaf('beta'), []],
     ["etcd's own administrator", own, { commonName: 'root', usage: 'client' }, []],
     ['an unknown name', own, { commonName: 'somebody', usage: 'client' }, []],
+    ['an enrolled node', enrollment, nodeLeaf('n2'), FOR_NODE],
+    ['an enrolled machine', enrollment, machineLeaf('vm2'), FOR_NODE],
+    ['an enrolled peer', enrollment, remoteLeaf('gamma'), FOR_REMOTE],
+    ['a peer enrolled at home', betaEnrollment, remoteLeaf('beta'), FOR_REMOTE],
+    ['an enrolled administrator', enrollment, adminLeaf('alpha'), []],
+    ['an enrolled reader of the mirror', enrollment, localLeaf('alpha'), []],
+    ['an enrolled peer without a name', enrollment, remoteLeaf(), []],
+    ['an enrolled server', enrollment, { ...serverLeaf('alpha'), usage: 'client' }, []],
+    ["a peer's enrolled node", betaEnrollment, nodeLeaf('n1'), []],
   ];
   for (const [who, ca, leaf, allowed] of callers) {
     const client = await fixture.client(ca, leaf);
@@ -197,6 +220,7 @@ test('who may read what through the gate', { skip, timeout: 120_000 }, async (t)
     t.equal(refused['outside-range']?.last.caller, 'remote-beta');
     t.ok((refused['unknown-name']?.count ?? 0) >= 9 * KEYS.length);
     t.ok((refused['forbidden-method']?.count ?? 0) >= FORBIDDEN_METHODS.length - 3);
+    t.equal(refused['name-beyond-enrollment']?.count, 4 * KEYS.length);
     t.equal(refused.malformed?.count, 2);
     t.match(
       clients.find(({ name }) => name === 'remote-beta'),

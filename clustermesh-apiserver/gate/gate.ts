@@ -14,6 +14,7 @@ import {
 } from './caller-limits.ts';
 import { type Connections, listenConnections } from './connections.ts';
 import { etcdService } from './etcd-service.ts';
+import type { MachineTrust } from './machine-trust.ts';
 import { createRefusals, type RefusalCounts } from './refusals.ts';
 import { createSharedWatches } from './shared-watches.ts';
 import { createSlots } from './slots.ts';
@@ -34,6 +35,8 @@ export interface GateOptions extends TrustFiles {
   readonly upstream: UpstreamOptions;
   /** What one caller may have open at a time. Default: enough for a Cilium cluster of 5,000 nodes. */
   readonly callerLimits?: Partial<CallerLimits>;
+  /** What is known of machines. Default: their certificates alone count. */
+  readonly machines?: MachineTrust | undefined;
   readonly signal: AbortSignal;
   readonly logger?: Logger;
   readonly clock?: Clock;
@@ -91,6 +94,7 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
   const trust = await openTrust(options, {
     clock,
     signal,
+    machines: options.machines,
     ...(logger === undefined ? {} : { logger }),
   });
   const upstream = openUpstream(options.upstream);
@@ -115,10 +119,11 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
       now: () => clock.now(),
       maxConnectionsPerCaller: limits.connections,
       onConnection: (socket) => injector.injectConnection(socket),
-      onRefused(reason, caller, socket) {
+      onRefused(reason, { name: caller, certificate }, socket) {
         const from = socket.remoteAddress ?? '';
-        refusals.add(reason, { at: clock.now(), caller, from, what: 'connection' });
-        logger?.info({ reason, caller, from }, 'a connection to the gate was refused');
+        const what = certificate === '' ? 'connection' : `connection: ${certificate}`;
+        refusals.add(reason, { at: clock.now(), caller, from, what });
+        logger?.info({ reason, caller, from, certificate }, 'a connection to the gate was refused');
       },
       onError(error) {
         logger?.error({ err: error }, 'the gate cannot accept a connection');

@@ -7,6 +7,7 @@ import { watchDirectory } from '../../mesh/runtime/watch-directory.ts';
 import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { findSharedCas, parseBundle, type TrustBundles } from './certificate-chain.ts';
 import { GateError } from './gate-error.ts';
+import type { MachineTrust } from './machine-trust.ts';
 import { NO_REVOCATIONS, parseRevocations, type Revocations } from './revocations.ts';
 import { type FileContents, watchFiles } from './watch-files.ts';
 
@@ -31,6 +32,8 @@ export interface Trust {
   readonly key: Buffer;
   readonly bundles: TrustBundles;
   readonly revocations: Revocations;
+  /** What is known of machines; undefined: their certificates alone count. */
+  readonly machines?: MachineTrust | undefined;
 }
 
 /** Trust that follows its files. Disposing stops the following. */
@@ -48,9 +51,14 @@ export interface TrustStore extends AsyncDisposable {
  */
 export async function openTrust(
   files: TrustFiles,
-  options: { readonly clock: Clock; readonly signal: AbortSignal; readonly logger?: Logger },
+  options: {
+    readonly clock: Clock;
+    readonly signal: AbortSignal;
+    readonly logger?: Logger;
+    readonly machines?: MachineTrust | undefined;
+  },
 ): Promise<TrustStore> {
-  const { clock, logger } = options;
+  const { clock, logger, machines } = options;
   const stopping = new AbortController();
   const signal = AbortSignal.any([options.signal, stopping.signal]);
   const callbacks: (() => void)[] = [];
@@ -77,7 +85,10 @@ export async function openTrust(
   if (first.done) throw signal.reason;
   const { cert, key, own } = readOwn(files, first.value);
   const revocations = readFirstRevocations(files.revokedFile, first.value);
-  publish({ cert, key, bundles: { own, peers }, revocations });
+  publish({ cert, key, bundles: { own, peers }, revocations, machines });
+  machines?.onChange(() => {
+    if (trust !== undefined && !signal.aborted) publish({ ...trust });
+  });
 
   const followOwn = async (): Promise<void> => {
     for await (const contents of ownFiles) {
@@ -86,7 +97,7 @@ export async function openTrust(
       try {
         const { cert, key, own } = readOwn(files, contents);
         warn(files.certFile, undefined);
-        publish({ cert, key, bundles: { own, peers }, revocations });
+        publish({ cert, key, bundles: { own, peers }, revocations, machines });
       } catch (error) {
         warn(files.certFile, messageOf(error));
         publish({ ...trust, revocations });

@@ -1,13 +1,17 @@
 /** From the cluster's records to keys in etcd: identities before the addresses that carry them, markers after everything. */
 import type { KvCompare, KvLease, KvStore } from '../../mesh/kvstore/kvstore.ts';
+import { createBell } from '../../mesh/runtime/bell.ts';
 import { type Clock, systemClock } from '../../mesh/runtime/clock.ts';
 import { createDurationCounts } from '../../mesh/runtime/duration-counts.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { BucketCounts } from '../../mesh/runtime/metrics.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
+import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import { REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
 import type { AnnotationWarning } from '../convert/annotation-warning.ts';
 import { type ConversionOptions, createClusterModel } from '../convert/cluster-model.ts';
+import type { HealthCheck } from '../convert/health-check.ts';
+import type { Machine } from '../convert/machine.ts';
 import type { NodeConflict, NodeFacts } from '../convert/node.ts';
 import { kindsOf, PUBLISHED_SETS, type PublishedSet } from '../convert/published-sets.ts';
 import { type LeaderTerm, openLeaderLock } from '../kvstoremesh/leader.ts';
@@ -98,6 +102,16 @@ export interface Publisher {
   setNodeFacts(name: string, facts: NodeFacts | undefined): void;
   /** Who else holds what a node says it has. */
   findNodeConflict(name: string, facts: NodeFacts): NodeConflict | undefined;
+  /** Takes a machine, or undefined for one that is gone; it is published a little later. */
+  setMachine(name: string, machine: Machine | undefined): void;
+  /** Who else holds what a machine claims. */
+  findMachineConflict(name: string, addresses: readonly IpAddress[]): NodeConflict | undefined;
+  /** Networks of the cluster's pods, as its nodes have them. */
+  podNetworks(): readonly IpPrefix[];
+  /** What is to be checked on a machine. */
+  checksOf(machine: Machine): readonly HealthCheck[];
+  /** Differs after each change that `checksOf` may answer otherwise for. */
+  readonly checksRevision: number;
   readonly status: PublisherStatus;
   /** How long changed keys waited until etcd had them. */
   readonly queueTimes: BucketCounts;
@@ -114,6 +128,7 @@ export interface Publisher {
 /** Locks of publishers, of whom the oldest leads. */
 const PUBLISHER_LOCK_PREFIX = `${REGISTRY_PREFIX}publisher-lock/`;
 const DEFAULT_LOCK_TTL_SECONDS = 5;
+const IDLE_MS = 60_000;
 
 /**
  * Makes the publisher of one cluster. Of all publishers on one etcd one leads and writes; the others know all that it knows and
@@ -157,22 +172,38 @@ export function createPublisher(options: PublisherOptions): Publisher {
     clock,
     logger,
   };
+  /** Rings when machines have changed: many of them may, at once. */
+  const machinesChanged = createBell();
   let term: Term | undefined;
   let terms = 0;
   let role: PublisherRole = { kind: 'starting' };
+  /** One after the other: whoever opens a set's latch must not overtake records that are on their way. */
+  let publishing = Promise.resolve();
+  const publishRecords = (): Promise<void> => {
+    publishing = publishing.then(() => wanted.takeAll(model.records()));
+    return publishing;
+  };
   const consume = async (batches: AsyncIterable<readonly ObjectEvent[]>): Promise<void> => {
     for await (const batch of batches) {
       const changes = batch.flatMap((event) =>
         event.kind === 'synced' ? [] : [{ object: event.object, exists: event.kind === 'upsert' }],
       );
       model.take(changes);
-      await wanted.takeAll(model.records());
+      await publishRecords();
       const told = batch.flatMap((event) => (event.kind === 'synced' ? event.kinds : []));
       if (told.length === 0) continue;
       model.complete(told);
-      await wanted.takeAll(model.records());
+      await publishRecords();
       wanted.open((set) => model.outstanding(set).length === 0);
       if (role.kind === 'standby' && wanted.isComplete) firstReady.open();
+    }
+  };
+  const publishMachines = async (signal: AbortSignal): Promise<void> => {
+    signal.addEventListener('abort', machinesChanged.ring, { once: true });
+    while (!signal.aborted) {
+      await machinesChanged.wait(IDLE_MS, clock);
+      machinesChanged.clear();
+      if (!signal.aborted) await publishRecords();
     }
   };
   const becomeStandby = (): void => {
@@ -242,6 +273,16 @@ export function createPublisher(options: PublisherOptions): Publisher {
       for (const change of model.setNodeFacts(name, facts)) wanted.take(change);
     },
     findNodeConflict: (name, facts) => model.findNodeConflict(name, facts),
+    setMachine(name, machine) {
+      model.setMachine(name, machine);
+      machinesChanged.ring();
+    },
+    findMachineConflict: model.findMachineConflict,
+    podNetworks: model.podNetworks,
+    checksOf: model.checksOf,
+    get checksRevision() {
+      return model.checksRevision;
+    },
     get status() {
       const counts = term?.endpoints?.counts;
       const isWhole = (one: PublishedSet): boolean =>
@@ -265,7 +306,7 @@ export function createPublisher(options: PublisherOptions): Publisher {
     async run(batches, signal) {
       const ending = new AbortController();
       const linked = AbortSignal.any([signal, ending.signal]);
-      const parts = [consume(batches), lead(linked)];
+      const parts = [consume(batches), lead(linked), publishMachines(linked)];
       try {
         await Promise.all(parts);
       } catch (error) {

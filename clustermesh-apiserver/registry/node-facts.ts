@@ -84,7 +84,7 @@ export function parseNodeFacts(message: unknown): NodeFacts {
     });
   }
   return {
-    addresses: [...new Set(addresses.map(parseNodeAddress))],
+    addresses: [...new Set(addresses.map(parseUnderlayAddress))],
     podCidrs: [...new Set(podCidrs.map(parsePodCidr))],
     bootId,
   };
@@ -117,7 +117,8 @@ export function decodeKeptFacts(value: string): NodeFacts {
   });
 }
 
-function parseNodeAddress(text: string): IpAddress {
+/** Parses an address that others can reach a node or machine under. Throws FactsError. */
+export function parseUnderlayAddress(text: string): IpAddress {
   const address = atField('addresses', () => parseIpAddress(text));
   const found = UNREACHABLE.find(([prefix]) => prefixContains(prefix, address));
   if (found !== undefined) {

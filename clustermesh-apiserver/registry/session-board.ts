@@ -1,5 +1,5 @@
 /**
- * Which nodes have a session at any registry of the cluster. Each registry hangs a key for each of its sessions on a lease of
+ * Which nodes, or machines, have a session at any registry of the cluster. Each registry hangs a key for each of its sessions on a lease of
  * its own: when it dies the keys go, and when a node comes to another registry that one writes the key anew.
  */
 import { randomBytes } from 'node:crypto';
@@ -13,6 +13,8 @@ import { NODE_FACTS_PREFIX } from './node-facts.ts';
 
 /** Where sessions are announced, by node name. */
 export const SESSIONS_PREFIX = `${REGISTRY_PREFIX}sessions/`;
+/** The same of machines. */
+export const MACHINE_SESSIONS_PREFIX = `${REGISTRY_PREFIX}machine-sessions/`;
 const LEASE_TTL_SECONDS = 10;
 const RETRY_MS = 500;
 const IDLE_MS = 60_000;
@@ -23,10 +25,12 @@ export interface BoardHandlers {
   onElsewhere(name: string): void;
   /** A node has no session at another registry any more. */
   onLeft(name: string): void;
-  /** What is kept of a node; undefined when it is kept no more. */
-  onFacts(name: string, value: string | undefined): void;
+  /** What is kept of a node, and since which revision; undefined when it is kept no more. */
+  onFacts(name: string, value: string | undefined, modRevision: bigint): void;
   /** What is kept of a node went with all of etcd's data. */
   onFactsLost(name: string): void;
+  /** This is another etcd, or one that has lost its data: its revisions begin anew. What it holds is told next. */
+  onOtherEtcd?(): void;
   /** Everything is known again after etcd was out of reach. */
   onSynced(): void;
 }
@@ -46,16 +50,22 @@ export interface SessionBoard {
 /** Makes a board with a name of its own for this registry. */
 export function createSessionBoard(options: {
   readonly store: KvStore;
+  /** Where sessions are announced, and where it is kept what was said in them. Default: those of nodes. */
+  readonly prefixes?: { readonly sessions: string; readonly kept: string };
   readonly clock: Clock;
   readonly logger: Logger;
 }): SessionBoard {
   const { store, clock, logger } = options;
+  const { sessions, kept } = options.prefixes ?? {
+    sessions: SESSIONS_PREFIX,
+    kept: NODE_FACTS_PREFIX,
+  };
   const own = JSON.stringify({ schema: 1, registry: randomBytes(8).toString('hex') });
   const here = new Set<string>();
   /** Nodes whose announcement is still to be written or taken away. */
   const pending = new Set<string>();
   const bell = createBell();
-  const keyOf = (name: string): string => SESSIONS_PREFIX + name;
+  const keyOf = (name: string): string => sessions + name;
   const touch = (name: string): void => {
     pending.add(name);
     bell.ring();
@@ -121,33 +131,36 @@ export function createSessionBoard(options: {
       const onSession = (event: KvEvent): void => {
         if (event.kind === 'synced') handlers.onSynced();
         if (event.kind === 'delete') {
-          const name = event.key.slice(SESSIONS_PREFIX.length);
+          const name = event.key.slice(sessions.length);
           // Taken away by mistake or by force: it is here all the same.
           if (here.has(name)) touch(name);
           else handlers.onLeft(name);
         }
         if (event.kind !== 'put' || event.pair.value.toString('utf8') === own) return;
-        const name = event.pair.key.slice(SESSIONS_PREFIX.length);
+        const name = event.pair.key.slice(sessions.length);
         here.delete(name);
         handlers.onElsewhere(name);
       };
       let isOtherEtcd = false;
       const onFacts = (event: KvEvent): void => {
-        if (event.kind === 'list-start') isOtherEtcd = event.reason === 'cluster-changed';
+        if (event.kind === 'list-start') {
+          isOtherEtcd = event.reason === 'cluster-changed';
+          if (isOtherEtcd) handlers.onOtherEtcd?.();
+        }
         if (event.kind === 'put') {
-          const { key, value } = event.pair;
-          handlers.onFacts(key.slice(NODE_FACTS_PREFIX.length), value.toString('utf8'));
+          const { key, value, modRevision } = event.pair;
+          handlers.onFacts(key.slice(kept.length), value.toString('utf8'), modRevision);
         }
         if (event.kind === 'delete') {
-          const name = event.key.slice(NODE_FACTS_PREFIX.length);
+          const name = event.key.slice(kept.length);
           if (event.derived && isOtherEtcd) handlers.onFactsLost(name);
-          else handlers.onFacts(name, undefined);
+          else handlers.onFacts(name, undefined, event.modRevision);
         }
       };
       await Promise.all([
         writeAll(lease, signal),
-        follow(SESSIONS_PREFIX, onSession, signal),
-        follow(NODE_FACTS_PREFIX, onFacts, signal),
+        follow(sessions, onSession, signal),
+        follow(kept, onFacts, signal),
       ]);
     },
   };

@@ -1,16 +1,20 @@
-/** One agent's stream: Hello, then facts, each answered in turn, and how policies stand, which is not answered. */
+/**
+ * One agent's stream: Hello, then facts, each answered in turn, and how policies stand and what checks say, which is not
+ * answered.
+ */
 import { type ServerDuplexStream, status } from '@grpc/grpc-js';
 import { z } from 'zod';
 import { KvError } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { NodeConflict } from '../convert/node.ts';
-import type { NodeBook, NodeSession } from './node-book.ts';
 import type { PolicyBoard, PolicySession } from './policy-board.ts';
 import { parsePolicyNews } from './policy-report.ts';
+import type { SessionSubject, SubjectSession } from './session-subject.ts';
 
 const SCHEMA = 1;
 const HELLO_TIMEOUT_MS = 10_000;
+const MAX_ID_LENGTH = 128;
 
 const messageSchema = z.object({
   hello: z
@@ -19,9 +23,13 @@ const messageSchema = z.object({
       cluster_name: z.string().default(''),
       node_name: z.string().default(''),
       agent_version: z.string().default(''),
+      instance_id: z.string().max(MAX_ID_LENGTH).default(''),
+      run_id: z.string().max(MAX_ID_LENGTH).default(''),
     })
     .optional(),
   facts: z.looseObject({ sequence: z.number().default(0) }).optional(),
+  machine: z.looseObject({ sequence: z.number().default(0) }).optional(),
+  health: z.looseObject({}).optional(),
   policies: z.looseObject({}).optional(),
 });
 
@@ -29,10 +37,9 @@ type Hello = NonNullable<z.infer<typeof messageSchema>['hello']>;
 
 /** Whom a stream is served for, and with what. */
 export interface ServeOptions {
-  /** Node of the caller's certificate. */
-  readonly node: string;
+  /** Node or machine of the caller's certificate. */
+  readonly subject: SessionSubject;
   readonly clusterName: string;
-  readonly book: NodeBook;
   /** Is told how policies stand. */
   readonly policies: Pick<PolicyBoard, 'open'>;
   readonly clock: Clock;
@@ -46,11 +53,12 @@ export async function serveSession(
   call: ServerDuplexStream<unknown, unknown>,
   options: ServeOptions,
 ): Promise<void> {
-  const { node, book, clock, logger } = options;
+  const { subject, clock } = options;
+  const logger = options.logger.child({ [subject.kind]: subject.name });
   const ended = new AbortController();
   const signal = AbortSignal.any([options.signal, ended.signal]);
   const greeted = new AbortController();
-  let session: NodeSession | undefined;
+  let session: SubjectSession | undefined;
   let standings: PolicySession | undefined;
 
   const end = (): void => {
@@ -67,41 +75,71 @@ export async function serveSession(
       call.write({ accepted: { sequence, takes_policies: sequence === 0 } });
     } else call.write({ rejected: { sequence, ...conflict } });
   };
-  const receive = async (message: unknown): Promise<void> => {
-    const { hello, facts, policies } = messageSchema.parse(message);
-    if (session === undefined) {
-      greeted.abort();
-      const refusal = judgeHello(hello, options);
-      answer(0, refusal);
-      if (refusal !== undefined) {
-        logger.warn({ node, ...refusal }, 'a session was refused');
-        call.end();
-        end();
-        return;
-      }
-      session = book.open(node, () =>
-        fail(
-          status.ABORTED,
-          `another session of node ${node} has begun: two agents share its certificate, or this one reconnected`,
-        ),
-      );
-      standings = options.policies.open(node);
+  const refuse = ({ field, reason }: NodeConflict): void => {
+    logger.warn({ field, reason }, 'a session was refused');
+    answer(0, { field, reason });
+    if (!ended.signal.aborted) call.end();
+    end();
+  };
+  const greet = (hello: Hello | undefined): void => {
+    greeted.abort();
+    const refusal = judgeHello(hello, options);
+    if (refusal !== undefined || hello === undefined) {
+      refuse(refusal ?? { field: 'hello', reason: 'expected a greeting first' });
       return;
     }
+    const { agent_version: agentVersion, instance_id: instanceId, run_id: runId } = hello;
+    const opening = subject.open({ agentVersion, instanceId, runId }, (reason) =>
+      fail(status.ABORTED, reason),
+    );
+    switch (opening.kind) {
+      case 'open':
+        session = opening.session;
+        standings = options.policies.open(subject.policyName);
+        answer(0, undefined);
+        session.follow((message) => {
+          if (!ended.signal.aborted) call.write(message);
+        });
+        return;
+      case 'wait':
+        logger.warn({ reason: opening.reason }, 'a session has to wait');
+        fail(status.UNAVAILABLE, opening.reason);
+        return;
+      case 'refused':
+        refuse(opening);
+        return;
+      default:
+        throw opening satisfies never;
+    }
+  };
+  const receive = async (message: unknown): Promise<void> => {
+    const { hello, facts, machine, health, policies } = messageSchema.parse(message);
+    if (session === undefined) return greet(hello);
     if (policies !== undefined) {
       const news = parsePolicyNews(policies);
-      // The node is there all the same: nothing that is for people ends its session.
-      if (news === undefined) logger.warn({ node }, 'cannot read how policies stand on a node');
+      // It is there all the same: nothing that is for people ends its session.
+      if (news === undefined) logger.warn('cannot read how policies stand');
       else standings?.take(news);
       return;
     }
-    if (facts === undefined) {
-      return fail(status.INVALID_ARGUMENT, 'expected facts or policies after the greeting');
+    const outcome = await session.take({ facts, machine, health }, signal);
+    switch (outcome.kind) {
+      case 'answered': {
+        const { sequence, conflict } = outcome;
+        if (conflict !== undefined) {
+          const { field, reason } = conflict;
+          logger.warn({ field, reason }, 'what is said was rejected');
+          return answer(sequence, { field, reason });
+        }
+        return answer(sequence, undefined);
+      }
+      case 'taken':
+        return;
+      case 'unexpected':
+        return fail(status.INVALID_ARGUMENT, `expected ${outcome.expected} after the greeting`);
+      default:
+        throw outcome satisfies never;
     }
-    const conflict = await session.offer(facts, signal);
-    if (conflict !== undefined)
-      logger.warn({ node, ...conflict }, 'what a node says of itself was rejected');
-    answer(facts.sequence, conflict);
   };
 
   call.on('end', () => {
@@ -123,7 +161,7 @@ export async function serveSession(
       (error: unknown) => {
         if (signal.aborted) return end();
         if (error instanceof z.ZodError) return fail(status.INVALID_ARGUMENT, 'malformed message');
-        logger.warn({ node, err: error }, 'cannot take what a node says');
+        logger.warn({ err: error }, 'cannot take what is said');
         const details = error instanceof KvError ? 'etcd does not answer' : 'internal error';
         fail(error instanceof KvError ? status.UNAVAILABLE : status.INTERNAL, details);
       },
@@ -138,9 +176,9 @@ export async function serveSession(
 
 function judgeHello(
   hello: Hello | undefined,
-  options: Pick<ServeOptions, 'node' | 'clusterName'>,
+  options: Pick<ServeOptions, 'subject' | 'clusterName'>,
 ): NodeConflict | undefined {
-  const { node, clusterName } = options;
+  const { subject, clusterName } = options;
   if (hello === undefined) return { field: 'hello', reason: 'expected a greeting first' };
   if (hello.schema !== SCHEMA) {
     return {
@@ -154,10 +192,11 @@ function judgeHello(
       reason: `this is the registry of cluster ${clusterName}, not of ${JSON.stringify(hello.cluster_name)}`,
     };
   }
-  if (hello.node_name !== node) {
+  if (hello.node_name !== subject.name) {
+    const { kind, name } = subject;
     return {
       field: 'hello.node_name',
-      reason: `${JSON.stringify(hello.node_name)} is not the node of the certificate, node-${node}`,
+      reason: `${JSON.stringify(hello.node_name)} is not the ${kind} of the certificate, ${kind}-${name}`,
     };
   }
   return undefined;

@@ -56,7 +56,11 @@ export function createPushedRig(): PushedRig {
   };
 }
 
-function startPublisher(store: KvStore, options: Partial<PublisherOptions> = {}): PushedPublisher {
+/** Starts a publisher of cluster alpha (1) over a store, which ends with it. */
+export function startPublisher(
+  store: KvStore,
+  options: Partial<PublisherOptions> = {},
+): PushedPublisher {
   const publisher = createPublisher({
     store,
     leaseTtlSeconds: 900,

@@ -1,5 +1,5 @@
 import { isIP } from 'node:net';
-import { checkServerIdentity } from 'node:tls';
+import { checkServerIdentity, createSecureContext } from 'node:tls';
 import {
   type ChannelCredentials,
   type ChannelOptions,
@@ -83,6 +83,23 @@ export const ADDRESS_TLS_NAME = 'localhost';
 export function clientCredentials(material: TlsMaterial, host: string): ChannelCredentials {
   return credentials.createSsl(material.ca, material.key, material.cert, {
     checkServerIdentity: (_name, certificate) => checkServerIdentity(host, certificate),
+  });
+}
+
+/**
+ * Client credentials of somebody who has no certificate yet. `authority` (PEM) is the only one that is believed, also where it
+ * stands below another; the server's certificate must be for one of `names`.
+ */
+export function anonymousClientCredentials(
+  authority: string,
+  names: readonly string[],
+): ChannelCredentials {
+  const context = createSecureContext({ ca: authority, allowPartialTrustChain: true });
+  return credentials.createFromSecureContext(context, {
+    checkServerIdentity(_name, certificate) {
+      const verdicts = names.map((name) => checkServerIdentity(name, certificate));
+      return verdicts.includes(undefined) ? undefined : verdicts[0];
+    },
   });
 }
 

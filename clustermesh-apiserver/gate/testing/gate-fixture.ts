@@ -47,7 +47,7 @@ export interface GateFixture extends AsyncDisposable {
 
 /** Starts etcd and a gate for cluster `alpha`, which trusts the peer `beta`. */
 export async function openGateFixture(
-  options: Partial<Pick<GateOptions, 'logger' | 'callerLimits'>> = {},
+  options: Partial<Pick<GateOptions, 'logger' | 'callerLimits' | 'machines'>> = {},
 ): Promise<GateFixture> {
   const dir = await openTempDir('gate');
   const stopping = new AbortController();

@@ -53,11 +53,13 @@ export interface RawClient extends Disposable {
   watchBytes(request: Buffer, onAnswer: (bytes: Buffer) => void): void;
 }
 
-/** Makes a client of `https://127.0.0.1:<port>`. */
+/** Makes a client of `https://127.0.0.1:<port>`; one with an empty certificate shows none. */
 export function openRawClient(endpoint: string, tls: EtcdTls): RawClient {
+  const own: [] | [Buffer, Buffer] =
+    tls.cert.length === 0 ? [] : [Buffer.from(tls.key), Buffer.from(tls.cert)];
   const client = new Client(
     new URL(endpoint).host,
-    credentials.createSsl(Buffer.from(tls.ca), Buffer.from(tls.key), Buffer.from(tls.cert)),
+    credentials.createSsl(Buffer.from(tls.ca), ...own),
     {
       'grpc.ssl_target_name_override': 'localhost',
       'grpc.max_receive_message_length': -1,

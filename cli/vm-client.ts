@@ -1,0 +1,148 @@
+/** Questions of `clustermesh vm` to the registry, and its answers parsed. */
+import { z } from 'zod';
+import { CliError } from './cli-error.ts';
+import {
+  adminMethod,
+  openRegistryClient,
+  type RegistryFlags,
+  registryError,
+} from './registry-client.ts';
+
+const TIMEOUT_MS = 30_000;
+
+/** Milliseconds since 1970 as text; undefined: never. */
+const timeSchema = z.coerce
+  .number()
+  .default(0)
+  .transform((at) => (at === 0 ? undefined : new Date(at).toISOString()));
+const labelsSchema = z.record(z.string(), z.string()).default({});
+const textsSchema = z.array(z.string()).default([]);
+
+const tokenSchema = z
+  .object({
+    id: z.string(),
+    state: z.string().default(''),
+    names: z.string().default(''),
+    namespace: z.string().default(''),
+    labels: labelsSchema,
+    address_ranges: textsSchema,
+    created_at: timeSchema,
+    created_by: z.string().default(''),
+    expires_at: timeSchema,
+    uses: z.number().default(0),
+    uses_left: z.number().default(0),
+    revoked_at: timeSchema,
+    revoked_by: z.string().default(''),
+    used_by: z
+      .array(
+        z.object({
+          machine: z.string().default(''),
+          at: timeSchema,
+          from: z.string().default(''),
+        }),
+      )
+      .default([]),
+  })
+  .transform((token) => ({
+    id: token.id,
+    state: token.state,
+    names: token.names,
+    namespace: token.namespace,
+    labels: token.labels,
+    addressRanges: token.address_ranges,
+    createdAt: token.created_at,
+    createdBy: token.created_by,
+    expiresAt: token.expires_at,
+    uses: token.uses,
+    usesLeft: token.uses_left,
+    revokedAt: token.revoked_at,
+    revokedBy: token.revoked_by === '' ? undefined : token.revoked_by,
+    usedBy: token.used_by,
+  }));
+
+const machineSchema = z
+  .object({
+    name: z.string(),
+    namespace: z.string().default(''),
+    labels: labelsSchema,
+    address_ranges: textsSchema,
+    addresses: textsSchema,
+    state: z.string().default(''),
+    for_ms: z.coerce.number().default(0),
+    token_id: z.string().default(''),
+    enrolled_at: timeSchema,
+    agent_version: z.string().default(''),
+    problems: textsSchema,
+    failing_checks: z
+      .array(z.object({ check: z.string().default(''), reason: z.string().default('') }))
+      .default([]),
+  })
+  .transform((machine) => ({
+    name: machine.name,
+    namespace: machine.namespace,
+    labels: machine.labels,
+    addressRanges: machine.address_ranges,
+    addresses: machine.addresses,
+    state: machine.state,
+    forMs: machine.for_ms,
+    tokenId: machine.token_id,
+    enrolledAt: machine.enrolled_at,
+    agentVersion: machine.agent_version,
+    problems: machine.problems,
+    failingChecks: machine.failing_checks,
+  }));
+
+/** A token as the registry tells of it: not what lets anyone in. Times are ISO 8601. */
+export type TokenAnswer = z.infer<typeof tokenSchema>;
+
+/** A machine as the registry tells of it. */
+export type MachineAnswer = z.infer<typeof machineSchema>;
+
+/** Answers, by method. */
+export const ANSWERS = {
+  CreateToken: z.object({
+    token: z.string(),
+    report: tokenSchema,
+    enrollment_endpoint: z.string(),
+  }),
+  ListTokens: z.object({ tokens: z.array(tokenSchema).default([]) }),
+  RevokeToken: z.object({ token: tokenSchema }),
+  ListMachines: z.object({ machines: z.array(machineSchema).default([]) }),
+  GetMachine: z.object({ machine: machineSchema }),
+  LabelMachine: z.object({ machine: machineSchema }),
+  RemoveMachine: z.object({ machine: machineSchema }),
+} as const;
+
+/** Asks once. Throws CliError: `unreachable`, `usage` for certificates that cannot be read, else `problem`. */
+export async function askRegistry<M extends keyof typeof ANSWERS>(
+  method: M,
+  request: object,
+  { flags, signal }: { readonly flags: RegistryFlags; readonly signal: AbortSignal },
+): Promise<z.infer<(typeof ANSWERS)[M]>> {
+  using client = await openRegistryClient(flags);
+  const { path, requestSerialize, responseDeserialize } = adminMethod(method);
+  const answer = await new Promise<object | undefined>((resolve, reject) => {
+    const options = { deadline: Date.now() + TIMEOUT_MS };
+    const call = client.makeUnaryRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+      options,
+      (error, response) => {
+        signal.removeEventListener('abort', cancel);
+        if (signal.aborted) reject(signal.reason);
+        else if (error === null) resolve(response);
+        else reject(registryError(error, flags));
+      },
+    );
+    const cancel = (): void => call.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+  });
+  const parsed = ANSWERS[method].safeParse(answer);
+  if (parsed.success) return parsed.data as z.infer<(typeof ANSWERS)[M]>;
+  throw new CliError(
+    'problem',
+    'cannot read the answer of the registry: bring both to one version',
+  );
+}

@@ -1,0 +1,492 @@
+/**
+ * The machines of the cluster: what they were granted when they enrolled, what they claim now, and which of them are there by
+ * their own word. All of it is kept in etcd; replicas share it, and each knows the whole of it.
+ */
+import { KvError, type KvStore } from '../../mesh/kvstore/kvstore.ts';
+import type { Clock } from '../../mesh/runtime/clock.ts';
+import type { Logger } from '../../mesh/runtime/log.ts';
+import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
+import type { HealthCheck } from '../convert/health-check.ts';
+import type { Machine } from '../convert/machine.ts';
+import type { MachineTrust } from '../gate/machine-trust.ts';
+import { enrolMachine, type MachineEnrolment, type MachineRefusal } from './machine-enrolment.ts';
+import { withKey } from './machine-keys.ts';
+import {
+  checkRanges,
+  type MachineClaim,
+  parseHealthReport,
+  parseMachineAddresses,
+  parseMachineFacts,
+} from './machine-messages.ts';
+import {
+  type CheckStanding,
+  isMachineName,
+  type MachineKey,
+  type MachineRecord,
+  machineNameOf,
+  machineOf,
+  publishedMachine,
+} from './machine-record.ts';
+import { createMachineRecords, type MachineChange } from './machine-records.ts';
+import { createMachineSeats, type Seat } from './machine-seats.ts';
+import { type MachineReplicas, machineUpkeep } from './machine-upkeep.ts';
+import {
+  clonedReason,
+  occupiedReason,
+  removedReason,
+  replacedReason,
+  unknownReason,
+} from './machine-words.ts';
+import { FactsError } from './node-facts.ts';
+
+/** What came of it. */
+export type MachineOutcome =
+  | { readonly kind: 'taken'; readonly record: MachineRecord }
+  | ({ readonly kind: 'refused' } & MachineRefusal);
+
+/** Who opens a session. */
+export interface MachineGreeting {
+  /** Differs after each boot, and on each clone of a disk. */
+  readonly instanceId: string;
+  /** Random for each process of the agent. */
+  readonly runId: string;
+  readonly agentVersion: string;
+}
+
+/** What came of a greeting. */
+export type MachineOpening =
+  | { readonly kind: 'open'; readonly session: MachineSession }
+  /** Nothing is wrong with the machine itself, and it may soon be let in: an earlier session may be dead. */
+  | ({ readonly kind: 'wait' } & MachineRefusal)
+  | ({ readonly kind: 'refused' } & MachineRefusal);
+
+/** One stream of one machine. */
+export interface MachineSession {
+  /** Takes facts as they came, or says what is wrong with them: then those before still count. */
+  offer(message: unknown, signal: AbortSignal): Promise<MachineRefusal | undefined>;
+  /** Takes what a HealthReport says, as it came; what cannot be read of it counts for nothing. */
+  takeHealth(message: unknown, signal: AbortSignal): Promise<void>;
+  /** The stream has ended. A session that was replaced may end without consequence. */
+  close(): void;
+}
+
+/** A machine, as people are shown it. Nothing of it is secret. */
+export interface MachineReport {
+  readonly record: MachineRecord;
+  /** `enrolled`: it has had no session so far; `elsewhere`: its session is at another replica. */
+  readonly state: 'enrolled' | 'connected' | 'elsewhere' | 'gone' | 'removed';
+  /** Milliseconds that it has been in that state. */
+  readonly forMs: number;
+  /** What a person should know: a clone, facts that were rejected. Empty: nothing. */
+  readonly problems: readonly string[];
+  readonly failingChecks: ReadonlyMap<string, CheckStanding>;
+}
+
+/** The machines of the cluster. Whatever writes rejects with KvError while etcd does not answer. */
+export interface MachineBook {
+  /** Reads what is kept and publishes it; to be awaited before leftovers are swept. */
+  load(signal: AbortSignal): Promise<void>;
+  /**
+   * Writes a machine down before it is given a certificate. The same machine with the same key may enrol again; a name that
+   * another key has is refused until that machine is removed.
+   */
+  enrol(enrolment: MachineEnrolment, signal: AbortSignal): Promise<MachineOutcome>;
+  /** Writes a further key of a machine down before it is given a certificate for it. */
+  renew(name: string, key: MachineKey, signal: AbortSignal): Promise<MachineOutcome>;
+  /** Changes labels: gives those of `set`, takes away those of `remove`. */
+  label(
+    name: string,
+    change: { readonly set: Readonly<Record<string, string>>; readonly remove: readonly string[] },
+    signal: AbortSignal,
+  ): Promise<MachineOutcome>;
+  /** Takes a machine away: its session is cut, its addresses go, its certificates are believed no more. */
+  remove(name: string, signal: AbortSignal): Promise<MachineOutcome>;
+  /** Begins a session. An earlier one that this replaces is told by its `onReplaced`, with the reason in words. */
+  open(
+    name: string,
+    greeting: MachineGreeting,
+    onReplaced: (reason: string) => void,
+  ): MachineOpening;
+  /** What is wrong with addresses that a machine claims; undefined: nothing. For a look before a token is used. */
+  judgeAddresses(
+    name: string,
+    claim: {
+      readonly addresses: readonly string[];
+      readonly addressRanges: readonly IpPrefix[];
+    },
+  ): MachineRefusal | undefined;
+  get(name: string): MachineReport | undefined;
+  readonly report: readonly MachineReport[];
+  /** Whether the certificate of a machine still counts; gate and registry ask for each connection. */
+  readonly trust: MachineTrust;
+  /** Called with a machine's name after each change of what is known of it. */
+  onChange(callback: (name: string) => void): void;
+  /** Follows etcd, takes away the addresses of machines whose grace time is over, until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>;
+}
+
+/** Options of `createMachineBook`. */
+export interface MachineBookOptions {
+  readonly store: KvStore;
+  /** Publishes a machine, or withdraws it. */
+  readonly publish: (name: string, machine: Machine | undefined) => void;
+  /** Who else holds what a machine claims: pods, nodes. Machines are judged here. */
+  readonly findConflict: (
+    name: string,
+    addresses: readonly IpAddress[],
+  ) => MachineRefusal | undefined;
+  /** Addresses of the apiserver itself, which no machine can have. */
+  readonly ownAddresses: () => readonly IpAddress[];
+  /** What is to be checked on a machine; what it says of other checks counts for nothing. */
+  readonly checksOf: (machine: Machine) => readonly HealthCheck[];
+  /** How long a machine's addresses stay after its session has ended. */
+  readonly graceMs: number;
+  /** What is shared with other registries on the same etcd. Default: there are none. */
+  readonly replicas?: MachineReplicas;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** Makes an empty book. */
+export function createMachineBook(options: MachineBookOptions): MachineBook {
+  const { store, publish, findConflict, ownAddresses, checksOf, graceMs, replicas } = options;
+  const { clock, logger } = options;
+  const seats = createMachineSeats({ clock });
+  const callbacks = new Set<(name: string) => void>();
+  const trustCallbacks = new Set<() => void>();
+  /** Facts that a session offered last and that were not taken. */
+  const rejections = new Map<string, MachineRefusal>();
+  /** What gate and registry were told last, by name. */
+  const distrusted = new Map<string, string>();
+
+  const records = createMachineRecords({
+    store,
+    logger,
+    onChange(name, record) {
+      publish(name, record === undefined ? undefined : publishedMachine(record));
+      if (record === undefined || record.removedAt !== undefined) leave(name, record);
+      const text = distrustOf(record);
+      const isNews = distrusted.get(name) !== text;
+      if (record === undefined) distrusted.delete(name);
+      else distrusted.set(name, text);
+      for (const callback of callbacks) callback(name);
+      if (isNews) for (const callback of trustCallbacks) callback();
+    },
+  });
+  const upkeep = machineUpkeep({ records, seats, replicas, graceMs, clock, logger });
+  /** Ends the session of a machine that is not one any more. */
+  const leave = (name: string, record: MachineRecord | undefined): void => {
+    rejections.delete(name);
+    const seat = seats.of(name);
+    if (seat?.kind === 'connected') {
+      replicas?.board.withdraw(name);
+      seat.onReplaced(record === undefined ? unknownReason(name) : removedReason(name));
+    }
+    if (record === undefined) seats.clear(name);
+    else seats.put(name, { kind: 'gone', since: clock.monotonic() });
+  };
+  const judge = (
+    name: string,
+    claim: { readonly addresses: readonly IpAddress[]; readonly ranges: readonly IpPrefix[] },
+  ): MachineRefusal | undefined => {
+    const { addresses, ranges } = claim;
+    const own = ownAddresses();
+    const ours = addresses.find((address) => own.includes(address));
+    if (ours !== undefined) {
+      return { field: 'addresses', reason: `${ours} is an address of the cluster's own apiserver` };
+    }
+    try {
+      checkRanges(addresses, ranges);
+    } catch (error) {
+      return refusalOf(error);
+    }
+    return findConflict(name, addresses);
+  };
+  const judgeAddresses: MachineBook['judgeAddresses'] = (name, { addresses, addressRanges }) => {
+    try {
+      return judge(name, { addresses: parseMachineAddresses(addresses), ranges: addressRanges });
+    } catch (error) {
+      return refusalOf(error);
+    }
+  };
+  const write = async (
+    name: string,
+    change: MachineChange<MachineRefusal>,
+    signal: AbortSignal,
+  ): Promise<MachineOutcome> => {
+    const outcome = await records.change(name, change, { signal });
+    switch (outcome.kind) {
+      case 'written':
+        return { kind: 'taken', record: outcome.record };
+      case 'refused':
+        return { kind: 'refused', ...outcome.refusal };
+      case 'fenced': {
+        const message = `what is kept of machine ${name} cannot be read: remove it from etcd, or restore a backup`;
+        throw new KvError('invalid', message, { retryable: false });
+      }
+      default:
+        throw outcome satisfies never;
+    }
+  };
+  /** Changes a machine that is there. */
+  const amend = (
+    name: string,
+    change: (record: MachineRecord) => MachineRecord | MachineRefusal,
+    signal: AbortSignal,
+  ): Promise<MachineOutcome> =>
+    write(
+      name,
+      (record) => {
+        if (record === undefined)
+          return { refusal: { field: 'name', reason: unknownReason(name) } };
+        if (record.removedAt !== undefined) {
+          return { refusal: { field: 'name', reason: removedReason(name) } };
+        }
+        const next = change(record);
+        return 'reason' in next ? { refusal: next } : { record: next };
+      },
+      signal,
+    );
+
+  const enrol: MachineBook['enrol'] = async (enrolment, signal) => {
+    const { name, key, addresses, addressRanges } = enrolment;
+    if (!isMachineName(name)) {
+      const reason = `${JSON.stringify(name)} is no name of a machine, expected 1 to 63 of a-z, 0-9 and "-"`;
+      return { kind: 'refused', field: 'machine_name', reason };
+    }
+    const refusal = judgeAddresses(name, { addresses, addressRanges });
+    if (refusal !== undefined) return { kind: 'refused', ...refusal };
+    const outcome = await write(
+      name,
+      (before) => enrolMachine(before, enrolment, clock.now()),
+      signal,
+    );
+    if (outcome.kind === 'taken') {
+      logger.info({ machine: name, token: enrolment.tokenId, key: key.hash }, 'a machine enrolled');
+    }
+    return outcome;
+  };
+
+  const offer = async (
+    name: string,
+    message: unknown,
+    signal: AbortSignal,
+  ): Promise<MachineRefusal | undefined> => {
+    const record = records.get(name);
+    if (record === undefined) return { field: '', reason: unknownReason(name) };
+    let claim: MachineClaim;
+    try {
+      claim = parseMachineFacts(message);
+    } catch (error) {
+      return refusalOf(error);
+    }
+    const { addresses } = claim;
+    const refusal = judge(name, { addresses, ranges: record.addressRanges });
+    if (refusal !== undefined) return refusal;
+    const seat = seats.of(name);
+    const { instanceId: bootId = record.bootId, agentVersion = record.agentVersion } =
+      seat?.kind === 'connected' ? seat.greeting : {};
+    const claimed = (before: MachineRecord): MachineRecord => ({
+      ...before,
+      addresses,
+      bootId,
+      agentVersion,
+    });
+    const settled = records.assume(name, claimed);
+    try {
+      const outcome = await amend(name, claimed, signal);
+      return outcome.kind === 'refused' ? outcome : undefined;
+    } finally {
+      settled();
+    }
+  };
+  const takeHealth = async (name: string, message: unknown, signal: AbortSignal): Promise<void> => {
+    const news = parseHealthReport(message);
+    if (news === undefined) {
+      logger.warn({ machine: name }, 'cannot read what a machine says of its checks');
+      return;
+    }
+    await amend(
+      name,
+      (record) => {
+        const wanted = new Set(checksOf(machineOf(record)).map(({ check }) => check));
+        const checks = [...record.checks, ...news].filter(([check]) => wanted.has(check));
+        return { ...record, checks: new Map(checks) };
+      },
+      signal,
+    );
+  };
+
+  const open: MachineBook['open'] = (name, greeting, onReplaced) => {
+    const record = records.get(name);
+    if (record === undefined || record.removedAt !== undefined) {
+      const reason = record === undefined ? unknownReason(name) : removedReason(name);
+      return { kind: 'refused', field: 'hello.node_name', reason };
+    }
+    const verdict = seats.judge(name, { greeting, lastBootId: record.bootId });
+    if (verdict.kind !== 'free') {
+      const reason =
+        verdict.kind === 'cloned' ? clonedReason(name, greeting.instanceId) : occupiedReason(name);
+      if (verdict.kind === 'cloned' && verdict.isNews) {
+        logger.error(
+          { machine: name, bootId: greeting.instanceId },
+          'a clone of a machine was refused',
+        );
+        for (const callback of callbacks) callback(name);
+      }
+      const kind = verdict.kind === 'cloned' ? 'refused' : 'wait';
+      return { kind, field: 'hello.instance_id', reason };
+    }
+    const seat: Seat = { kind: 'connected', since: clock.monotonic(), greeting, onReplaced };
+    const before = seats.of(name);
+    seats.put(name, seat);
+    if (before?.kind === 'connected') before.onReplaced(replacedReason(name));
+    replicas?.board.announce(name);
+    logger.info({ machine: name }, 'session of a machine begins');
+    const isCurrent = (): boolean => seats.of(name) === seat;
+    const session: MachineSession = {
+      async offer(message, signal) {
+        if (!isCurrent()) return { field: '', reason: replacedReason(name) };
+        const refusal = await offer(name, message, signal);
+        if (refusal === undefined) rejections.delete(name);
+        else rejections.set(name, refusal);
+        return refusal;
+      },
+      async takeHealth(message, signal) {
+        if (isCurrent()) await takeHealth(name, message, signal);
+      },
+      close() {
+        if (!isCurrent()) return;
+        seats.put(name, { kind: 'gone', since: clock.monotonic() });
+        replicas?.board.withdraw(name);
+        rejections.delete(name);
+        logger.info({ machine: name, graceMs }, 'session of a machine has ended');
+      },
+    };
+    return { kind: 'open', session };
+  };
+
+  /** Whoever has a session here loses it to another registry. */
+  const moveElsewhere = (name: string): void => {
+    const before = seats.of(name);
+    seats.put(name, { kind: 'elsewhere', since: clock.monotonic() });
+    if (before?.kind === 'connected') before.onReplaced(replacedReason(name));
+  };
+  const handlers = {
+    onElsewhere: moveElsewhere,
+    onLeft(name: string) {
+      if (seats.of(name)?.kind !== 'elsewhere') return;
+      seats.put(name, { kind: 'gone', since: clock.monotonic() });
+    },
+    onFacts: records.take,
+    onFactsLost: records.lose,
+    onOtherEtcd: records.restart,
+    // Who left while etcd was out of reach could not come back either.
+    onSynced: () => seats.restartAbsences(),
+  };
+  const describe = (record: MachineRecord): MachineReport => {
+    const { name } = record;
+    const seat = seats.of(name);
+    const rejection = rejections.get(name);
+    const clone = seats.describeClone(name);
+    return {
+      record,
+      state: stateOf(record, seat),
+      forMs: Math.round(seat === undefined ? 0 : clock.monotonic() - seat.since),
+      problems: [
+        ...(clone === undefined ? [] : [clone]),
+        ...(rejection === undefined ? [] : [`rejected: ${rejection.field}: ${rejection.reason}`]),
+      ],
+      failingChecks: new Map([...record.checks].filter(([, { healthy }]) => !healthy)),
+    };
+  };
+
+  return {
+    async load(signal) {
+      await records.load(signal);
+      for (const { name, bootId } of records.all) {
+        if (bootId !== '') seats.put(name, { kind: 'gone', since: clock.monotonic() });
+      }
+    },
+    enrol,
+    renew: (name, key, signal) =>
+      amend(
+        name,
+        (record) => {
+          const keys = withKey(record.keys, key, clock.now());
+          if (keys === undefined) {
+            const reason = `machine ${name} has ${record.keys.length} certificates that are valid: it may have another one when some have run out`;
+            return { field: 'public_key', reason };
+          }
+          return { ...record, keys, publicKeyHash: key.hash };
+        },
+        signal,
+      ),
+    label: (name, { set, remove }, signal) =>
+      amend(
+        name,
+        (record) => {
+          const rest = Object.entries(record.labels).filter(([key]) => !remove.includes(key));
+          return { ...record, labels: { ...Object.fromEntries(rest), ...set } };
+        },
+        signal,
+      ),
+    remove: (name, signal) =>
+      write(
+        name,
+        (record) => {
+          if (record === undefined) {
+            return { refusal: { field: 'name', reason: unknownReason(name) } };
+          }
+          const removedAt = record.removedAt ?? clock.now();
+          return { record: { ...record, addresses: [], checks: new Map(), removedAt } };
+        },
+        signal,
+      ),
+    open,
+    judgeAddresses,
+    get(name) {
+      const record = records.get(name);
+      return record === undefined ? undefined : describe(record);
+    },
+    get report() {
+      return [...records.all].map(describe);
+    },
+    trust: {
+      judge(commonName, publicKeyHash) {
+        const record = records.get(machineNameOf(commonName) ?? '');
+        if (record === undefined) return 'unknown-machine';
+        if (record.removedAt !== undefined) return 'revoked';
+        if (record.revokedKeys.length === 0) return undefined;
+        const hash = publicKeyHash();
+        return record.revokedKeys.some((key) => key.hash === hash) ? 'revoked' : undefined;
+      },
+      onChange: (callback) => trustCallbacks.add(callback),
+    },
+    onChange: (callback) => callbacks.add(callback),
+    async run(signal) {
+      seats.restartAbsences();
+      await Promise.all([upkeep(signal), replicas?.board.run(handlers, signal)]);
+    },
+  };
+}
+
+/** Text that differs when other certificates of a machine count. */
+function distrustOf(record: MachineRecord | undefined): string {
+  if (record === undefined) return 'unknown';
+  if (record.removedAt !== undefined) return 'removed';
+  return record.revokedKeys.map(({ hash }) => hash).join();
+}
+
+function stateOf(record: MachineRecord, seat: Seat | undefined): MachineReport['state'] {
+  if (record.removedAt !== undefined) return 'removed';
+  // What is known of whoever had the name before says nothing of this one.
+  return seat === undefined || (seat.kind === 'gone' && record.bootId === '')
+    ? 'enrolled'
+    : seat.kind;
+}
+
+function refusalOf(error: unknown): MachineRefusal {
+  if (!(error instanceof FactsError)) throw error;
+  return { field: error.field, reason: error.message };
+}
