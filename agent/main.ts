@@ -13,6 +13,7 @@ import { runMonitor } from './api/monitor-command.ts';
 import { problemsOf, renderStatus } from './api/render.ts';
 import { installCni, uninstallCni } from './cni/installation.ts';
 import { pluginSettings } from './cni/plugin-settings.ts';
+import { machineEnvironment } from './machine/agent-command.ts';
 import {
   CLEANUP_OPTIONS,
   CNI_INSTALL_OPTIONS,
@@ -73,7 +74,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
 }
 
 async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const values = parseOptions(RUN_OPTIONS, argv, env, {
+  const values = parseOptions(RUN_OPTIONS, argv, machineEnvironment(argv, env), {
     name: 'clustermesh-agent',
     description: DESCRIPTION,
   });

@@ -23,6 +23,7 @@ import {
 } from './datapath/ops/maglev.ts';
 import { PATH_OPTIONS } from './datapath/path-options.ts';
 import { POLICY_OPTIONS } from './datapath/policy-options.ts';
+import { MACHINE_OPTIONS } from './machine/machine-options.ts';
 import { SERVICE_SCOPES } from './merge/service-rules.ts';
 import { WITHDRAW_MODES } from './withdrawal/decision.ts';
 
@@ -184,6 +185,7 @@ export const RUN_OPTIONS = defineOptions({
     parse: parseHostPort,
     help: "registry of the own cluster's apiserver; without it this node is published by its YAML alone",
   },
+  ...MACHINE_OPTIONS,
   bpfRoot,
   cgroupRoot: {
     flag: '--cgroup-root DIR',

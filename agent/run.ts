@@ -25,6 +25,7 @@ import { createAttachmentKeeper } from './datapath/attachment-keeper.ts';
 import type { Datapath } from './datapath/desired.ts';
 import { createHostRouteKeeper } from './datapath/host-route-keeper.ts';
 import { createSocketEnd } from './datapath/socket-end.ts';
+import { type NameBook, withNameBook } from './dns/name-book.ts';
 import { createClusterPods, withClusterPods } from './endpoints/cluster-pods.ts';
 import { createDiscovery } from './endpoints/discovery.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
@@ -53,6 +54,13 @@ import { openDrains } from './withdrawal/drains.ts';
 import { createKnownNodes, withKnownNodes } from './withdrawal/known-nodes.ts';
 import { createWithdrawal, type WithdrawalOptions } from './withdrawal/withdrawal.ts';
 
+/** Something that runs beside the agent's own parts. */
+export interface AgentPart {
+  run(signal: AbortSignal): Promise<void>;
+  /** What a person should know, a sentence each. */
+  problems(): readonly string[];
+}
+
 /** A node's agent, put together. */
 export interface AgentOptions {
   readonly own: {
@@ -62,6 +70,11 @@ export interface AgentOptions {
   };
   readonly nodeName: string;
   readonly nodeIps: readonly IpAddress[];
+  /**
+   * `machine`: this host is no node and has no pods. Its addresses have the identity that its cluster publishes for them, by
+   * which policies select it as they do a pod. `openDatapath` must have been told the same. Default: a node.
+   */
+  readonly hostEndpoint?: 'machine' | undefined;
   readonly etcdConfig: string;
   readonly clustermeshConfig: string | undefined;
   readonly stateDir: string;
@@ -77,7 +90,7 @@ export interface AgentOptions {
   readonly policyAudit?: boolean | undefined;
   /** A pod's own node always reaches it. Default: true. */
   readonly allowLocalhost?: boolean | undefined;
-  /** What programs of the node itself reach through the tunnel. Default: `peers`. */
+  /** What programs of the node itself reach through the tunnel. Default: `peers`; of a machine `all`. */
   readonly hostRoutes?: HostRouteMode | undefined;
   /** Finds out which Services are translated here. Default: all of them, by their cluster addresses. */
   readonly decideServices?: (() => Promise<DecidedServices>) | undefined;
@@ -91,6 +104,10 @@ export interface AgentOptions {
   readonly readConnection: (path: string) => Promise<PeerConnection>;
   /** The stream to the own cluster's registry, where there is one. */
   readonly registry: Pick<NodeSession, 'run' | 'state' | 'describe'> | undefined;
+  /** Names of Services, to be kept up to date. Default: nobody asks for them. */
+  readonly names?: NameBook | undefined;
+  /** What runs besides, for as long as the agent does; its problems are shown in the status. Default: nothing. */
+  readonly besides?: readonly AgentPart[] | undefined;
   /** When backends of silent peers go, and how it is found out whether their nodes are there. */
   readonly withdrawal: Pick<WithdrawalOptions, 'mode' | 'ttlMs' | 'staleAfterMs' | 'probe'> &
     Pick<PeerContext, 'settleMs'>;
@@ -117,7 +134,9 @@ export interface AgentOptions {
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
   const { own, nodeName, nodeIps, registry, memory, clock, logger, signal } = options;
-  const node = { clusterId: own.id, clusterName: own.name, nodeName, nodeIps };
+  const { hostEndpoint } = options;
+  const node = { clusterId: own.id, clusterName: own.name, nodeName, nodeIps, hostEndpoint };
+  const isMachine = hostEndpoint === 'machine';
   try {
     mkdirSync(options.stateDir, { recursive: true, mode: 0o755 });
   } catch (cause) {
@@ -142,7 +161,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     datapath.hostRoutes === undefined
       ? undefined
       : createHostRouteKeeper({
-          ranges: createHostRanges(node, options.hostRoutes ?? 'peers'),
+          ranges: createHostRanges(node, options.hostRoutes ?? (isMachine ? 'all' : 'peers')),
           routes: datapath.hostRoutes,
           clock,
           logger,
@@ -188,11 +207,13 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const drains = openDrains(options.stateDir, logger);
   const announced = createAnnounced({ own: own.name, mode: options.peerCidrs ?? 'learn' });
   const announcedFile = openAnnouncedFile(options.stateDir, { announced, clock, logger });
+  const sink = withPolicyNodes(withClusterPods(withKnownNodes(engine, nodes), pods), policyNodes);
+  const { names, besides = [] } = options;
   const mesh = createMesh({
     context: {
       own,
       nodeIps,
-      sink: withPolicyNodes(withClusterPods(withKnownNodes(engine, nodes), pods), policyNodes),
+      sink: names === undefined ? sink : withNameBook(sink, names),
       ...options.withdrawal,
       announced,
       limits: { heldBackTtlMs: options.withdrawal.ttlMs },
@@ -233,6 +254,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     datapath,
     hostInterfaces: () => endpoints.records().map(({ hostInterface }) => hostInterface),
     audited: () => audit.problems(),
+    areRoutesBehind: hostRoutes?.isBehind,
     clock,
   });
   const socketEnd =
@@ -291,6 +313,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
         ...keeper.problems(),
         ...(hostRoutes?.problems() ?? []),
         ...(options.cni?.problems() ?? []),
+        ...besides.flatMap((part) => part.problems()),
       ],
     },
     readiness,
@@ -354,9 +377,11 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       ? []
       : [(ending: AbortSignal) => upkeep.run({ clock, logger }, ending)]),
     (ending) => monitor.run(ending),
-    (ending) => discovery.run(ending),
+    // A machine has no pods to be found.
+    ...(isMachine ? [] : [(ending: AbortSignal) => discovery.run(ending)]),
     ...(socketEnd === undefined ? [] : [(ending: AbortSignal) => socketEnd.run(ending)]),
     ...(options.cni === undefined ? [] : [options.cni.run]),
+    ...besides.map((part) => (ending: AbortSignal) => part.run(ending)),
     ...(memory === undefined
       ? []
       : [(ending: AbortSignal) => keepMemory({ ...memory, clock }, ending)]),

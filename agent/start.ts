@@ -4,7 +4,7 @@ import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
 import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
 import { connectionReader } from '../mesh/remote/connection.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
-import { createLogger } from '../mesh/runtime/log.ts';
+import { createLogger, type Logger } from '../mesh/runtime/log.ts';
 import type { OptionValues } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
@@ -13,11 +13,17 @@ import { pluginSettings } from './cni/plugin-settings.ts';
 import { trimMemory } from './datapath/bpf.ts';
 import { findCgroupRoot } from './datapath/cgroup-root.ts';
 import { openDatapath } from './datapath/datapath.ts';
+import { DEFAULT_OPEN_PORTS, MOST_OPEN_PORTS } from './datapath/host-settings.ts';
 import { findKubeProxy } from './datapath/kube-proxy.ts';
 import { lockFolder } from './datapath/lock.ts';
 import { mapSizesOf } from './datapath/map-size-options.ts';
+import { createNameBook } from './dns/name-book.ts';
+import { createNameService, type NameService } from './dns/name-service.ts';
+import { CLUSTERSET_DOMAIN } from './dns/names.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
+import { type MachineAgent, openMachineAgent } from './machine/machine-agent.ts';
+import { MACHINE_DNS_ADDRESS } from './machine/machine-options.ts';
 import { decideServices } from './merge/service-rules.ts';
 import type { RUN_OPTIONS } from './options.ts';
 import { createNodeSession } from './registry/session.ts';
@@ -30,8 +36,35 @@ export async function startAgent(
   options: { readonly version: string; readonly signal: AbortSignal },
 ): Promise<void> {
   const { version, signal } = options;
-  const max = values.maxConnectedClusters;
   const logger = createLogger('clustermesh-agent', { level: values.logLevel });
+  using _lock = lockStateDir(values.stateDir);
+  if (!values.machine) return startParts(values, { version, logger, signal });
+  // Its state lies beside its key: nothing of it is for others than root.
+  process.umask(0o077);
+  const machine = openMachineAgent({
+    stateDir: values.stateDir,
+    instanceId: values.instanceId ?? readBootId(),
+    clock: systemClock,
+    logger,
+  });
+  await machine.run(
+    (nodeIps, ending) =>
+      startParts({ ...values, nodeIps }, { version, logger, machine, signal: ending }),
+    signal,
+  );
+}
+
+async function startParts(
+  values: OptionValues<typeof RUN_OPTIONS>,
+  options: {
+    readonly version: string;
+    readonly logger: Logger;
+    readonly machine?: MachineAgent;
+    readonly signal: AbortSignal;
+  },
+): Promise<void> {
+  const { version, logger, machine, signal } = options;
+  const max = values.maxConnectedClusters;
   const own = { name: values.clusterName, id: parseClusterId(values.clusterId, max), max };
   const session =
     values.registryAddress === undefined
@@ -40,19 +73,25 @@ export async function startAgent(
           registry: values.registryAddress,
           readTls: async () => (await readEtcdClientConfig(values.etcdConfig)).tls,
           clusterName: own.name,
+          serverName: machine?.record.serverName,
           nodeName: values.nodeName,
           agentVersion: version,
           // Networks of pods are the CNI's business; the registry takes them from the Node object.
           facts: { addresses: values.nodeIps, podCidrs: [], bootId: readBootId() },
+          machine: machine?.side,
+          otherRegistries: machine?.record.registries.slice(1) ?? [],
           clock: systemClock,
           logger,
         });
   const kvStatistics = createKvStatistics();
-  using _lock = lockStateDir(values.stateDir);
+  const nameService = createNames(values, logger);
+  const forgetRenewals = machine?.onRenewed(() => session?.reconnect());
+  using _renewals = { [Symbol.dispose]: () => forgetRenewals?.() };
   await runAgent({
     own,
     nodeName: values.nodeName,
     nodeIps: values.nodeIps,
+    hostEndpoint: values.machine ? 'machine' : undefined,
     etcdConfig: values.etcdConfig,
     clustermeshConfig: values.clustermeshConfig,
     stateDir: values.stateDir,
@@ -100,6 +139,8 @@ export async function startAgent(
         clusterId: own.id,
         maxConnectedClusters: max,
         nodeIps: values.nodeIps,
+        hostEndpoint: values.machine ? 'machine' : undefined,
+        openPorts: await openPortsOf(values),
         externalServices: values.kubeProxyReplacement,
         policyAudit: values.policyAuditMode,
         localhostJudged: values.allowLocalhost === 'policy',
@@ -136,6 +177,11 @@ export async function startAgent(
       progressIntervalMs: Math.min(10_000, values.peerStaleAfter / 3),
     }),
     registry: session,
+    names: nameService?.names,
+    besides: [
+      ...(nameService === undefined ? [] : [nameService]),
+      ...(machine === undefined ? [] : [machine.part]),
+    ],
     withdrawal: {
       mode: values.withdraw,
       ttlMs: values.cacheTtl,
@@ -158,6 +204,39 @@ export async function startAgent(
     logger,
     signal,
   });
+}
+
+/** The resolver that the options ask for, not listening yet; undefined: none. */
+function createNames(
+  values: OptionValues<typeof RUN_OPTIONS>,
+  logger: Logger,
+): NameService | undefined {
+  const address = values.dnsAddress ?? (values.machine ? MACHINE_DNS_ADDRESS : 'off');
+  if (address === 'off') return undefined;
+  return createNameService({
+    address,
+    domains: { cluster: values.dnsClusterDomain, set: CLUSTERSET_DOMAIN },
+    names: createNameBook(),
+    clock: systemClock,
+    logger,
+  });
+}
+
+/** TCP ports that no policy of this host closes: the usual ones of the mesh, and those that its own files name. */
+async function openPortsOf({
+  etcdConfig,
+  registryAddress,
+}: Pick<OptionValues<typeof RUN_OPTIONS>, 'etcdConfig' | 'registryAddress'>): Promise<number[]> {
+  const named = registryAddress === undefined ? [] : [registryAddress.port];
+  try {
+    for (const endpoint of (await readEtcdClientConfig(etcdConfig)).endpoints) {
+      const { port, protocol } = new URL(endpoint);
+      named.push(port === '' ? (protocol === 'https:' ? 443 : 80) : Number(port));
+    }
+  } catch {
+    // Whoever connects by the file says what is wrong with it.
+  }
+  return [...new Set([...DEFAULT_OPEN_PORTS, ...named])].slice(0, MOST_OPEN_PORTS);
 }
 
 /** Two agents on one state directory would undo each other's work. Throws DatapathError `already-running`. */

@@ -117,6 +117,7 @@ async function openRegistry(t: Test, options: { graceMs?: number } = {}) {
     t.teardown(stop);
     return {
       run: session.run,
+      reconnect: session.reconnect,
       describe: session.describe,
       stop,
       get state() {

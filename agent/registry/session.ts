@@ -19,7 +19,9 @@ import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { PolicyReport } from '../api/status.ts';
+import { followCertificates } from './certificate-change.ts';
 import { createPolicyReporter } from './policy-reports.ts';
+import { healthMessages, type MachineSide, parseMachineConfig } from './session-machine.ts';
 
 const SERVICE = 'isthmus.registry.v1.Registry';
 const SCHEMA = 1;
@@ -44,9 +46,15 @@ export interface SessionFacts {
 /** Options of `createNodeSession`. */
 export interface NodeSessionOptions {
   readonly registry: HostPort;
+  /** Replicas that are as good: the next is tried when one fails. Default: there are none. */
+  readonly otherRegistries?: readonly HostPort[];
+  /** The session is that of a machine, certificate `machine-<name>`. Default: that of a node. */
+  readonly machine?: MachineSide | undefined;
   /** Certificates, read anew before each connection: those of the own cluster's etcd, common name `node-<name>`. */
   readonly readTls: () => Promise<EtcdTls | undefined>;
   readonly clusterName: ClusterName;
+  /** Name that the registry's certificate bears. Default: that of every apiserver, `<cluster>.mesh.cilium.io`. */
+  readonly serverName?: string | undefined;
   readonly nodeName: string;
   readonly agentVersion: string;
   readonly facts: SessionFacts;
@@ -71,6 +79,8 @@ export interface NodeSession {
     signal: AbortSignal,
     options?: { readonly policies: () => readonly PolicyReport[] | undefined },
   ): Promise<void>;
+  /** Begins a new stream at once, by the certificates as they are now; the registry keeps what was said before. */
+  reconnect(): void;
   readonly state: SessionState;
   /** The state in a few words, for the agent's status. */
   describe(): string;
@@ -84,30 +94,53 @@ interface Answer {
     readonly field?: string;
     readonly reason?: string;
   };
+  /** To machines alone. */
+  readonly config?: unknown;
 }
 
 type Stream = ClientDuplexStream<object, Answer>;
 
 /** Makes a session; it does nothing until `run`. */
 export function createNodeSession(options: NodeSessionOptions): NodeSession {
-  const { clusterName, nodeName, clock, logger } = options;
+  const { clusterName, nodeName, machine, clock, logger } = options;
   let state: SessionState = { kind: 'connecting' };
   let wasRejected = false;
+  const registries = [options.registry, ...(options.otherRegistries ?? [])];
+  let failures = 0;
+  let isRenewing = false;
+  let leave: (() => void) | undefined;
+  const registry = (): HostPort => registries[failures % registries.length] ?? options.registry;
   let policies: () => readonly PolicyReport[] | undefined = () => undefined;
 
   const become = (next: SessionState): void => {
     const before = describeState(state);
     state = next;
     if (describeState(next) === before) return;
-    const line = { registry: textOf(options.registry), state: describeState(next) };
+    const line = { registry: textOf(registry()), state: describeState(next) };
     if (next.kind === 'accepted' || next.kind === 'connecting') {
       logger.info(line, 'session with the registry changed');
     } else logger.warn(line, 'session with the registry changed');
   };
   const offer = (stream: Stream, sequence: number): void => {
     const { addresses, podCidrs, bootId } = options.facts;
-    const facts = { sequence, addresses, pod_cidrs: podCidrs, boot_id: bootId };
-    stream.write({ facts });
+    const facts = { sequence, addresses, boot_id: bootId };
+    if (machine === undefined) stream.write({ facts: { ...facts, pod_cidrs: podCidrs } });
+    else stream.write({ machine: facts });
+  };
+  const takeConfig = (config: unknown): void => {
+    try {
+      machine?.onConfig(parseMachineConfig(config));
+    } catch (error) {
+      // What it said before stays; the session is worth more than one message.
+      logger.error({ err: error }, 'cannot use what the registry has decided for this machine');
+    }
+  };
+  /** Tells what the checks of a machine say until `signal` aborts. */
+  const reportHealth = async (stream: Stream, signal: AbortSignal): Promise<void> => {
+    if (machine === undefined) return;
+    for await (const results of machine.results(signal)) {
+      for (const message of healthMessages(results)) stream.write(message);
+    }
   };
   /** Tells how policies stand, and what changes of it, until `signal` aborts. */
   const report = async (stream: Stream, signal: AbortSignal): Promise<void> => {
@@ -124,17 +157,34 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
       await clock.sleep(pauseMs, signal).catch(() => undefined);
     }
   };
-  /** Follows one stream to its end; rejects with what ended it. `onReports`: the registry wants to be told of policies. */
+  /**
+   * Follows one stream to its end; rejects with what ended it. `onGreeted`: the registry has let us in; `onReports`: it wants to
+   * be told of policies.
+   */
   const follow = async (
     stream: Stream,
-    { signal, onReports }: { readonly signal: AbortSignal; readonly onReports: () => void },
+    {
+      signal,
+      onGreeted,
+      onReports,
+    }: {
+      readonly signal: AbortSignal;
+      readonly onGreeted: () => void;
+      readonly onReports: () => void;
+    },
   ): Promise<void> => {
     const hello = { schema: SCHEMA, cluster_name: clusterName, node_name: nodeName };
-    stream.write({ hello: { ...hello, agent_version: options.agentVersion } });
+    const instance =
+      machine === undefined ? {} : { instance_id: machine.instanceId, run_id: machine.runId };
+    stream.write({ hello: { ...hello, agent_version: options.agentVersion, ...instance } });
     let sequence = 0;
     for await (const message of stream) {
       const answer: Answer = message;
-      const { accepted, rejected } = answer;
+      const { accepted, rejected, config } = answer;
+      if (config !== undefined) {
+        takeConfig(config);
+        continue;
+      }
       const answered = accepted?.sequence ?? rejected?.sequence ?? 0;
       if (rejected !== undefined) {
         const { field = '', reason = '' } = rejected;
@@ -150,13 +200,16 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
       } else if (answered === 0) {
         sequence = 1;
         offer(stream, sequence);
+        onGreeted();
         if (accepted?.takes_policies === true) onReports();
       } else if (state.kind !== 'accepted') become({ kind: 'accepted', since: clock.now() });
     }
     throw new Error('the registry ended the session');
   };
   const connectOnce = async (signal: AbortSignal): Promise<void> => {
-    const client = await openClient(options);
+    const client = await openClient(options, registry());
+    // Aborted while files were read: nothing would end the stream then.
+    if (signal.aborted) return client.close();
     const ended = new AbortController();
     const stream = openStream(client);
     // An error without a listener would end the process; the iteration meets it, too.
@@ -164,41 +217,72 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
     const cancel = (): void => stream.cancel();
     signal.addEventListener('abort', cancel, { once: true });
     const whileOpen = AbortSignal.any([signal, ended.signal]);
-    let reporting: Promise<void> | undefined;
-    const onReports = (): void => {
-      reporting ??= report(stream, whileOpen).catch((error: unknown) => {
-        stream.destroy(error instanceof Error ? error : new Error(String(error)));
-      });
+    const onFailure = (error: unknown): void => {
+      stream.destroy(error instanceof Error ? error : new Error(String(error)));
     };
+    let reporting: Promise<void> | undefined;
+    let health: Promise<void> | undefined;
+    const onReports = (): void => {
+      reporting ??= report(stream, whileOpen).catch(onFailure);
+    };
+    const onGreeted = (): void => {
+      health ??= reportHealth(stream, whileOpen).catch(onFailure);
+    };
+    leave = cancel;
     try {
-      await follow(stream, { signal: whileOpen, onReports });
+      await follow(stream, { signal: whileOpen, onGreeted, onReports });
     } finally {
+      leave = undefined;
       signal.removeEventListener('abort', cancel);
       ended.abort();
       stream.cancel();
       client.close();
       await reporting;
+      await health;
     }
+  };
+
+  const keepUp = async (signal: AbortSignal): Promise<void> => {
+    const backoff = createBackoff({ minMs: 500, maxMs: 30_000 });
+    while (!signal.aborted) {
+      const began = clock.monotonic();
+      wasRejected = false;
+      try {
+        await connectOnce(signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (isRenewing) {
+          isRenewing = false;
+          continue;
+        }
+        failures += 1;
+        // What was rejected says more than that the stream has ended then.
+        if (!wasRejected) become({ kind: 'disconnected', error: reasonOf(error) });
+      }
+      if (clock.monotonic() - began >= LASTING_SESSION_MS) backoff.reset();
+      await clock.sleep(backoff.next(), signal).catch(() => undefined);
+    }
+  };
+  const reconnect = (): void => {
+    if (leave === undefined) return;
+    isRenewing = true;
+    leave();
+  };
+  /** A machine renews its certificate itself, and says so. */
+  const followFiles = async (signal: AbortSignal): Promise<void> => {
+    if (machine !== undefined) return;
+    const { readTls } = options;
+    const serverName = serverNameOf(options);
+    const onChange = reconnect;
+    await followCertificates({ registry, serverName, readTls, onChange, clock, logger, signal });
   };
 
   return {
     async run(signal, given) {
       if (given !== undefined) policies = given.policies;
-      const backoff = createBackoff({ minMs: 500, maxMs: 30_000 });
-      while (!signal.aborted) {
-        const began = clock.monotonic();
-        wasRejected = false;
-        try {
-          await connectOnce(signal);
-        } catch (error) {
-          if (signal.aborted) return;
-          // What was rejected says more than that the stream has ended then.
-          if (!wasRejected) become({ kind: 'disconnected', error: reasonOf(error) });
-        }
-        if (clock.monotonic() - began >= LASTING_SESSION_MS) backoff.reset();
-        await clock.sleep(backoff.next(), signal).catch(() => undefined);
-      }
+      await Promise.all([keepUp(signal), followFiles(signal)]);
     },
+    reconnect,
     get state() {
       return state;
     },
@@ -206,19 +290,26 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
   };
 }
 
-async function openClient(options: NodeSessionOptions): Promise<Client> {
+/** Every apiserver has this name, whatever address it is dialled at. */
+function serverNameOf({
+  clusterName,
+  serverName,
+}: Pick<NodeSessionOptions, 'clusterName' | 'serverName'>): string {
+  return serverName ?? `${clusterName}.mesh.cilium.io`;
+}
+
+async function openClient(options: NodeSessionOptions, registry: HostPort): Promise<Client> {
   const tls = await options.readTls();
   if (tls === undefined) {
     throw new Error('the etcd configuration names no certificates, and the registry asks for one');
   }
-  // Every apiserver has this name, whatever address it is dialled at.
-  const name = `${options.clusterName}.mesh.cilium.io`;
+  const name = serverNameOf(options);
   const material = {
     ca: Buffer.from(tls.ca),
     cert: Buffer.from(tls.cert),
     key: Buffer.from(tls.key),
   };
-  const { host, port } = options.registry;
+  const { host, port } = registry;
   return new Client(
     dialTarget(host, port),
     clientCredentials(material, name),
