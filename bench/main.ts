@@ -16,6 +16,9 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   'services-load': async () => (await import('./services-load.ts')).benchServicesLoad,
   services: async () => privately(async () => (await import('./services.ts')).benchServices),
   mesh: async () => privately(async () => (await import('./mesh.ts')).benchMesh),
+  'vm-sessions': async () =>
+    privately(async () => (await import('./vm-sessions.ts')).benchVmSessions),
+  'vm-join': async () => (await import('./vm-join.ts')).benchVmJoin,
 };
 
 /** `--agent-flag=--cpu-prof`: a flag of Node for the processes that are measured. May be given more than once. */

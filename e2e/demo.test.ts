@@ -70,6 +70,8 @@ test('npm run demo does all it promises, in less than a minute', {
   const code = await demo.ended;
   t.equal(code, 0, demo.output());
   t.match(demo.output(), /20 x web-beta/);
+  t.match(demo.output(), /first answer \d+ ms after/);
+  t.match(demo.output(), /vm-1 10\.2\.1\.\d+/, 'a pod of beta called the machine');
   t.match(demo.output(), /left the kernel of alpha-1 after [\d.]+ ms, of beta-1 after [\d.]+ ms/);
   t.match(demo.output(), /All of it happened\./);
   t.ok(performance.now() - started < 60_000, `${Math.round(performance.now() - started)} ms`);

@@ -1,4 +1,4 @@
-/** `npm run demo`: two clusters on this machine, and what a mesh does for them, in a minute. `--keep` leaves them running. */
+/** `npm run demo`: two clusters and a machine beside them, and what a mesh does for them, in a minute. `--keep` leaves them running. */
 import { readFile } from 'node:fs/promises';
 import { Listr } from 'listr2';
 import { parseBoolean } from '../mesh/runtime/option-parsers.ts';
@@ -7,7 +7,9 @@ import { projectPath } from '../mesh/runtime/project-path.ts';
 import { renderKept, renderReport } from './demo/report.ts';
 import {
   callService,
+  joinMachine,
   killAgents,
+  MACHINE_NAME,
   type Row,
   removeBackend,
   type Story,
@@ -17,13 +19,25 @@ import {
 import { type Lab, openLab } from './lab/lab.ts';
 import { checkLab } from './lab/preflight.ts';
 import { tearDownLab } from './lab/teardown.ts';
-import { parseTopologyText } from './lab/topology.ts';
+import { parseTopology, parseTopologyText } from './lab/topology.ts';
 
 const TOPOLOGY = 'e2e/topologies/two-clusters.yaml';
 const KEPT_NAME = 'demo';
 const EXIT_INTERRUPTED = 130;
 
-const DESCRIPTION = 'Two clusters on this machine: joined, used, and taken down. Needs root.';
+/** A machine outside Kubernetes, which joins alpha while the demo runs. */
+const MACHINE = {
+  name: MACHINE_NAME,
+  cluster: 'alpha',
+  namespace: 'shop',
+  labels: { app: 'legacy' },
+  joined: false,
+  role: 'server',
+  ports: [{ port: 8080 }],
+};
+
+const DESCRIPTION =
+  'Two clusters and a machine, all on this host: joined, used, and taken down. Needs root.';
 const OPTIONS = defineOptions({
   keep: {
     flag: '--keep',
@@ -87,7 +101,8 @@ async function tell(options: {
   onLab: (lab: Lab) => void;
 }): Promise<void> {
   const { rows, propagation, keep, signal } = options;
-  const topology = parseTopologyText(await readFile(projectPath(TOPOLOGY), 'utf8'), TOPOLOGY);
+  const clusters = parseTopologyText(await readFile(projectPath(TOPOLOGY), 'utf8'), TOPOLOGY);
+  const topology = parseTopology({ ...clusters, machines: [MACHINE] });
   let story: Story | undefined;
   const step = (title: string, run: (story: Story) => Promise<void>) => ({
     title,
@@ -99,7 +114,7 @@ async function tell(options: {
   await new Listr(
     [
       {
-        title: 'Build two clusters of two nodes: etcd, apiserver, agents, pods',
+        title: 'Build two clusters of two nodes (etcd, apiserver, agents, pods) and a machine',
         task: async (_, task): Promise<void> => {
           const lab = await openLab(topology, {
             ...(keep ? { name: KEPT_NAME } : {}),
@@ -115,6 +130,7 @@ async function tell(options: {
       },
       step('Wait until every agent has read both clusters', waitUntilJoined),
       step('Call a global service from alpha', callService),
+      step('Let the machine join alpha', joinMachine),
       step('Remove the backend in alpha', removeBackend),
       step('Try the policy of a pod in beta', tryPolicy),
       step('Kill agents, and go on', killAgents),

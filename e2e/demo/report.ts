@@ -29,6 +29,7 @@ export function renderKept(name: string): string {
   return [
     `Lab ${name} is still running. Look around, as root:`,
     `  npx clustermesh lab exec --name ${name} client -- curl -s http://10.101.0.10/`,
+    `  npx clustermesh lab exec --name ${name} vm-1 -- curl -s http://10.101.0.10/     from the machine`,
     `  npx clustermesh status --lab ${name}`,
     `  ls /run/isthmus/lab/${name}          logs, manifests and certificates of each cluster and node`,
     `  npx clustermesh lab down --name ${name}`,

@@ -28,6 +28,9 @@ export class DemoError extends Error {
   }
 }
 
+/** The machine outside Kubernetes. */
+export const MACHINE_NAME = 'vm-1';
+
 const CALLS = 20;
 const CALLS_WITHOUT_AGENT = 50;
 
@@ -69,6 +72,40 @@ export async function callService({ lab, rows }: Story): Promise<void> {
       seen: describe(answers),
     });
   }
+}
+
+/** A machine joins by one command, calls a global service, and is called by a pod of the other cluster. */
+export async function joinMachine({ lab, rows }: Story): Promise<void> {
+  const machine = lab.machine(MACHINE_NAME);
+  const token = await machine.createToken();
+  const url = serviceUrl(lab, 4);
+  const argv = ['curl', '--silent', '--show-error', '--max-time', '1', url];
+  const began = systemClock.monotonic();
+  const { joinedMs } = await machine.join({ token });
+  const answer = await lab.waitFor(
+    `an answer of ${url} to the machine`,
+    async () => {
+      const { code, stdout } = await machine.exec(argv);
+      return code === 0 && stdout.trim();
+    },
+    { intervalMs: 5 },
+  );
+  const answeredMs = systemClock.monotonic() - began;
+  rows.push({
+    what: 'a machine joins alpha by one command, and calls the service',
+    how: `${machine.name}: echo TOKEN | clustermesh vm join … --token-file -; curl ${url}`,
+    seen: `${answer}\nfirst answer ${Math.round(answeredMs)} ms after the command (which took ${Math.round(joinedMs)} ms)`,
+  });
+  const own = `http://${machine.ip()}:8080/`;
+  const called = await lab.waitFor(`an answer of ${own} to a pod of beta`, async () => {
+    const { code, stdout } = await call(lab, 'web-beta', own);
+    return code === 0 && stdout.trim();
+  });
+  rows.push({
+    what: 'a pod of beta calls the machine',
+    how: `web-beta (beta): curl ${own}`,
+    seen: called,
+  });
 }
 
 /** The backend in alpha goes, and every answer comes from beta. */

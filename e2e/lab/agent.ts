@@ -32,6 +32,17 @@ export interface LabAgent extends Daemon {
 
 const MAIN = fileURLToPath(new URL('../../agent/main.js', import.meta.url));
 
+/** Where an agent runs, and as what. */
+export interface AgentPlace {
+  /** Name of its node or machine. */
+  readonly name: string;
+  readonly argv: readonly string[];
+  readonly netns: string;
+  readonly cgroup: string;
+  readonly log: string;
+  readonly socketPath: string;
+}
+
 /** Puts the agent of a node together. */
 export function createAgent(
   cluster: ClusterPlan,
@@ -43,29 +54,41 @@ export function createAgent(
     readonly signal?: AbortSignal | undefined;
   },
 ): LabAgent {
-  const { socketPath } = node;
+  const place: AgentPlace = {
+    name: node.name,
+    argv: [process.execPath, MAIN, 'run', ...flags(cluster, node), ...(options.flags ?? [])],
+    netns: node.namespace,
+    cgroup: join(node.cgroup, 'agent'),
+    log: join(node.folder, 'agent.log'),
+    socketPath: node.socketPath,
+  };
+  return placeAgent(place, options);
+}
+
+/** Puts an agent together whose command is known. */
+export function placeAgent(
+  place: AgentPlace,
+  options: { readonly persistent: boolean; readonly signal?: AbortSignal | undefined },
+): LabAgent {
+  const { name, socketPath } = place;
   const ask = async (path: string): Promise<unknown> => {
     const { status, body } = await callAgent(socketPath, { path });
     if (status !== 200) {
       throw new LabError(
         'command',
-        `agent of ${node.name} answered ${status} to ${path}: ${body.trim()}`,
+        `agent of ${name} answered ${status} to ${path}: ${body.trim()}`,
       );
     }
     return JSON.parse(body);
   };
   const daemon = createDaemon({
-    name: node.name,
-    title: `agent of ${node.name}`,
-    argv: [process.execPath, MAIN, 'run', ...flags(cluster, node), ...(options.flags ?? [])],
-    netns: node.namespace,
-    cgroup: join(node.cgroup, 'agent'),
-    log: join(node.folder, 'agent.log'),
+    ...place,
+    title: `agent of ${name}`,
     persistent: options.persistent,
     signal: options.signal,
     ready: (signal) =>
       waitFor(
-        `the agent of ${node.name} to answer on ${socketPath}`,
+        `the agent of ${name} to answer on ${socketPath}`,
         async () => (await callAgent(socketPath, { path: '/v1/status' })).status === 200,
         { signal },
       ),
@@ -80,8 +103,8 @@ export function createAgent(
       (await metrics())
         .filter((counter) => counter.reason === reason)
         .reduce((sum, counter) => sum + Number(counter.packets), 0),
-    map: async (name) =>
-      ((await ask(`/v1/maps/${name}`)) as { rows: Record<string, unknown>[] }).rows,
+    map: async (map) =>
+      ((await ask(`/v1/maps/${map}`)) as { rows: Record<string, unknown>[] }).rows,
   };
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { secretFiles } from '../../pki/layout.ts';
 import { SECRET_NAMES } from '../../pki/names.ts';
-import { peersFolder, peerTrustFolder, pkiFolder } from './certificates.ts';
+import { enrollmentCaFiles, peersFolder, peerTrustFolder, pkiFolder } from './certificates.ts';
 import { execute } from './command.ts';
 import { createDaemon, type Daemon } from './daemon.ts';
 import { KUBERNETES_NAMESPACE, type LabKubernetes } from './kubernetes.ts';
@@ -26,12 +26,18 @@ export interface LabApiserver extends Daemon {
 
 const MAIN = fileURLToPath(new URL('../../clustermesh-apiserver/main.js', import.meta.url));
 const HEALTH_ADDRESS = '127.0.0.1:9880';
+/** Where machines enrol, at the addresses of the cluster's first node. */
+export const ENROLLMENT_PORT = 2382;
+/** Where agents have their sessions, and administrators ask. */
+export const REGISTRY_PORT = 2381;
 
 /** Puts the apiserver of a cluster together. */
 export function createApiserver(
   cluster: ClusterPlan,
   options: {
     readonly persistent: boolean;
+    /** Further flags of it. */
+    readonly flags?: readonly string[] | undefined;
     /** The API server that it reads. Default: it watches files. */
     readonly kubernetes?: LabKubernetes | undefined;
     readonly signal?: AbortSignal | undefined;
@@ -57,7 +63,11 @@ export function createApiserver(
   const daemon = createDaemon({
     name: cluster.name,
     title: `apiserver of ${cluster.name}`,
-    argv: [process.execPath, MAIN, ...sourceFlags(cluster, kubernetes), ...flags(cluster)],
+    argv: [
+      ...[process.execPath, MAIN],
+      ...[...sourceFlags(cluster, kubernetes), ...flags(cluster), ...machineFlags(cluster)],
+      ...(options.flags ?? []),
+    ],
     ...place,
     log: join(cluster.folder, 'apiserver.log'),
     persistent: options.persistent,
@@ -118,5 +128,17 @@ function flags(cluster: ClusterPlan): string[] {
     `--trusted-ca-file=${server.ca}`,
     `--peer-trust-dir=${peerTrustFolder(cluster)}`,
     `--health-address=${HEALTH_ADDRESS}`,
+  ];
+}
+
+function machineFlags(cluster: ClusterPlan): string[] {
+  if (!cluster.takesMachines) return [];
+  const authority = enrollmentCaFiles(cluster);
+  return [
+    `--enrollment-address=[::]:${ENROLLMENT_PORT}`,
+    `--enrollment-ca-cert-file=${authority.certificate}`,
+    `--enrollment-ca-key-file=${authority.privateKey}`,
+    '--kvstoremesh',
+    `--clustermesh-config=${peersFolder(cluster.first)}`,
   ];
 }

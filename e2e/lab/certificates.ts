@@ -4,11 +4,26 @@ import { join } from 'node:path';
 import {
   type CertificateAuthority,
   createCa,
+  createEnrollmentCa,
   issueCertificate,
   type KeyPair,
 } from '../../pki/ca.ts';
-import { writeCa, writePeer, writePrivateFile, writeSecret } from '../../pki/layout.ts';
-import { nodeLeaf, remoteLeaf, SECRET_NAMES, serverDnsName, serverLeaf } from '../../pki/names.ts';
+import {
+  type SecretFiles,
+  secretFiles,
+  writeCa,
+  writePeer,
+  writePrivateFile,
+  writeSecret,
+} from '../../pki/layout.ts';
+import {
+  adminLeaf,
+  nodeLeaf,
+  remoteLeaf,
+  SECRET_NAMES,
+  serverDnsName,
+  serverLeaf,
+} from '../../pki/names.ts';
 import type { ClusterPlan, LabPlan, NodePlan } from './plan.ts';
 
 /** What one cluster's programs are given. */
@@ -27,6 +42,11 @@ export function peerTrustFolder(cluster: ClusterPlan): string {
 /** Folder with the cluster's authority and secrets. */
 export function pkiFolder(cluster: ClusterPlan): string {
   return join(cluster.folder, 'pki');
+}
+
+/** The authority that a cluster's registry signs machines with. */
+export function enrollmentCaFiles(cluster: ClusterPlan): SecretFiles {
+  return secretFiles(cluster.folder, 'enrollment');
 }
 
 /** File by which a node's agent reaches its own cluster. */
@@ -79,7 +99,19 @@ async function makeCluster(cluster: ClusterPlan): Promise<ClusterCertificates> {
   await writeCa(folder, ca);
   await writeSecret(folder, SECRET_NAMES.server, { ca: ca.root, pair: server });
   await writeSecret(folder, SECRET_NAMES.remote, { ca: ca.root, pair: remote });
+  if (cluster.takesMachines) await makeForMachines(cluster, ca);
   return { cluster, ca, remote };
+}
+
+/** What makes tokens, and what signs those that come with one. */
+async function makeForMachines(cluster: ClusterPlan, ca: CertificateAuthority): Promise<void> {
+  const [admin, enrollment] = await Promise.all([
+    issueCertificate(ca, adminLeaf(cluster.name)),
+    createEnrollmentCa(ca),
+  ]);
+  await writeSecret(pkiFolder(cluster), SECRET_NAMES.admin, { ca: ca.root, pair: admin });
+  const pair = { certificate: enrollment.chain.join(''), privateKey: enrollment.privateKey };
+  await writeSecret(cluster.folder, 'enrollment', { ca: ca.root, pair });
 }
 
 async function makeNode(

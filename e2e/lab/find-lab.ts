@@ -1,5 +1,6 @@
 /** Labs that another process made: what the command line works on. */
 import { spawn } from 'node:child_process';
+import { join } from 'node:path';
 import { findCgroupRoot } from '../../agent/datapath/cgroup-root.ts';
 import { placed } from './command.ts';
 import { LabError } from './lab-error.ts';
@@ -41,23 +42,15 @@ export async function findLabs(): Promise<FoundLab[]> {
 }
 
 /**
- * Runs a program in a pod, on this terminal; resolves to its exit code. Throws LabError `unknown-name` when there is no such
- * pod.
+ * Runs a program in a pod or on a machine, on this terminal; resolves to its exit code. Throws LabError `unknown-name` when
+ * there is none of that name.
  */
-export async function runInPod(
+export async function runInLab(
   lab: FoundLab,
-  podName: string,
+  name: string,
   argv: readonly string[],
 ): Promise<number> {
-  const pod = lab.plan.topology.pods.find((candidate) => candidate.name === podName);
-  if (pod === undefined || lab.pods[podName] === undefined) {
-    const known = Object.keys(lab.pods).join(', ') || 'none';
-    throw new LabError(
-      'unknown-name',
-      `cannot find pod ${podName}: lab ${lab.plan.name} has ${known}`,
-    );
-  }
-  const { netns, cgroup } = planPod(pod, lab.plan);
+  const { netns, cgroup } = placeOf(lab, name);
   const [program = '', ...args] = placed(argv, { netns, cgroup });
   const child = spawn(program, args, { stdio: 'inherit' });
   return new Promise((resolve, reject) => {
@@ -75,5 +68,22 @@ async function onlyLab(): Promise<string> {
     names.length === 0
       ? 'cannot find a lab: there is none; run "clustermesh lab up TOPOLOGY"'
       : `cannot tell which lab is meant: there are ${names.join(', ')}; give --name`,
+  );
+}
+
+function placeOf(
+  { plan, pods }: FoundLab,
+  name: string,
+): { readonly netns: string; readonly cgroup: string } {
+  const machine = plan.machines.find((candidate) => candidate.name === name);
+  if (machine !== undefined) {
+    return { netns: machine.netns, cgroup: join(machine.cgroup, 'system') };
+  }
+  const pod = plan.topology.pods.find((candidate) => candidate.name === name);
+  if (pod !== undefined && pods[name] !== undefined) return planPod(pod, plan);
+  const known = [...Object.keys(pods), ...plan.machines.map((one) => one.name)];
+  throw new LabError(
+    'unknown-name',
+    `cannot find pod ${name}: lab ${plan.name} has ${known.join(', ') || 'none'}`,
   );
 }

@@ -36,10 +36,13 @@ const MCS_RBAC = ['rbac-service-exports.yaml', 'rbac-controllers.yaml', 'rbac-mc
 /** Namespace of the clustermesh-apiserver's service account and its leases. */
 export const KUBERNETES_NAMESPACE = 'isthmus-system';
 
-/** Starts it on the loopback of the machine, with the CRDs and the RBAC that the clustermesh-apiserver needs. */
+/**
+ * Starts it on the loopback of the machine, with the CRDs and the RBAC that the clustermesh-apiserver needs, and what `files`
+ * hold besides.
+ */
 export async function openLabKubernetes(
   cluster: ClusterPlan,
-  { signal }: { readonly signal: AbortSignal },
+  { files: further, signal }: { readonly files: readonly string[]; readonly signal: AbortSignal },
 ): Promise<LabKubernetes> {
   const kube = await openKubeCluster({
     name: cluster.name,
@@ -54,7 +57,7 @@ export async function openLabKubernetes(
   };
   try {
     await kube.installCrds(CRDS);
-    const files = [...RBAC, ...(cluster.mcs ? MCS_RBAC : [])];
+    const files = [...RBAC, ...(cluster.mcs ? MCS_RBAC : []), ...further];
     const paths = files.map((file) =>
       projectPath(`clustermesh-apiserver/kubernetes/manifests/${file}`),
     );
@@ -73,7 +76,7 @@ export async function openLabKubernetes(
         const { hostname, port } = new URL(kube.endpoint.url);
         const path = join(cluster.folder, 'kubernetes.sock');
         opened.push(await connectSockets({ path }, { host: hostname, port: Number(port) }));
-        const relay = startProcess([process.execPath, RELAY_MAIN, port, path], {
+        const relay = startProcess([process.execPath, RELAY_MAIN, `127.0.0.1:${port}`, path], {
           netns: cluster.first.namespace,
           cgroup: join(cluster.first.cgroup, 'system'),
           log: join(cluster.folder, 'kubernetes-relay.log'),

@@ -1,4 +1,4 @@
-/** A lab: clusters, nodes and pods in network namespaces and cgroups of their own, with the real programs running in them. */
+/** A lab: clusters, nodes, pods and machines in network namespaces and cgroups of their own, with the real programs running in them. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findCgroupRoot } from '../../agent/datapath/cgroup-root.ts';
@@ -12,6 +12,7 @@ import { type LabKubernetes, openLabKubernetes } from './kubernetes.ts';
 import { clusterObjects } from './kubernetes-object.ts';
 import { LabError } from './lab-error.ts';
 import { claimLab, type LabState, writeLabState } from './lab-state.ts';
+import { createMachines, type Machines } from './machines.ts';
 import { makeNetwork } from './network.ts';
 import { type ClusterPlan, findByName, type LabPlan, type NodePlan, planLab } from './plan.ts';
 import { createPods, type LabPod, type Pods } from './pods.ts';
@@ -22,7 +23,7 @@ import type { Topology } from './topology.ts';
 import { type WaitOptions, waitFor } from './wait-for.ts';
 
 /** A running lab. Names that are not there throw LabError `unknown-name`. Disposing takes everything down. */
-export interface Lab extends Pods, AsyncDisposable {
+export interface Lab extends Pods, Machines, AsyncDisposable {
   readonly name: string;
   readonly plan: LabPlan;
   readonly certificates: ReadonlyMap<string, ClusterCertificates>;
@@ -58,6 +59,10 @@ export interface LabOptions {
   readonly persistent?: boolean;
   /** Further flags of every agent. */
   readonly agentFlags?: readonly string[];
+  /** Further flags of every apiserver. */
+  readonly apiserverFlags?: readonly string[];
+  /** Further files of `clustermesh-apiserver/kubernetes/manifests` that a user applies for it. */
+  readonly kubernetesFiles?: readonly string[];
   /** Is told what is being done, for people. */
   readonly onStep?: (step: string) => void;
 }
@@ -124,6 +129,7 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
   const apiservers = plan.clusters.map((cluster) =>
     createApiserver(cluster, {
       persistent,
+      flags: options.apiserverFlags,
       kubernetes: kubernetes.find(({ name }) => name === cluster.name),
       signal,
     }),
@@ -162,6 +168,11 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
   onStep('pods, by the CNI plugins');
   // A node makes its pods one after the other, the nodes work side by side.
   await settleAll(plan.nodes.map(makePlanned), fail);
+  const { joinPlanned, ...machines } = createMachines({ plan, persistent, signal });
+  if (plan.machines.length > 0) {
+    onStep('machines, by their tokens');
+    await joinPlanned();
+  }
   state = { ...state, persistent };
   await save(pods.pods());
 
@@ -170,6 +181,7 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
   let closing: Promise<void> | undefined;
   return {
     ...pods,
+    ...machines,
     name: plan.name,
     plan,
     certificates,
@@ -202,6 +214,13 @@ async function makeFolders(plan: LabPlan): Promise<void> {
       await mkdir(join(node.cgroup, part), { recursive: true });
     }
   }
+  for (const machine of plan.machines) {
+    await mkdir(machine.bpfRoot);
+    await mkdir(machine.folder, { recursive: true, mode: 0o700 });
+    for (const part of ['system', 'agent']) {
+      await mkdir(join(machine.cgroup, part), { recursive: true });
+    }
+  }
 }
 
 async function writeObjects(
@@ -228,13 +247,13 @@ async function startKubernetes(
     readonly fail: (reason: unknown) => void;
   },
 ): Promise<void> {
-  const { kubernetes, signal, fail, onStep } = options;
+  const { kubernetes, signal, fail, onStep, kubernetesFiles = [] } = options;
   const clusters = plan.clusters.filter(hasApiServer);
   if (clusters.length === 0) return;
   onStep?.('Kubernetes API server of each cluster');
   await settleAll(
     clusters.map(async (cluster) => {
-      const started = await openLabKubernetes(cluster, { signal });
+      const started = await openLabKubernetes(cluster, { files: kubernetesFiles, signal });
       kubernetes.push(started);
     }),
     fail,

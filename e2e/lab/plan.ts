@@ -12,6 +12,7 @@ import {
   splitPrefix,
 } from '../../mesh/wire/ip.ts';
 import { LabError } from './lab-error.ts';
+import { type MachinePlan, planMachine } from './machine-plan.ts';
 import type { ClusterTopology, PodTopology, ServiceTopology, Topology } from './topology.ts';
 
 /** Where labs keep their files, a folder each. */
@@ -48,6 +49,8 @@ export interface ClusterPlan {
   readonly manifests: string;
   readonly objects: ClusterTopology['objects'];
   readonly mcs: boolean;
+  /** Machines may join it: it enrols them, and mirrors its peers, whom they read through it alone. */
+  readonly takesMachines: boolean;
   readonly serviceCidrs: readonly string[];
   readonly namespaces: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly services: readonly ServicePlan[];
@@ -76,6 +79,7 @@ export interface LabPlan {
   readonly clusters: readonly ClusterPlan[];
   readonly nodes: readonly NodePlan[];
   readonly pods: readonly PodPlan[];
+  readonly machines: readonly MachinePlan[];
   readonly topology: Topology;
 }
 
@@ -115,6 +119,7 @@ export function planLab(
       manifests: join(folder, 'clusters', cluster.name, 'manifests'),
       objects: cluster.objects,
       mcs: cluster.mcs,
+      takesMachines: topology.machines.some((machine) => machine.cluster === cluster.name),
       serviceCidrs: cluster.serviceCidrs,
       namespaces: cluster.namespaces,
       services: topology.services
@@ -129,6 +134,9 @@ export function planLab(
     clusters,
     nodes,
     pods: topology.pods.map((pod) => planPod(pod, { name, nodes })),
+    machines: topology.machines.map((machine, index) =>
+      planMachine(machine, { ...places, number: index + 1 }),
+    ),
     topology,
   };
 }

@@ -1,10 +1,10 @@
 /** The pods of a lab: made, changed and ended as a node's kubelet and container runtime do it. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type IpAddress, ipFamily } from '../../mesh/wire/ip.ts';
 import { addPodInterface, checkPodInterface, deletePodInterface } from './cni.ts';
 import { type CommandOptions, type CommandResult, execute, run } from './command.ts';
+import { type EchoPorts, echoPorts, startEcho } from './echo-process.ts';
 import { podObject } from './kubernetes-object.ts';
 import { LabError } from './lab-error.ts';
 import type { Manifests } from './manifests.ts';
@@ -14,19 +14,12 @@ import { PLUGIN_FOLDER } from './preflight.ts';
 import { type LabProcess, startProcess } from './process.ts';
 import { killProcesses, removeCgroups } from './teardown.ts';
 import { type PodInput, parsePod } from './topology.ts';
-import { waitFor } from './wait-for.ts';
 
 /** A pod that runs. */
 export interface LabPod extends PodPlan {
   readonly ips: readonly IpAddress[];
   /** Its address of a family. Throws LabError when it has none. */
   ip(family?: 4 | 6): IpAddress;
-}
-
-/** Ports of an echo server. */
-export interface EchoPorts {
-  readonly tcp?: readonly number[];
-  readonly udp?: readonly number[];
 }
 
 /** What can be done with a lab's pods. Names that are not there throw LabError `unknown-name`. */
@@ -63,8 +56,6 @@ export interface PodsOptions {
   readonly onChange: (pods: readonly LabPod[]) => Promise<void>;
 }
 
-const ECHO_MAIN = fileURLToPath(new URL('./echo/main.js', import.meta.url));
-
 /** Manages the pods of a lab, and makes those of its plan when told to. */
 export function createPods(
   options: PodsOptions,
@@ -81,19 +72,10 @@ export function createPods(
     );
   };
 
-  const startServer = async (name: string, ports: EchoPorts): Promise<LabProcess> => {
-    const pod = find(name);
-    const started = startEcho(pod, ports, { plan, persistent });
-    await waitFor(
-      `the echo server in ${name} to listen`,
-      () => {
-        if (started.output().includes('ready')) return true;
-        if (!started.isRunning()) throw new LabError('command', `it ended: ${started.output()}`);
-        return false;
-      },
-      { signal },
-    );
-    return started;
+  const startServer = (name: string, ports: EchoPorts): Promise<LabProcess> => {
+    const { netns, cgroup } = find(name);
+    const place = { name, netns, cgroup, folder: join(plan.folder, 'pods', name) };
+    return startEcho(place, ports, { persistent, signal });
   };
 
   const make = async (planned: PodPlan): Promise<LabPod> => {
@@ -108,7 +90,7 @@ export function createPods(
     );
     const pod = withIps(planned, ips);
     running.set(pod.name, pod);
-    if (pod.role === 'server') await startServer(pod.name, portsOf(pod));
+    if (pod.role === 'server') await startServer(pod.name, echoPorts(pod.ports));
     await publish(pod, true);
     return pod;
   };
@@ -172,29 +154,6 @@ export function createPods(
       await checkPodInterface(pod, nodeOf(pod), cni);
     },
   };
-}
-
-function startEcho(
-  pod: LabPod,
-  ports: EchoPorts,
-  options: { readonly plan: LabPlan; readonly persistent: boolean },
-): LabProcess {
-  const args = [
-    ...(ports.tcp ?? []).map((port) => `tcp:${port}`),
-    ...(ports.udp ?? []).map((port) => `udp:${port}`),
-  ];
-  const file = `echo-${args.join('-').replaceAll(':', '')}.log`;
-  return startProcess([process.execPath, ECHO_MAIN, pod.name, ...args], {
-    ...pod,
-    log: join(options.plan.folder, 'pods', pod.name, file),
-    persistent: options.persistent,
-  });
-}
-
-function portsOf(pod: PodPlan): EchoPorts {
-  const of = (wanted: 'TCP' | 'UDP'): number[] =>
-    pod.ports.filter(({ protocol }) => protocol === wanted).map(({ port }) => port);
-  return { tcp: of('TCP'), udp: of('UDP') };
 }
 
 function withIps(pod: PodPlan, ips: readonly IpAddress[]): LabPod {

@@ -63,6 +63,23 @@ const podSchema = z.strictObject({
     .default([]),
 });
 
+const machineSchema = z.strictObject({
+  name: nameSchema,
+  /** Cluster that it joins. */
+  cluster: nameSchema,
+  namespace: z.string().default('default'),
+  labels: labelsSchema.default({}),
+  /** Families of its underlay addresses. */
+  family: z.enum(['dual', 'ipv4', 'ipv6']).default('dual'),
+  /** Whether it joins when the lab is built. If not, a test lets it. */
+  joined: z.boolean().default(true),
+  /** `server`: the lab's echo server runs in it, on every port below. `client`: nothing does. */
+  role: z.enum(['server', 'client']).default('client'),
+  ports: z
+    .array(z.strictObject({ port: portNumberSchema, protocol: protocolSchema.default('TCP') }))
+    .default([]),
+});
+
 const serviceSchema = z.strictObject({
   name: nameSchema,
   namespace: z.string().default('default'),
@@ -95,6 +112,7 @@ const manifestSchema = z.strictObject({
 const topologySchema = z.strictObject({
   clusters: z.array(clusterSchema).min(1).max(20),
   pods: z.array(podSchema).default([]),
+  machines: z.array(machineSchema).default([]),
   services: z.array(serviceSchema).default([]),
   manifests: z.array(manifestSchema).default([]),
 });
@@ -102,6 +120,7 @@ const topologySchema = z.strictObject({
 export type Topology = z.infer<typeof topologySchema>;
 export type ClusterTopology = z.infer<typeof clusterSchema>;
 export type PodTopology = z.infer<typeof podSchema>;
+export type MachineTopology = z.infer<typeof machineSchema>;
 export type ServiceTopology = z.infer<typeof serviceSchema>;
 /** A pod as a caller may give it: what has a default may be left out. */
 export type PodInput = z.input<typeof podSchema>;
@@ -139,6 +158,10 @@ export function parseTopology(value: unknown, source = 'topology'): Topology {
     ...repeated(
       'pod',
       topology.pods.map((pod) => pod.name),
+    ),
+    ...repeated(
+      'machine',
+      topology.machines.map((machine) => machine.name),
     ),
     ...unknownNames(topology),
     ...topology.clusters
@@ -180,6 +203,9 @@ function unknownNames(topology: Topology): string[] {
     ...topology.pods
       .filter((pod) => !nodes.includes(pod.node))
       .map((pod) => `pod ${pod.name}: no node is named ${pod.node}`),
+    ...topology.machines
+      .filter((machine) => !clusters.includes(machine.cluster))
+      .map((machine) => `machine ${machine.name}: no cluster is named ${machine.cluster}`),
     ...topology.services.flatMap((service) =>
       (service.clusters ?? [])
         .filter((cluster) => !clusters.includes(cluster))

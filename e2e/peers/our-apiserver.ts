@@ -17,6 +17,8 @@ export interface OurApiserver extends AsyncDisposable {
   readonly ca: CertificateAuthority;
   /** Port of the gate; stays the same over restarts. */
   readonly gatePort: number;
+  /** The same of the registry. */
+  readonly registryPort: number;
   /** Starts it and does not wait. */
   launch(): ChildHandle;
   /** Starts it; resolves when it is ready. */
@@ -91,6 +93,7 @@ export async function prepareOurApiserver(options: {
   return {
     ca,
     gatePort,
+    registryPort,
     stop,
     async kill() {
       child?.kill('SIGKILL');
