@@ -17,5 +17,9 @@ export async function agentSockets(flags: AgentFlags): Promise<readonly string[]
     throw new CliError('usage', 'give --socket-path or --lab, not both');
   }
   const { findLab } = await import('../e2e/lab/find-lab.ts');
-  return (await findLab(flags.lab)).plan.nodes.map((node) => node.socketPath);
+  const { nodes, machines } = (await findLab(flags.lab)).plan;
+  return [
+    ...nodes.map((node) => node.socketPath),
+    ...machines.filter(({ joined }) => joined).map((machine) => machine.socketPath),
+  ];
 }

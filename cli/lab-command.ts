@@ -31,13 +31,15 @@ export function labCommand(options: LabCommandOptions): Command {
     .action(() => list(options));
   command
     .command('exec')
-    .description('run a command in a pod: clustermesh lab exec client -- curl http://10.101.0.10')
+    .description(
+      'run a command in a pod or on a machine: clustermesh lab exec client -- curl http://10.101.0.10',
+    )
     .option('--name <name>', 'lab (default: the only one)')
     .argument('<pod>')
     .argument('<command...>')
     .action(async (pod: string, argv: string[], flags: { name?: string }) => {
-      const { findLab, runInPod } = await import('../e2e/lab/find-lab.ts');
-      options.setExitCode(await runInPod(await findLab(flags.name), pod, argv));
+      const { findLab, runInLab } = await import('../e2e/lab/find-lab.ts');
+      options.setExitCode(await runInLab(await findLab(flags.name), pod, argv));
     });
   command
     .command('down')
@@ -119,6 +121,11 @@ function describeLab(lab: FoundLab): string {
       (lab.pods[pod.name] ?? ['-']).join('\n'),
       labels.join(' '),
     ]);
+  }
+  for (const machine of lab.plan.machines) {
+    const labels = Object.entries(machine.labels).map(([key, value]) => `${key}=${value}`);
+    const { name, cluster, addresses } = machine;
+    pods.push([name, cluster, '(a machine)', addresses.join('\n'), labels.join(' ')]);
   }
   const services = new Table({
     head: ['SERVICE', 'CLUSTER', 'CLUSTER-IP', 'PORTS'],

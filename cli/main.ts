@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command } from 'commander';
+import { backupCommand, restoreCommand } from './backup-command.ts';
 import { CliError, EXIT_CODES } from './cli-error.ts';
 import { drainCommand } from './drain-command.ts';
 import { errorLines, exitCodeOf } from './exit-code.ts';
@@ -10,6 +11,7 @@ import { createPipeWriter } from './pipe-writer.ts';
 import { pkiCommand } from './pki-command.ts';
 import { policyCommand } from './policy-command.ts';
 import { statusCommand } from './status-command.ts';
+import { vmCommand } from './vm-command.ts';
 
 const print = (text: string): void => {
   process.stdout.write(text);
@@ -18,6 +20,11 @@ const setExitCode = (code: number): void => {
   process.exitCode = code;
 };
 const ending = new AbortController();
+const backupContext = {
+  input: process.stdin,
+  print: (line: string) => print(`${line}\n`),
+  setProblem: () => setExitCode(EXIT_CODES.problem),
+};
 
 const program = new Command('clustermesh')
   .description('multi-cluster mesh federation that speaks Cilium ClusterMesh')
@@ -33,6 +40,8 @@ const program = new Command('clustermesh')
   .addCommand(
     monitorCommand({ writer: () => createPipeWriter(process.stdout), signal: ending.signal }),
   )
+  .addCommand(backupCommand(backupContext))
+  .addCommand(restoreCommand(backupContext))
   .addCommand(drainCommand('drain', print))
   .addCommand(drainCommand('undrain', print))
   .addCommand(
@@ -43,11 +52,25 @@ const program = new Command('clustermesh')
       signal: ending.signal,
     }),
   )
-  .addCommand(pkiCommand((line) => print(`${line}\n`)))
+  .addCommand(
+    pkiCommand(
+      (line) => print(`${line}\n`),
+      () => setExitCode(EXIT_CODES.problem),
+    ),
+  )
   .addCommand(
     kvCommand({
       input: process.stdin,
       output: () => createPipeWriter(process.stdout),
+      say: (text) => process.stderr.write(text),
+      setProblem: () => setExitCode(EXIT_CODES.problem),
+      signal: ending.signal,
+    }),
+  )
+  .addCommand(
+    vmCommand({
+      input: process.stdin,
+      print,
       say: (text) => process.stderr.write(text),
       setProblem: () => setExitCode(EXIT_CODES.problem),
       signal: ending.signal,

@@ -42,7 +42,7 @@ export interface PublishedCluster<Store extends KvStore = MemoryStore> {
   }): Promise<void>;
   /** Writes the markers of these kinds, of all by default. */
   marked(...kinds: Marked[]): Promise<void>;
-  node(name: string, ip: string): Promise<void>;
+  node(name: string, ip: string, labels?: Record<string, string>): Promise<void>;
   removeNode(name: string): Promise<void>;
   /** Identity with that local number; labels get namespace `demo` and the cluster. Returns the whole number. */
   identity(local: number, labels: Record<string, string>): Promise<NumericIdentity>;
@@ -107,7 +107,7 @@ export function publishCluster(
         await store.put(syncedKey(name, CANARY_PREFIXES[kind]), '2026-01-01T00:00:00Z');
       }
     },
-    node: (node, ip) =>
+    node: (node, ip, labels) =>
       store.put(
         nodeKey(name, node),
         encodeNode({
@@ -125,7 +125,7 @@ export function publishCluster(
           ipv6IngressIp: null,
           source: 'custom-resource',
           encryptionKey: 0,
-          labels: null,
+          labels: labels ?? null,
           annotations: null,
           wireguardPubKey: '',
           bootId: '',
