@@ -38,7 +38,8 @@ export async function startAgent(
   const { version, signal } = options;
   const logger = createLogger('clustermesh-agent', { level: values.logLevel });
   using _lock = lockStateDir(values.stateDir);
-  if (!values.machine) return startParts(values, { version, logger, signal });
+  // Awaited here: the lock is held for as long as this function runs.
+  if (!values.machine) return await startParts(values, { version, logger, signal });
   // Its state lies beside its key: nothing of it is for others than root.
   process.umask(0o077);
   const machine = openMachineAgent({
