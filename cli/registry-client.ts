@@ -44,12 +44,10 @@ export function addRegistryOptions(command: Command): Command {
 /** Prepares a connection; the first call dials. Throws CliError for certificates that cannot be used. */
 export async function openRegistryClient(flags: RegistryFlags): Promise<Client & Disposable> {
   const { registry, certificates } = flags;
-  const [ca, cert, key] = await Promise.all(
-    ['ca.crt', 'tls.crt', 'tls.key'].map((name) => readOrThrow(join(certificates, name))),
-  );
-  if (ca === undefined || cert === undefined || key === undefined) {
-    throw new Error('three files give three contents');
-  }
+  // One after the other: of several that are missing the first one is named.
+  const ca = await readOrThrow(join(certificates, 'ca.crt'));
+  const cert = await readOrThrow(join(certificates, 'tls.crt'));
+  const key = await readOrThrow(join(certificates, 'tls.key'));
   let credentials: ReturnType<typeof clientCredentials>;
   try {
     credentials = clientCredentials({ ca, cert, key }, SERVER_NAME);

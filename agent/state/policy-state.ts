@@ -94,7 +94,7 @@ export interface PolicyState {
   /** Who the other sides of rules are. */
   readonly peers: PeerSets;
   readonly identityCount: number;
-  /** Rows that all endpoints need, and how many there is room for in all and for each. */
+  /** Rows that all endpoints need, those of known identities included, and how many there is room for in all and for each. */
   readonly pressure: {
     readonly entries: number;
     readonly largest: number;
@@ -290,7 +290,7 @@ export function createPolicyState(options: {
     get pressure() {
       const counts = [...members.values()].map(({ subject }) => subject?.rows.count ?? 0);
       return {
-        entries: counts.reduce((sum, count) => sum + count, 0),
+        entries: counts.reduce((sum, count) => sum + count, known.count),
         largest: Math.max(0, ...counts),
         maxEntries,
         maxEach,
