@@ -6,6 +6,7 @@ import { execute, ipBatch, placed, run } from '../e2e/lab/command.ts';
 import type { Lab } from '../e2e/lab/lab.ts';
 import { POD_MTU } from '../e2e/lab/plan.ts';
 import { parseTopologyText } from '../e2e/lab/topology.ts';
+import { waitFor } from '../e2e/lab/wait-for.ts';
 import { openMesh } from '../e2e/scenarios/mesh.ts';
 import { clientOf, type Load, type LoadReport, NETLOAD, reportOf } from './netload.ts';
 
@@ -72,7 +73,23 @@ export async function openDatapathLab(options: {
   try {
     if (!options.offloads) await turnOffloadsOff(lab, kernel.namespaces);
     for (const pod of Object.values(SERVER_OF)) lab.spawn(pod, [NETLOAD, 'serve', String(PORT)]);
-    return labOf(lab, { kernel, signal, dispose });
+    const opened = labOf(lab, { kernel, signal, dispose });
+    // A program that was started does not listen yet.
+    for (const way of ['mesh', 'guarded', 'kernel'] as const) {
+      for (const family of [4, 6] as const) {
+        const load: Load = {
+          kind: 'rr',
+          target: opened.target(way, family),
+          port: PORT,
+          seconds: 0.1,
+          threads: 1,
+        };
+        await waitFor(`the server of ${way} to answer over IPv${family}`, () =>
+          opened.measure(way, load),
+        );
+      }
+    }
+    return opened;
   } catch (error) {
     await dispose();
     throw error;

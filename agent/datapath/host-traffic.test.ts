@@ -2,10 +2,12 @@
 import { test } from 'tap';
 import { type IpPrefix, parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
-import type { DatapathAnswer } from './testing/datapath-process.ts';
 import {
+  answered,
+  countersOf,
   type DatapathProcess,
   HOST_INTERFACE,
+  mustRunIn,
   openDatapathProcess,
   openTestNodes,
   runIn,
@@ -25,13 +27,13 @@ test('programs of a node reach pods of the other one through the tunnel, and not
   await using lab = await openTestNodes();
   const [one, two] = lab.nodes;
   for (const { namespace } of lab.nodes) {
-    await inNode(namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
-    await inNode(namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=1');
+    await mustRunIn(namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
+    await mustRunIn(namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=1');
   }
   // Somewhere else, by the underlay: where ordinary traffic goes, and what somebody else routes.
-  await inNode(two.namespace, 'ip address add 198.51.100.7/32 dev lo');
-  await inNode(one.namespace, 'ip route add default via 192.0.2.2');
-  await inNode(one.namespace, 'ip route add 10.2.9.0/24 via 192.0.2.2');
+  await mustRunIn(two.namespace, 'ip address add 198.51.100.7/32 dev lo');
+  await mustRunIn(one.namespace, 'ip route add default via 192.0.2.2');
+  await mustRunIn(one.namespace, 'ip route add 10.2.9.0/24 via 192.0.2.2');
   const others = await routesOf(one);
 
   await using first = await openNode(one, two);
@@ -80,10 +82,10 @@ test('programs of a node reach pods of the other one through the tunnel, and not
       const ping = await runIn(one.namespace, ['ping', '-c', '1', '-W', '5', address]);
       t.equal(ping.code, 0, `ICMP over IPv${family}`);
     }
-    const counted = await counters(first);
+    const counted = await countersOf(first);
     t.ok((counted['forwarded-overlay egress'] ?? 0) > 0, 'through the tunnel');
     t.ok((counted['passed-to-stack ingress'] ?? 0) > 0, 'and back');
-    t.equal((await counters(second))['policy-denied ingress'] ?? 0, 0);
+    t.equal((await countersOf(second))['policy-denied ingress'] ?? 0, 0);
   });
 
   await t.test('policy at the pod judges some node', async (t) => {
@@ -92,7 +94,7 @@ test('programs of a node reach pods of the other one through the tunnel, and not
     const ping = (seconds: number) =>
       runIn(one.namespace, ['ping', '-c', '1', '-W', `${seconds}`, two.podIp]);
     t.equal((await ping(1)).code, 1, 'no answer');
-    t.ok(((await counters(second))['policy-denied ingress'] ?? 0) > 0);
+    t.ok(((await countersOf(second))['policy-denied ingress'] ?? 0) > 0);
     await second.request({ policy });
     t.equal((await ping(5)).code, 0, 'let in again');
   });
@@ -109,9 +111,9 @@ test('programs of a node reach pods of the other one through the tunnel, and not
   });
 
   await t.test('a pod over there calls a server of the node, by the underlay', async (t) => {
-    await inNode(two.namespace, `ip route replace 10.1.0.0/24 via 192.0.2.1`);
-    await inNode(one.namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=0');
-    await inNode(one.namespace, 'sysctl -qw net.ipv4.conf.underlay.rp_filter=0');
+    await mustRunIn(two.namespace, `ip route replace 10.1.0.0/24 via 192.0.2.1`);
+    await mustRunIn(one.namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=0');
+    await mustRunIn(one.namespace, 'sysctl -qw net.ipv4.conf.underlay.rp_filter=0');
     await using server = openTrafficProcess(one.namespace);
     await using caller = openTrafficProcess(two.podNamespace);
     const addresses = ['192.0.2.1', 'fd00::1'];
@@ -128,12 +130,12 @@ test('programs of a node reach pods of the other one through the tunnel, and not
   });
 
   await t.test('ordinary traffic is not touched', async (t) => {
-    const before = await counters(first);
+    const before = await countersOf(first);
     for (const address of ['198.51.100.7', '192.0.2.2', 'fd00::2', one.podIp, one.podIp6]) {
       const ping = await runIn(one.namespace, ['ping', '-c', '1', '-W', '5', address]);
       t.equal(ping.code, 0, address);
     }
-    const after = await counters(first);
+    const after = await countersOf(first);
     for (const reason of ['forwarded-overlay egress', 'passed-to-stack ingress']) {
       t.equal(after[reason], before[reason], `${reason}: none of it went through the tunnel`);
     }
@@ -143,7 +145,7 @@ test('programs of a node reach pods of the other one through the tunnel, and not
 
   await t.test('routes that nobody wants go, but for those that are to stay', async (t) => {
     const kept = [parseIpPrefix('fd02::/64')];
-    const answer = fine(await first.request({ hostRoutes: [], keptRoutes: kept }));
+    const answer = answered(await first.request({ hostRoutes: [], keptRoutes: kept }));
     t.match(answer.hostRoutes, { added: 0, removed: 2, kept: 1, problems: [] });
     t.strictSame(await ours(one), ['fd02::/64']);
     t.match(await sync(first, []), { removed: 1 });
@@ -166,9 +168,12 @@ test('native routing: programs of a node reach pods by its own routes', { skip }
     [one, two],
     [two, one],
   ] as const) {
-    await inNode(node.namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
-    await inNode(node.namespace, `ip route add ${other.podIp}/32 via 192.0.2.${other.number}`);
-    await inNode(node.namespace, `ip route add ${other.podIp6}/128 via fd00::${other.number}`);
+    await mustRunIn(
+      node.namespace,
+      'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1',
+    );
+    await mustRunIn(node.namespace, `ip route add ${other.podIp}/32 via 192.0.2.${other.number}`);
+    await mustRunIn(node.namespace, `ip route add ${other.podIp6}/128 via fd00::${other.number}`);
   }
   for (const [mine, theirs] of [
     ['native', 'native'],
@@ -178,8 +183,8 @@ test('native routing: programs of a node reach pods by its own routes', { skip }
     await using second = await openNode(two, one, { routingMode: theirs, ingressEnforced: true });
     // Beside routes to single pods: the longer prefix is the CNI's, and wins.
     if (mine === 'tunnel') {
-      await inNode(one.namespace, `ip route del ${two.podIp}/32`);
-      await inNode(one.namespace, `ip -6 route del ${two.podIp6}/128`);
+      await mustRunIn(one.namespace, `ip route del ${two.podIp}/32`);
+      await mustRunIn(one.namespace, `ip -6 route del ${two.podIp6}/128`);
       await sync(first, ['10.2.0.0/24', 'fd02::/64']);
     }
     await using client = openTrafficProcess(one.namespace);
@@ -198,7 +203,7 @@ test('native routing: programs of a node reach pods by its own routes', { skip }
         name,
       );
     }
-    t.equal((await counters(second))['policy-denied ingress'] ?? 0, 0, 'known as some node');
+    t.equal((await countersOf(second))['policy-denied ingress'] ?? 0, 0, 'known as some node');
   }
 });
 
@@ -211,7 +216,7 @@ async function openNode(
   const { ingressEnforced = false, routingMode = 'tunnel' } = options;
   const agent = await openDatapathProcess(node, { routingMode, overlaySourceCheck: 'strict' });
   const clusterId = other.number;
-  fine(
+  answered(
     await agent.request({
       attach: [HOST_INTERFACE],
       endpoints: [node.endpoint({ ingressEnforced })],
@@ -237,14 +242,9 @@ async function openNode(
 
 async function sync(agent: DatapathProcess, prefixes: readonly string[]) {
   const hostRoutes: readonly IpPrefix[] = prefixes.map(parseIpPrefix);
-  const { hostRoutes: result } = fine(await agent.request({ hostRoutes }));
+  const { hostRoutes: result } = answered(await agent.request({ hostRoutes }));
   if (result === undefined) throw new Error('no routes');
   return result;
-}
-
-async function inNode(namespace: string, command: string): Promise<void> {
-  const { code, output } = await runIn(namespace, ['sh', '-c', command]);
-  if (code !== 0) throw new Error(output);
 }
 
 /** The main table, but for what the tunnel device has. */
@@ -257,13 +257,4 @@ async function ours({ namespace }: TestNode): Promise<string[]> {
   const show = 'ip -4 route show proto 73; ip -6 route show proto 73';
   const { output } = await runIn(namespace, ['sh', '-c', show]);
   return output.split('\n').flatMap((line) => line.split(' ')[0] || []);
-}
-
-function fine(answer: DatapathAnswer): Exclude<DatapathAnswer, { readonly error: string }> {
-  if ('error' in answer) throw new Error(answer.error);
-  return answer;
-}
-
-async function counters(agent: DatapathProcess): Promise<Readonly<Record<string, number>>> {
-  return fine(await agent.request({})).counters;
 }

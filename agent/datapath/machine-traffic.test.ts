@@ -6,10 +6,12 @@ import { type IpPrefix, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
-import type { DatapathAnswer } from './testing/datapath-process.ts';
 import {
+  answered,
+  countersOf,
   type DatapathProcess,
   HOST_INTERFACE,
+  mustRunIn,
   openDatapathProcess,
   openTestNodes,
   runIn,
@@ -27,9 +29,9 @@ const MACHINE = 0x20000 + 900;
 test('pod and machine, both ways, with policy', { skip }, async (t) => {
   await using lab = await openTestNodes();
   const [one, two] = lab.nodes;
-  await inNode(one.namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
+  await mustRunIn(one.namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
   for (const { namespace } of lab.nodes) {
-    await inNode(namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=1');
+    await mustRunIn(namespace, 'sysctl -qw net.ipv4.conf.all.rp_filter=1');
   }
   await using node = await openNode(one, two);
   let machine = await openMachine(two, one);
@@ -76,7 +78,7 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
       t.equal(await pings(one.podNamespace, own), true);
       t.equal(await pings(two.namespace, theirs), true);
     }
-    const counted = await counters(machine);
+    const counted = await countersOf(machine);
     t.ok((counted['forwarded-overlay egress'] ?? 0) > 0, 'through the tunnel');
     t.ok((counted['passed-to-stack ingress'] ?? 0) > 0, 'and back');
   });
@@ -87,7 +89,7 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
       t.equal(await calls('pod', family, 1), false, `IPv${family}: nobody is let in`);
       t.equal(await calls('machine', family), true, `IPv${family}: its own calls are answered`);
     }
-    t.ok(((await counters(machine))['policy-denied ingress'] ?? 0) > 0, 'counted');
+    t.ok(((await countersOf(machine))['policy-denied ingress'] ?? 0) > 0, 'counted');
     await machine.request({ policy: [testPolicy(HOST_ENDPOINT_ID, one.identity)] });
     for (const family of [4, 6] as const) {
       t.equal(await calls('pod', family), true, `IPv${family}: let in by identity`);
@@ -122,7 +124,7 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
   await t.test('audit mode lets pass, and tells', async (t) => {
     await machine.request({ endpoints: [row({ ingressEnforced: true, audit: true })] });
     t.equal(await calls('pod', 4), true);
-    t.ok(((await counters(machine))['policy-audited ingress'] ?? 0) > 0);
+    t.ok(((await countersOf(machine))['policy-audited ingress'] ?? 0) > 0);
     await machine.request({ endpoints: [row({})] });
   });
 
@@ -134,8 +136,8 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
     machine = await openMachine(two, one, { keepsRows: true });
     t.equal(await calls('pod', 4), true, 'after its restart');
     t.equal(await calls('pod', 6), true);
-    const denied = async () => (await counters(machine))['policy-denied ingress'] ?? 0;
-    const passed = async () => (await counters(machine))['passed-to-stack ingress'] ?? 0;
+    const denied = async () => (await countersOf(machine))['policy-denied ingress'] ?? 0;
+    const passed = async () => (await countersOf(machine))['passed-to-stack ingress'] ?? 0;
     const [deniedBefore, passedBefore] = [await denied(), await passed()];
     const flow = runIn(one.podNamespace, ['ping', '-i', '0.1', '-w', '4', '192.0.2.2']);
     await until('it is under way', async () => (await passed()) > passedBefore);
@@ -152,10 +154,10 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
         ['192.0.2.1', '192.0.2.2'],
         ['fd00::1', 'fd00::2'],
       ] as const) {
-        const before = await counters(machine);
+        const before = await countersOf(machine);
         t.equal(await pings(one.namespace, address), true, `${source} calls ${address}`);
         t.equal(await pings(two.namespace, source), true, 'and the other way');
-        const after = await counters(machine);
+        const after = await countersOf(machine);
         t.equal(after['forwarded-overlay egress'], before['forwarded-overlay egress'], 'no tunnel');
         await machine.request({
           endpoints: [row({ ingressEnforced: true, egressEnforced: true })],
@@ -179,15 +181,15 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
   );
 
   await t.test('what has no part in the mesh is never touched', async (t) => {
-    await inNode(one.namespace, 'ip address add 198.51.100.7/32 dev lo');
-    await inNode(one.namespace, 'ip -6 address add 2001:db8::7/128 dev lo nodad');
-    await inNode(two.namespace, 'ip route add default via 192.0.2.1');
-    await inNode(two.namespace, 'ip -6 route add default via fd00::1');
+    await mustRunIn(one.namespace, 'ip address add 198.51.100.7/32 dev lo');
+    await mustRunIn(one.namespace, 'ip -6 address add 2001:db8::7/128 dev lo nodad');
+    await mustRunIn(two.namespace, 'ip route add default via 192.0.2.1');
+    await mustRunIn(two.namespace, 'ip -6 route add default via fd00::1');
     await machine.request({ endpoints: [row({ ingressEnforced: true, egressEnforced: true })] });
     await using outside = openTrafficProcess(one.namespace);
     const strangers = ['198.51.100.7', '2001:db8::7'];
     await outside.request({ kind: 'serve', name: 'outside', addresses: strangers, port: 9090 });
-    const before = await counters(machine);
+    const before = await countersOf(machine);
     for (const address of strangers) {
       t.equal(await pings(two.namespace, address), true, `by the default route to ${address}`);
       const target = { call: address, address, port: 9090, bytes: 300_000 };
@@ -202,7 +204,7 @@ test('pod and machine, both ways, with policy', { skip }, async (t) => {
     }
     const drops = (counted: Readonly<Record<string, number>>) =>
       Object.entries(counted).filter(([reason]) => /denied|deny|invalid/.test(reason));
-    t.strictSame(drops(await counters(machine)), drops(before), 'nothing was judged');
+    t.strictSame(drops(await countersOf(machine)), drops(before), 'nothing was judged');
     await machine.request({ endpoints: [row({})] });
   });
 
@@ -246,7 +248,7 @@ function row(fields: Partial<EndpointEntry>): EndpointEntry {
 async function openNode(node: TestNode, machine: TestNode): Promise<DatapathProcess> {
   const agent = await openDatapathProcess(node, { overlaySourceCheck: 'strict' });
   const clusterId = machine.number;
-  fine(
+  answered(
     await agent.request({
       attach: [HOST_INTERFACE],
       endpoints: [node.endpoint()],
@@ -283,10 +285,10 @@ async function openMachine(
     `fd0${node.number}::/64`,
   ].map(parseIpPrefix);
   if (keepsRows) {
-    fine(await agent.request({}));
+    answered(await agent.request({}));
     return agent;
   }
-  fine(
+  answered(
     await agent.request({
       hostRoutes,
       endpoints: [row({})],
@@ -307,18 +309,4 @@ async function openMachine(
     }),
   );
   return agent;
-}
-
-async function inNode(namespace: string, command: string): Promise<void> {
-  const { code, output } = await runIn(namespace, ['sh', '-c', command]);
-  if (code !== 0) throw new Error(output);
-}
-
-function fine(answer: DatapathAnswer): Exclude<DatapathAnswer, { readonly error: string }> {
-  if ('error' in answer) throw new Error(answer.error);
-  return answer;
-}
-
-async function counters(agent: DatapathProcess): Promise<Readonly<Record<string, number>>> {
-  return fine(await agent.request({})).counters;
 }

@@ -2,11 +2,13 @@
 import { test } from 'tap';
 import type { RoutingMode } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
-import type { DatapathAnswer } from './testing/datapath-process.ts';
 import { openEchoConnection } from './testing/echo.ts';
 import {
+  answered,
+  countersOf,
   type DatapathProcess,
   HOST_INTERFACE,
+  mustRunIn,
   openDatapathProcess,
   openTestNodes,
   runIn,
@@ -112,7 +114,7 @@ test('native routing: with routes, beside a tunnel, and without', { skip }, asyn
   ] as const) {
     await using first = await openNode(one, two, modes[0]);
     await using second = await openNode(two, one, modes[1]);
-    const before = [await counters(first), await counters(second)];
+    const before = [await countersOf(first), await countersOf(second)];
     for (const [from, to] of [
       [one, two],
       [two, one],
@@ -131,7 +133,7 @@ test('native routing: with routes, beside a tunnel, and without', { skip }, asyn
         t.equal(await connection.isAlive(), true, `${name}: policy knows the caller`);
       }
     }
-    const after = [await counters(first), await counters(second)];
+    const after = [await countersOf(first), await countersOf(second)];
     const overlay = after.map(
       (all, index) =>
         (all['forwarded-overlay egress'] ?? 0) - (before[index]?.['forwarded-overlay egress'] ?? 0),
@@ -195,17 +197,8 @@ async function openNode(
   return agent;
 }
 
-function fine(answer: DatapathAnswer): Exclude<DatapathAnswer, { readonly error: string }> {
-  if ('error' in answer) throw new Error(answer.error);
-  return answer;
-}
-
-async function counters(agent: DatapathProcess): Promise<Readonly<Record<string, number>>> {
-  return fine(await agent.request({})).counters;
-}
-
 async function report(agent: DatapathProcess) {
-  const { upkeep } = fine(await agent.request({}));
+  const { upkeep } = answered(await agent.request({}));
   if (upkeep === undefined) throw new Error('no upkeep');
   return upkeep;
 }

@@ -5,10 +5,12 @@ import { parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
-import type { DatapathAnswer } from './testing/datapath-process.ts';
 import {
+  answered,
+  countersOf,
   type DatapathProcess,
   HOST_INTERFACE,
+  mustRunIn,
   openDatapathProcess,
   openTestNodes,
   runIn,
@@ -28,16 +30,16 @@ test('a node is closed by its policies to the mesh, and to nobody else', { skip 
   await using lab = await openTestNodes();
   const [one, two] = lab.nodes;
   for (const { namespace } of lab.nodes) {
-    await inNode(namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
+    await mustRunIn(namespace, 'sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1');
   }
-  await inNode(two.namespace, 'ip address add 198.51.100.7/32 dev lo');
-  await inNode(two.namespace, 'ip -6 address add 2001:db8::7/128 dev lo nodad');
-  await inNode(one.namespace, 'ip route add default via 192.0.2.2');
-  await inNode(one.namespace, 'ip -6 route add default via fd00::2');
+  await mustRunIn(two.namespace, 'ip address add 198.51.100.7/32 dev lo');
+  await mustRunIn(two.namespace, 'ip -6 address add 2001:db8::7/128 dev lo nodad');
+  await mustRunIn(one.namespace, 'ip route add default via 192.0.2.2');
+  await mustRunIn(one.namespace, 'ip -6 route add default via fd00::2');
   await using first = await openNode(one, two);
   await using _second = await openNode(two, one);
   const write = async (fields: Partial<EndpointEntry>) => {
-    fine(await first.request({ endpoints: [row(fields)] }));
+    answered(await first.request({ endpoints: [row(fields)] }));
   };
   const pods = [one.podIp, one.podIp6];
 
@@ -90,7 +92,7 @@ test('a node is closed by its policies to the mesh, and to nobody else', { skip 
       { bytes: 200_000 },
       'what it has called before goes on',
     );
-    t.ok(((await counters(first))['policy-denied ingress'] ?? 0) > 0);
+    t.ok(((await countersOf(first))['policy-denied ingress'] ?? 0) > 0);
   });
 
   await t.test('ingress: who is allowed gets in, and is cut when that ends', async (t) => {
@@ -135,7 +137,7 @@ test('a node is closed by its policies to the mesh, and to nobody else', { skip 
   await t.test('audit mode lets pass, and tells', async (t) => {
     await write({ ingressEnforced: true, egressEnforced: true, audit: true });
     t.equal(await pings(two.namespace, '192.0.2.1'), true);
-    t.ok(((await counters(first))['policy-audited ingress'] ?? 0) > 0);
+    t.ok(((await countersOf(first))['policy-audited ingress'] ?? 0) > 0);
   });
 
   await t.test('when no policy is left all is as before', async (t) => {
@@ -185,7 +187,7 @@ function row(fields: Partial<EndpointEntry>): EndpointEntry {
 async function openNode(node: TestNode, other: TestNode): Promise<DatapathProcess> {
   const agent = await openDatapathProcess(node, {});
   const clusterId = other.number;
-  fine(
+  answered(
     await agent.request({
       attach: [HOST_INTERFACE],
       endpoints: [node.endpoint()],
@@ -207,18 +209,4 @@ async function openNode(node: TestNode, other: TestNode): Promise<DatapathProces
     }),
   );
   return agent;
-}
-
-async function inNode(namespace: string, command: string): Promise<void> {
-  const { code, output } = await runIn(namespace, ['sh', '-c', command]);
-  if (code !== 0) throw new Error(output);
-}
-
-function fine(answer: DatapathAnswer): Exclude<DatapathAnswer, { readonly error: string }> {
-  if ('error' in answer) throw new Error(answer.error);
-  return answer;
-}
-
-async function counters(agent: DatapathProcess): Promise<Readonly<Record<string, number>>> {
-  return fine(await agent.request({})).counters;
 }

@@ -198,6 +198,27 @@ export async function runIn(
   }
 }
 
+/** Runs a shell command in a namespace. Throws what it said if it fails. */
+export async function mustRunIn(namespace: string, command: string): Promise<void> {
+  const { code, output } = await runIn(namespace, ['sh', '-c', command]);
+  if (code !== 0) throw new Error(output);
+}
+
+/** What a process answered. Throws where that is an error. */
+export function answered(
+  answer: DatapathAnswer,
+): Exclude<DatapathAnswer, { readonly error: string }> {
+  if ('error' in answer) throw new Error(answer.error);
+  return answer;
+}
+
+/** Counters of an agent's programs. */
+export async function countersOf(
+  agent: DatapathProcess,
+): Promise<Readonly<Record<string, number>>> {
+  return answered(await agent.request({})).counters;
+}
+
 function linkField<Value>(
   namespace: string,
   name: string,
