@@ -8,7 +8,6 @@ import {
   countersOf,
   type DatapathProcess,
   HOST_INTERFACE,
-  mustRunIn,
   openDatapathProcess,
   openTestNodes,
   runIn,
