@@ -25,6 +25,9 @@ const SECOND_OUTPUT = 'dist/test-results/again.tap';
 /** More than these fail for a reason of their own. */
 const MOST_FILES_AGAIN = 8;
 const DEFAULT_LANES = '2';
+/** Failures of a file that are shown as soon as it ends, each up to so many characters. */
+const FAILURES_AT_ONCE = 3;
+const SHORT_FAILURE = 600;
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -88,6 +91,11 @@ async function againWhereFailed(first: readonly FileResult[]): Promise<readonly 
   return [...kept, ...second];
 }
 
+/** A failure's first lines, indented below the line of its file. */
+function inShort(failure: string): string {
+  return failure.slice(0, SHORT_FAILURE).replaceAll(/^/gm, '       ');
+}
+
 /** Runs files in their order, as many at a time as there are lanes. */
 async function runFiles(
   files: readonly string[],
@@ -104,6 +112,9 @@ async function runFiles(
       const { name, seconds, failed } = result;
       all.write(`# ${name}\n${result.output}\n`);
       console.log(`${failed === 0 ? 'ok    ' : 'not ok'} ${name} (${seconds.toFixed(1)} s)`);
+      // Whoever reads a log that was cut, or while it grows, sees why.
+      for (const failure of result.failures.slice(0, FAILURES_AT_ONCE))
+        console.log(inShort(failure));
     }
   };
   await Promise.all(Array.from({ length: Math.min(lanes, files.length) }, lane));

@@ -170,14 +170,20 @@ async function publishMany(t: Test, count: number): Promise<void> {
     await rig.write(`f${file}.yaml`, all.join('---\n'));
   }
   const began = performance.now();
+  const before = process.cpuUsage();
   const published = await rig.start();
   await published.ready;
-  const milliseconds = performance.now() - began;
-  t.comment(`${count} sets of labels published in ${milliseconds.toFixed(0)} ms`);
+  const { user, system } = process.cpuUsage(before);
+  const seconds = (user + system) / 1e6;
+  const wallSeconds = (performance.now() - began) / 1000;
+  t.comment(
+    `${count} sets of labels: ${seconds.toFixed(1)} s of CPU in ${wallSeconds.toFixed(1)} s`,
+  );
   t.equal((await rig.read('cilium/state/ip/')).size, count);
   t.equal((await rig.read(IDS)).size, count);
   t.equal(published.publisher.status.identities, count);
-  t.ok(milliseconds < 20_000, `in ${Math.round(milliseconds)} ms`);
+  // Of processor time: what else runs on the machine is no matter of ours.
+  t.ok(seconds < 20, `${seconds.toFixed(1)} s of CPU`);
 }
 
 test(
