@@ -1,8 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { test } from 'tap';
+import { createCa, issueCertificate } from '../../pki/ca.ts';
+import { remoteLeaf } from '../../pki/names.ts';
 import { openTempDir } from '../testing/temp-dir.ts';
 import { createTestAuthority } from '../testing/test-certificates.ts';
-import { certificateExpiry } from './certificate-expiry.ts';
+import { certificateDue, certificateExpiry } from './certificate-expiry.ts';
 
 test('certificateExpiry() is when the first certificate of a file runs out', async (t) => {
   const dir = await openTempDir('expiry');
@@ -19,4 +21,23 @@ test('certificateExpiry() is when the first certificate of a file runs out', asy
   const broken = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n';
   t.equal(certificateExpiry(broken), undefined);
   t.equal(certificateExpiry(broken + leaf.toString()), leafEnds);
+});
+
+test('certificateDue() is when a quarter of a short life, or two weeks of a long one, are left', async (t) => {
+  const day = 24 * 3_600_000;
+  const ca = await createCa();
+  const make = async (days: number): Promise<{ due: number | undefined; end: number }> => {
+    const now = Date.now();
+    const { certificate } = await issueCertificate(ca, {
+      ...remoteLeaf('beta'),
+      notBefore: now,
+      notAfter: now + days * day,
+    });
+    return { due: certificateDue(certificate), end: certificateExpiry(certificate) ?? 0 };
+  };
+  const short = await make(4);
+  t.equal(short.due, short.end - day);
+  const long = await make(1000);
+  t.equal(long.due, long.end - 14 * day);
+  t.equal(certificateDue('no certificate'), undefined);
 });

@@ -2,6 +2,8 @@
 import { createHash } from 'node:crypto';
 
 const ENROLL_CONTEXT = 'isthmus-enroll-v1\0';
+const ENROLL_NODE_CONTEXT = 'isthmus-enroll-node-v1\0';
+const ENROLL_PEER_CONTEXT = 'isthmus-enroll-peer-v1\0';
 const RENEW_CONTEXT = 'isthmus-renew-v1\0';
 
 /**
@@ -15,6 +17,30 @@ export function enrollProofInput(request: {
 }): Buffer {
   const { tokenId, machineName, publicKey } = request;
   return proofInput(ENROLL_CONTEXT, [Buffer.from(tokenId), Buffer.from(machineName), publicKey]);
+}
+
+/** Bytes that `EnrollNodeRequest.proof` signs, made in the same way. */
+export function enrollNodeProofInput(request: {
+  readonly serviceAccountToken: string;
+  readonly publicKey: Uint8Array;
+}): Buffer {
+  const { serviceAccountToken, publicKey } = request;
+  return proofInput(ENROLL_NODE_CONTEXT, [Buffer.from(serviceAccountToken), publicKey]);
+}
+
+/**
+ * Bytes that `EnrollPeerRequest.proof` and `.peering_proof` sign, made in the same way. The called cluster is named, so that one
+ * cannot show to another what it was sent.
+ */
+export function enrollPeerProofInput(request: {
+  readonly clusterName: string;
+  readonly calledClusterName: string;
+  readonly peeringKey: Uint8Array;
+  readonly publicKey: Uint8Array;
+}): Buffer {
+  const { clusterName, calledClusterName, peeringKey, publicKey } = request;
+  const names = [Buffer.from(clusterName), Buffer.from(calledClusterName)];
+  return proofInput(ENROLL_PEER_CONTEXT, [...names, peeringKey, publicKey]);
 }
 
 /** Bytes that `RenewRequest.proof` signs. `commonName` is that of the caller's certificate, `machine-<name>`. */
