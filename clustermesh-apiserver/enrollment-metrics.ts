@@ -14,6 +14,13 @@ export function addEnrollmentMetrics(metrics: Metrics, look: () => OfficeStatus 
     help: 'Enrolments that were refused, by reason',
     labels: ['reason'],
   });
+  const nodes = metrics.counter('isthmus_enrollment_nodes_total', {
+    help: 'Certificates that were given to nodes',
+  });
+  const nodesRefused = metrics.counter('isthmus_enrollment_nodes_refused_total', {
+    help: 'Enrolments of nodes that were refused, by reason',
+    labels: ['reason'],
+  });
   const connections = metrics.gauge('isthmus_enrollment_connections', {
     help: 'Connections of those who have no certificate yet',
   });
@@ -30,6 +37,10 @@ export function addEnrollmentMetrics(metrics: Metrics, look: () => OfficeStatus 
     taken.set(status.enrolled, {});
     repeated.set(status.repeated, {});
     for (const [reason, count] of Object.entries(status.refused)) refused.set(count, { reason });
+    nodes.set(status.nodes.enrolled, {});
+    for (const [reason, count] of Object.entries(status.nodes.refused)) {
+      nodesRefused.set(count, { reason });
+    }
     connections.set(status.connections, {});
     renewals.set(status.renewed, { result: 'renewed' });
     renewals.set(status.renewalsRefused, { result: 'refused' });

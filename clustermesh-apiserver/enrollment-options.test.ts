@@ -31,7 +31,12 @@ test('enrollmentSettings() takes all or nothing', (t) => {
   t.throws(() => read('--enrollment-address=:2382'), {
     message: /--enrollment-address needs --enrollment-ca-cert-file.*clustermesh pki enrollment/,
   });
-  t.throws(() => read('--machine-certificate-ttl=1s'), { message: /15s to 2160h/ });
+  for (const flag of ['--machine-certificate-ttl', '--node-certificate-ttl']) {
+    t.throws(() => read(`${flag}=1s`), { message: /15s to 2160h/ });
+  }
+  for (const name of ['', ':agent', 'kube-system:', 'Kube:agent', 'a:b:c', 'kube-system/agent']) {
+    t.throws(() => read(`--enrollment-service-account=${name}`), { message: /service account/ });
+  }
   t.match(read('--enrollment-address=:2382', '--advertise-gate=mesh.example.com:443', ...files), {
     address: { host: '::', port: 2382 },
     caCertFile: '/c',
@@ -39,6 +44,8 @@ test('enrollmentSettings() takes all or nothing', (t) => {
     advertiseGate: [{ host: 'mesh.example.com', port: 443 }],
     advertiseRegistry: [],
     certificateTtlMs: 86_400_000,
+    nodeCertificateTtlMs: 86_400_000,
+    serviceAccount: { namespace: undefined, name: 'clustermesh-agent' },
     tunnelPort: 8472,
   });
   t.end();
@@ -68,6 +75,8 @@ test('an apiserver lets machines enrol', { skip, timeout: 120_000 }, async (t) =
     advertiseGate: [],
     advertiseRegistry: [],
     certificateTtlMs: 60_000,
+    nodeCertificateTtlMs: 60_000,
+    serviceAccount: { namespace: undefined, name: 'clustermesh-agent' },
     tunnelPort: 8472,
   };
   const options: ApiserverOptions = {

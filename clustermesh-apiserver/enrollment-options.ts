@@ -1,4 +1,4 @@
-/** Options of machines outside Kubernetes: where and how they enrol, and for how long they are believed. */
+/** Options of machines outside Kubernetes, and of nodes that enrol: where and how they do, and for how long they are believed. */
 import {
   integerParser,
   parseDuration,
@@ -15,13 +15,13 @@ export const ENROLLMENT_OPTIONS = defineOptions({
     flag: '--enrollment-address HOST:PORT',
     env: 'ISTHMUS_ENROLLMENT_ADDRESS',
     parse: parseHostPort,
-    help: 'where machines enrol that have a token and no certificate yet; without it none can. Needs --enrollment-ca-cert-file and --enrollment-ca-key-file',
+    help: 'where machines enrol that have a token and no certificate yet, and nodes of a cluster in Kubernetes; without it none can. Needs --enrollment-ca-cert-file and --enrollment-ca-key-file',
   },
   enrollmentCaCertFile: {
     flag: '--enrollment-ca-cert-file FILE',
     env: 'ISTHMUS_ENROLLMENT_CA_CERT_FILE',
     parse: parseText,
-    help: 'authority that signs machines, made by `clustermesh pki enrollment`; it can sign neither servers nor administrators',
+    help: 'authority that signs machines and nodes, made by `clustermesh pki enrollment`; it can sign neither servers nor administrators',
   },
   enrollmentCaKeyFile: {
     flag: '--enrollment-ca-key-file FILE',
@@ -49,6 +49,20 @@ export const ENROLLMENT_OPTIONS = defineOptions({
     default: '24h',
     parse: parseCertificateTtl,
     help: 'how long the certificate of a machine is valid, 15s to 2160h; it is renewed at two thirds of that. A machine that is off for longer has to enrol anew',
+  },
+  enrollmentServiceAccount: {
+    flag: '--enrollment-service-account NAME',
+    env: 'ISTHMUS_ENROLLMENT_SERVICE_ACCOUNT',
+    default: 'clustermesh-agent',
+    parse: parseServiceAccount,
+    help: "in mode any-cni: service account of the agents, by whose projected tokens of audience isthmus-registry nodes enrol; NAME or NAMESPACE:NAME, without a namespace that of our own pod, or the context's",
+  },
+  nodeCertificateTtl: {
+    flag: '--node-certificate-ttl DURATION',
+    env: 'ISTHMUS_NODE_CERTIFICATE_TTL',
+    default: '24h',
+    parse: parseCertificateTtl,
+    help: 'how long the certificate of a node that has enrolled is valid, 15s to 2160h; the node enrols anew at two thirds of that, by its token as it is then',
   },
   vmSessionGrace: {
     flag: '--vm-session-grace DURATION',
@@ -91,8 +105,22 @@ export function enrollmentSettings(
     advertiseGate: values.advertiseGate,
     advertiseRegistry: values.advertiseRegistry,
     certificateTtlMs: values.machineCertificateTtl,
+    nodeCertificateTtlMs: values.nodeCertificateTtl,
+    serviceAccount: values.enrollmentServiceAccount,
     tunnelPort: values.tunnelPort,
   };
+}
+
+/** Names of service accounts and namespaces: DNS subdomains and labels. */
+const SERVICE_ACCOUNT =
+  /^(?:([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?):)?([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)$/;
+
+function parseServiceAccount(text: string): EnrollmentSettings['serviceAccount'] {
+  const [, namespace, name] = SERVICE_ACCOUNT.exec(text) ?? [];
+  if (name !== undefined) return { namespace, name };
+  throw new Error(
+    `cannot parse ${JSON.stringify(text)}: expected the name of a service account, or namespace:name`,
+  );
 }
 
 /** Shorter ones would be renewed all the time, longer ones would be no better than keys for ever. */

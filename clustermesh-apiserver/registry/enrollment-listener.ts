@@ -1,4 +1,4 @@
-/** Where machines enrol: TLS of the server alone, one call, small requests, and an answer to everything that comes. */
+/** Where strangers enrol: TLS of the server alone, one call each, small requests, and an answer to everything that comes. */
 import {
   Server,
   ServerCredentials,
@@ -16,8 +16,9 @@ import type { IpAddress } from '../../mesh/wire/ip.ts';
 import { GateError } from '../gate/gate-error.ts';
 import { openTrust, type TrustFiles } from '../gate/trust.ts';
 import type { Enrollment } from './enrollment.ts';
+import type { EnrollmentCall } from './enrollment-guard.ts';
 import type { EnrollmentLimits } from './enrollment-limits.ts';
-import type { EnrollmentRefusalReason } from './enrollment-refusal.ts';
+import type { EnrollmentRefusal, EnrollmentRefusalReason } from './enrollment-refusal.ts';
 import {
   type EnrollmentSockets,
   listenEnrollmentSockets,
@@ -26,7 +27,7 @@ import {
 import { RegistryError } from './registry-error.ts';
 import { readServerChain, type ServerChain } from './server-chain.ts';
 
-/** A request has at most 2 KiB when it is one. */
+/** A request of a machine has at most 2 KiB when it is one; the token of a node's service account has 1 to 2 KiB. */
 const MAX_REQUEST_BYTES = 4096;
 /** Up to here a request that is too large is refused in words; beyond it gRPC ends the call. */
 const MAX_READ_BYTES = 16 * 1024;
@@ -51,6 +52,19 @@ export interface ClusterFacts {
   readonly podNetworks: readonly string[];
 }
 
+/** What came of a call: the fields of the answer, or why there is none. */
+export type EnrollmentAnswer =
+  | { readonly kind: 'answered'; readonly message: object }
+  | EnrollmentRefusal;
+
+/** A way to enrol beside that of machines. */
+export interface EnrollmentMethod {
+  /** Of the service Enrollment. */
+  readonly name: string;
+  /** `serverName`: a name in our certificate. */
+  answer(call: EnrollmentCall, serverName: string): Promise<EnrollmentAnswer>;
+}
+
 /** Options of `listenEnrollment`. */
 export interface EnrollmentListenerOptions {
   readonly address: HostPort;
@@ -58,6 +72,8 @@ export interface EnrollmentListenerOptions {
   readonly files: Pick<TrustFiles, 'certFile' | 'keyFile' | 'ownCaFile'>;
   readonly clusterName: string;
   readonly enrollment: Enrollment;
+  /** Further ways to enrol. Default: machines alone can. */
+  readonly methods?: readonly EnrollmentMethod[];
   readonly limits: EnrollmentLimits;
   readonly socketLimits?: SocketLimits;
   /** Facts for a machine whose call came in at an address of ours. */
@@ -79,7 +95,7 @@ export interface EnrollmentListener extends AsyncDisposable {
 export async function listenEnrollment(
   options: EnrollmentListenerOptions,
 ): Promise<EnrollmentListener> {
-  const { clusterName, enrollment, limits, facts, clock, logger } = options;
+  const { clusterName, enrollment, methods = [], limits, facts, clock, logger } = options;
   const { certFile, keyFile, ownCaFile } = options.files;
   const stopping = new AbortController();
   const signal = AbortSignal.any([options.signal, stopping.signal]);
@@ -128,9 +144,34 @@ export async function listenEnrollment(
     }
   });
 
-  const enrol = async (
+  const enrolMachine = async (call: EnrollmentCall, to: IpAddress): Promise<EnrollmentAnswer> => {
+    const outcome = await enrollment.enrol(call);
+    if (outcome.kind === 'refused') return outcome;
+    const { record, certificate, trustBundle } = outcome;
+    const cluster = facts(to);
+    const message = {
+      certificate: Buffer.from(certificate),
+      trust_bundle: Buffer.from(trustBundle),
+      cluster_name: cluster.clusterName,
+      cluster_id: cluster.clusterId,
+      max_connected_clusters: cluster.maxConnectedClusters,
+      etcd_endpoints: cluster.etcdEndpoints,
+      registry_endpoints: cluster.registryEndpoints,
+      server_name: chain.serverName,
+      tunnel_port: cluster.tunnelPort,
+      observed_address: call.from,
+      machine_name: record.name,
+      namespace: record.namespace,
+      labels: record.labels,
+      pod_networks: cluster.podNetworks,
+    };
+    return { kind: 'answered', message };
+  };
+  type Answerer = (call: EnrollmentCall, to: IpAddress) => Promise<EnrollmentAnswer>;
+  const answerInTime = async (
     call: ServerUnaryCall<unknown, unknown>,
-  ): Promise<{ code: status; details: string } | object> => {
+    answer: Answerer,
+  ): Promise<{ code: status; details: string } | { message: object }> => {
     const arrival = sockets.find(call.getPeer());
     if (arrival === undefined) return { code: status.CANCELLED, details: 'the connection is gone' };
     const { from, to } = arrival;
@@ -141,38 +182,21 @@ export async function listenEnrollment(
       () => undefined,
     );
     try {
-      const outcome = await enrollment.enrol({ message: call.request, from, signal: timer });
-      if (outcome.kind === 'refused') {
-        return { code: CODES[outcome.reason], details: outcome.details };
-      }
-      const { record, certificate, trustBundle } = outcome;
-      const cluster = facts(to);
-      return {
-        certificate: Buffer.from(certificate),
-        trust_bundle: Buffer.from(trustBundle),
-        cluster_name: cluster.clusterName,
-        cluster_id: cluster.clusterId,
-        max_connected_clusters: cluster.maxConnectedClusters,
-        etcd_endpoints: cluster.etcdEndpoints,
-        registry_endpoints: cluster.registryEndpoints,
-        server_name: chain.serverName,
-        tunnel_port: cluster.tunnelPort,
-        observed_address: from,
-        machine_name: record.name,
-        namespace: record.namespace,
-        labels: record.labels,
-        pod_networks: cluster.podNetworks,
-      };
+      const outcome = await answer({ message: call.request, from, signal: timer }, to);
+      return outcome.kind === 'refused'
+        ? { code: CODES[outcome.reason], details: outcome.details }
+        : { message: outcome.message };
     } finally {
       late.abort();
     }
   };
-  server.addService(enrollmentService(), {
-    Enroll(call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>) {
-      enrol(call).then(
-        (answer) => {
-          if ('code' in answer) callback(answer);
-          else callback(null, answer);
+  const serve =
+    (answer: Answerer) =>
+    (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>): void => {
+      answerInTime(call, answer).then(
+        (answered) => {
+          if ('code' in answered) callback(answered);
+          else callback(null, answered.message);
         },
         (error: unknown) => {
           if (!signal.aborted) logger.error({ err: error }, 'an enrolment has failed');
@@ -184,7 +208,15 @@ export async function listenEnrollment(
           );
         },
       );
-    },
+    };
+  server.addService(enrollmentService(['Enroll', ...methods.map(({ name }) => name)]), {
+    Enroll: serve(enrolMachine),
+    ...Object.fromEntries(
+      methods.map((method) => [
+        method.name,
+        serve((call) => method.answer(call, chain.serverName)),
+      ]),
+    ),
   });
   logger.info({ ...sockets.address }, 'machines may enrol');
 
@@ -221,6 +253,8 @@ const CODES: Readonly<Record<EnrollmentRefusalReason, status>> = {
   'token-revoked': status.UNAUTHENTICATED,
   'token-used-up': status.UNAUTHENTICATED,
   'bad-name': status.PERMISSION_DENIED,
+  'unknown-peer': status.UNAUTHENTICATED,
+  'wrong-cluster': status.FAILED_PRECONDITION,
   'name-taken': status.ALREADY_EXISTS,
   'bad-key': status.INVALID_ARGUMENT,
   'bad-address': status.PERMISSION_DENIED,
@@ -229,25 +263,26 @@ const CODES: Readonly<Record<EnrollmentRefusalReason, status>> = {
 };
 
 /** As loaded, but whatever bytes come reach our own answer: gRPC's would neither be counted nor logged. */
-function enrollmentService(): ServiceDefinition {
+function enrollmentService(names: readonly string[]): ServiceDefinition {
   const service = loadProtoFile('mesh/wire/registry.proto')[SERVICE];
-  const method = service === undefined || 'format' in service ? undefined : service.Enroll;
-  if (method === undefined || typeof method !== 'object' || !('requestDeserialize' in method)) {
-    throw new Error(`registry.proto does not define ${SERVICE}.Enroll`);
-  }
-  return {
-    Enroll: {
-      ...method,
-      requestDeserialize: (bytes: Buffer) => {
+  const methods = service === undefined || 'format' in service ? undefined : service;
+  return Object.fromEntries(
+    names.map((name) => {
+      const method = methods?.[name];
+      if (method === undefined || typeof method !== 'object' || !('requestDeserialize' in method)) {
+        throw new Error(`registry.proto does not define ${SERVICE}.${name}`);
+      }
+      const requestDeserialize = (bytes: Buffer) => {
         if (bytes.length > MAX_REQUEST_BYTES) return UNREADABLE;
         try {
           return method.requestDeserialize(bytes);
         } catch {
           return UNREADABLE;
         }
-      },
-    },
-  };
+      };
+      return [name, { ...method, requestDeserialize }];
+    }),
+  );
 }
 
 function readChain(read: () => ServerChain, certFile: string): ServerChain {

@@ -1,4 +1,7 @@
-/** Everything by which machines come in: tokens, the authority, the listener, and what administrators and renewals need of them. */
+/**
+ * Everything by which machines and nodes come in: tokens, the authority, the listener, and what administrators and renewals need
+ * of them.
+ */
 import type { KvStore } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
@@ -11,6 +14,17 @@ import { createEnrollment, type Enrollment, type EnrollmentStatus } from './enro
 import { createEnrollmentLimits, type EnrollmentLimits } from './enrollment-limits.ts';
 import { type EnrollmentListener, listenEnrollment } from './enrollment-listener.ts';
 import type { MachineBook } from './machine-book.ts';
+import {
+  createNodeEnrollment,
+  type NodeEnrollment,
+  type NodeOffer,
+  nodeEnrollmentMethod,
+} from './node-enrollment.ts';
+import {
+  createPeerEnrollment,
+  type EnrollingPeers,
+  type PeerEnrollment,
+} from './peer-enrollment.ts';
 import { createRenewal, type Renewal } from './renewal.ts';
 import { createTokenBook, type TokenBook } from './token-book.ts';
 
@@ -23,6 +37,10 @@ export interface EnrollmentSettings {
   readonly advertiseGate: readonly HostPort[];
   readonly advertiseRegistry: readonly HostPort[];
   readonly certificateTtlMs: number;
+  /** Of nodes. */
+  readonly nodeCertificateTtlMs: number;
+  /** Of the nodes' agents; without a namespace that of our own credentials. */
+  readonly serviceAccount: { readonly namespace: string | undefined; readonly name: string };
   readonly tunnelPort: number;
 }
 
@@ -32,6 +50,12 @@ export interface EnrollmentOfficeOptions {
   readonly settings: EnrollmentSettings | undefined;
   /** Why this cluster takes no machines whatever the settings say. Default: it takes them. */
   readonly notOffered?: string | undefined;
+  /** Machines whose labels are decided elsewhere, as `namespace/name`. */
+  readonly labelledMachines: ReadonlySet<string>;
+  /** Peers that enrol by their key. Default: none do. */
+  readonly peers?: EnrollingPeers | undefined;
+  /** How nodes enrol. */
+  readonly nodes: NodeOffer;
   readonly store: KvStore;
   readonly machines: MachineBook;
   readonly files: Pick<TrustFiles, 'certFile' | 'keyFile' | 'ownCaFile'>;
@@ -51,6 +75,8 @@ export interface OfficeSurroundings {
 
 /** How enrollment stands, for the status and metrics. */
 export interface OfficeStatus extends EnrollmentStatus {
+  readonly nodes: NodeEnrollment['status'];
+  readonly peers: PeerEnrollment['status'] | undefined;
   readonly address: HostPort | undefined;
   readonly connections: number;
   readonly renewed: number;
@@ -78,6 +104,8 @@ interface Desk {
   readonly renewal: Renewal;
   readonly limits: EnrollmentLimits;
   readonly enrollment: Enrollment;
+  readonly nodes: NodeEnrollment;
+  readonly peers: PeerEnrollment | undefined;
 }
 
 const WITHOUT_ADDRESS =
@@ -111,7 +139,7 @@ export async function openEnrollmentOffice(
     };
   };
   return {
-    admin: createAdmin({ tokens, machines, offer, logger }),
+    admin: createAdmin({ tokens, machines, labelled: options.labelledMachines, offer, logger }),
     renewal: desk?.renewal,
     async listen({ gate, registry, podNetworks }) {
       if (desk === undefined) return;
@@ -122,6 +150,15 @@ export async function openEnrollmentOffice(
         files: options.files,
         clusterName,
         enrollment: desk.enrollment,
+        methods: [
+          nodeEnrollmentMethod(desk.nodes, {
+            ...options.cluster,
+            max: options.maxConnectedClusters,
+            gatePort: gate.port,
+            registryPort: registry.port,
+          }),
+          ...(desk.peers === undefined ? [] : [desk.peers.method]),
+        ],
         limits: desk.limits,
         facts: (to) => ({
           clusterName,
@@ -142,6 +179,8 @@ export async function openEnrollmentOffice(
       const { state } = desk.authority;
       return {
         ...desk.enrollment.status,
+        nodes: desk.nodes.status,
+        peers: desk.peers?.status,
         address: listener?.address,
         connections: listener?.connections ?? 0,
         renewed: desk.renewal.counts.renewed,
@@ -175,6 +214,25 @@ async function openDesk(
     authority,
     limits,
     renewal: createRenewal({ machines, authority, logger }),
+    peers:
+      options.peers === undefined
+        ? undefined
+        : createPeerEnrollment({
+            peers: options.peers,
+            cluster: { ...options.cluster, max: options.maxConnectedClusters },
+            authority,
+            limits,
+            clock,
+            logger,
+          }),
+    nodes: createNodeEnrollment({
+      offer: options.nodes,
+      authority,
+      ttlMs: settings.nodeCertificateTtlMs,
+      limits,
+      clock,
+      logger,
+    }),
     enrollment: createEnrollment({
       tokens,
       machines,

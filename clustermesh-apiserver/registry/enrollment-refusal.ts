@@ -10,6 +10,8 @@ export type EnrollmentRefusalReason =
   | 'token-revoked'
   | 'token-used-up'
   | 'bad-name'
+  | 'unknown-peer'
+  | 'wrong-cluster'
   | 'name-taken'
   | 'bad-key'
   | 'bad-address'

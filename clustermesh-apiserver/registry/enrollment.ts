@@ -2,17 +2,20 @@
  * Decides who becomes a machine: token, name, key and addresses are checked before a use of the token is taken, and the use
  * is taken before anything is signed. What machines are granted comes from the token alone.
  */
-import { KvError } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { type IpAddress, parseIpAddress } from '../../mesh/wire/ip.ts';
 import { enrollProofInput } from '../../mesh/wire/key-proof.ts';
 import type { IssuingAuthority } from './certificate-authority.ts';
+import {
+  createEnrollmentGuard,
+  type EnrollmentCall,
+  type RefusalCounts,
+} from './enrollment-guard.ts';
 import type { EnrollmentLimits } from './enrollment-limits.ts';
 import {
   BAD_TOKEN,
   type EnrollmentRefusal,
-  type EnrollmentRefusalReason,
   refusal,
   tokenOver,
   translated,
@@ -22,15 +25,7 @@ import { type ClaimedKey, isProven, readClaimedKey } from './key-claim.ts';
 import type { MachineBook } from './machine-book.ts';
 import { isMachineName, type MachineRecord } from './machine-record.ts';
 import type { TokenBook } from './token-book.ts';
-import { TokenError } from './token-error.ts';
 import { matchesNames, type TokenRecord, tokenState } from './token-record.ts';
-
-/** A call as it came. */
-export interface EnrollmentCall {
-  readonly message: unknown;
-  readonly from: IpAddress;
-  readonly signal: AbortSignal;
-}
 
 /** What came of it. */
 export type EnrollmentOutcome =
@@ -49,7 +44,7 @@ export interface EnrollmentStatus {
   readonly enrolled: number;
   /** Answers that were given again. */
   readonly repeated: number;
-  readonly refused: Readonly<Partial<Record<EnrollmentRefusalReason, number>>>;
+  readonly refused: RefusalCounts;
   /** Why nobody is enrolled at present; undefined: machines are. */
   readonly unusable: string | undefined;
 }
@@ -72,21 +67,10 @@ export interface EnrollmentOptions {
   readonly logger: Logger;
 }
 
-/** How long a refusal of one kind for one source is not logged again. */
-const QUIET_MS = 600_000;
-const MAX_LOGGED = 1024;
-/** Refusals that say nothing against who called. */
-const BLAMELESS: readonly EnrollmentRefusalReason[] = [
-  'unavailable',
-  'not-offered',
-  'rate-limited',
-];
-
 /** Makes it. */
 export function createEnrollment(options: EnrollmentOptions): Enrollment {
   const { tokens, machines, authority, limits, notOffered, clock, logger } = options;
-  const refused: Partial<Record<EnrollmentRefusalReason, number>> = {};
-  const logged = createQuietSet(clock);
+  const guard = createEnrollmentGuard({ limits, clock, logger });
   const counts = { enrolled: 0, repeated: 0 };
 
   const unusable = (): string | undefined => {
@@ -191,44 +175,13 @@ export function createEnrollment(options: EnrollmentOptions): Enrollment {
     if ('kind' in identified) return identified;
     return judge(request, identified, call.from) ?? grant(request, identified, call);
   };
-  const note = (call: EnrollmentCall, { reason, details }: EnrollmentRefusal): void => {
-    refused[reason] = (refused[reason] ?? 0) + 1;
-    if (!BLAMELESS.includes(reason)) limits.punish(call.from);
-    if (logged.isNew(`${reason} ${call.from}`)) {
-      logger.warn({ from: call.from, reason, details }, 'an enrolment was refused');
-    }
-  };
 
   return {
     get status() {
-      return { ...counts, refused: { ...refused }, unusable: unusable() };
+      return { ...counts, refused: guard.refused, unusable: unusable() };
     },
-    async enrol(call) {
-      const admission = limits.admit(call.from);
-      let outcome: EnrollmentOutcome;
-      if (admission.kind === 'limited') outcome = limited(admission);
-      else {
-        try {
-          outcome = await decide(call);
-        } catch (error) {
-          if (!(error instanceof KvError || error instanceof TokenError)) throw error;
-          const details = `the registry cannot write or read at present (${error.code}): try again`;
-          outcome = refusal('unavailable', details);
-        }
-      }
-      if (outcome.kind === 'refused') note(call, outcome);
-      return outcome;
-    },
+    enrol: (call) => guard.pass(call, () => decide(call)),
   };
-
-  function limited(admission: {
-    readonly by: 'source' | 'total';
-    readonly waitMs: number;
-  }): EnrollmentRefusal {
-    const seconds = Math.max(1, Math.ceil(admission.waitMs / 1000));
-    const whose = admission.by === 'source' ? 'from this address' : 'from everywhere';
-    return refusal('rate-limited', `too many attempts ${whose}: try again in ${seconds} s`);
-  }
 }
 
 /** What speaks against a key for the name that another machine may have. */
@@ -257,21 +210,4 @@ function isSame(claimed: string, from: IpAddress): boolean {
   } catch {
     return false;
   }
-}
-
-/** Remembers for a while, and at most so many. */
-function createQuietSet(clock: Clock): { isNew(subject: string): boolean } {
-  const seen = new Map<string, number>();
-  return {
-    isNew(subject) {
-      const now = clock.monotonic();
-      const last = seen.get(subject);
-      if (last !== undefined && now - last < QUIET_MS) return false;
-      seen.delete(subject);
-      const [oldest] = seen.keys();
-      if (seen.size >= MAX_LOGGED && oldest !== undefined) seen.delete(oldest);
-      seen.set(subject, now);
-      return true;
-    },
-  };
 }

@@ -4,7 +4,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { callAgent, fetchStatus } from '../../agent/api/client.ts';
 import type { AgentStatus } from '../../agent/api/status.ts';
-import { ownConfigFile, peersFolder } from './certificates.ts';
+import { secretFiles } from '../../pki/layout.ts';
+import { SECRET_NAMES } from '../../pki/names.ts';
+import { ENROLLMENT_PORT, REGISTRY_PORT } from './apiserver.ts';
+import { ownConfigFile, peersFolder, pkiFolder, tokenFile } from './certificates.ts';
 import { createDaemon, type Daemon } from './daemon.ts';
 import { LabError } from './lab-error.ts';
 import type { ClusterPlan, NodePlan } from './plan.ts';
@@ -114,13 +117,28 @@ function flags(cluster: ClusterPlan, node: NodePlan): string[] {
     `--cluster-id=${cluster.id}`,
     `--node-name=${node.name}`,
     ...node.addresses.map((address) => `--node-ip=${address}`),
-    `--etcd-config=${ownConfigFile(node)}`,
-    `--clustermesh-config=${peersFolder(node)}`,
-    `--registry-address=${cluster.first.addresses[0]}:2381`,
+    ...clusterFlags(cluster, node),
     `--bpf-root=${node.bpfRoot}`,
     `--cgroup-root=${node.cgroup}`,
     `--state-dir=${join(node.folder, 'agent-state')}`,
     `--socket-path=${node.socketPath}`,
     `--object-dir=${OBJECT_FOLDER}`,
+  ];
+}
+
+/** How it comes to its own cluster and its peers. */
+function clusterFlags(cluster: ClusterPlan, node: NodePlan): string[] {
+  const [address] = cluster.first.addresses;
+  if (cluster.nodesEnroll) {
+    return [
+      `--enrollment-address=${address}:${ENROLLMENT_PORT}`,
+      `--enrollment-token-file=${tokenFile(node)}`,
+      `--enrollment-trusted-ca-file=${secretFiles(pkiFolder(cluster), SECRET_NAMES.server).ca}`,
+    ];
+  }
+  return [
+    `--etcd-config=${ownConfigFile(node)}`,
+    `--clustermesh-config=${peersFolder(node)}`,
+    `--registry-address=${address}:${REGISTRY_PORT}`,
   ];
 }

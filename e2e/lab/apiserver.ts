@@ -7,7 +7,7 @@ import { SECRET_NAMES } from '../../pki/names.ts';
 import { enrollmentCaFiles, peersFolder, peerTrustFolder, pkiFolder } from './certificates.ts';
 import { execute } from './command.ts';
 import { createDaemon, type Daemon } from './daemon.ts';
-import { KUBERNETES_NAMESPACE, type LabKubernetes } from './kubernetes.ts';
+import { AGENT_ACCOUNT, KUBERNETES_NAMESPACE, type LabKubernetes } from './kubernetes.ts';
 import { LabError } from './lab-error.ts';
 import { createManifests, type Manifests } from './manifests.ts';
 import type { ClusterPlan } from './plan.ts';
@@ -107,6 +107,9 @@ function sourceFlags(cluster: ClusterPlan, kubernetes: LabKubernetes | undefined
         '--mode=any-cni',
         `--kubeconfig=${kubernetes.kubeconfig}`,
         `--lease-namespace=${KUBERNETES_NAMESPACE}`,
+        ...(cluster.nodesEnroll
+          ? [`--enrollment-service-account=${KUBERNETES_NAMESPACE}:${AGENT_ACCOUNT}`]
+          : []),
         ...(cluster.mcs
           ? [
               '--clustermesh-enable-mcs-api',

@@ -49,6 +49,11 @@ export function enrollmentCaFiles(cluster: ClusterPlan): SecretFiles {
   return secretFiles(cluster.folder, 'enrollment');
 }
 
+/** Token by which a node's agent enrols. */
+export function tokenFile(node: NodePlan): string {
+  return join(node.folder, 'agent.token');
+}
+
 /** File by which a node's agent reaches its own cluster. */
 export function ownConfigFile(node: NodePlan): string {
   return join(node.folder, 'etcd', node.cluster);

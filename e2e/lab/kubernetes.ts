@@ -2,7 +2,10 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
+import { writePrivateFile } from '../../pki/layout.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { makeTokenPod, requestToken } from '../peers/projected-token.ts';
+import { tokenFile } from './certificates.ts';
 import { LabError } from './lab-error.ts';
 import { createApiManifests, type Kubectl, type Manifests } from './manifests.ts';
 import type { ClusterPlan } from './plan.ts';
@@ -19,6 +22,8 @@ export interface LabKubernetes extends AsyncDisposable {
   readonly kubectl: Kubectl;
   /** Kubeconfig of the clustermesh-apiserver, good in the namespace of the cluster's first node. */
   readonly kubeconfig: string;
+  /** Gives each node a token for its agent, as a kubelet does, where they enrol by one; the nodes have to be there. */
+  writeTokens(): Promise<void>;
   /** Lets the node's namespace reach it; call it when that is there. */
   reachFromNode(): Promise<void>;
 }
@@ -27,14 +32,19 @@ export interface LabKubernetes extends AsyncDisposable {
 const CONTROLLERS = ['endpointslice-controller', 'garbage-collector-controller'];
 /** Kinds beyond Kubernetes' own that a topology may have. */
 const CRDS = ['ciliumnetworkpolicies'];
+/** No kubelet is there to renew it: longer than any lab lives. */
+const TOKEN_LIFE_SECONDS = 86_400;
 const RELAY_MAIN = fileURLToPath(new URL('./relay/main.js', import.meta.url));
 
 /** What a user applies to let the clustermesh-apiserver in, and what more for the Multi-Cluster Services API. */
 const RBAC = ['rbac-any-cni.yaml'];
+const ENROLLMENT_RBAC = ['rbac-enrollment.yaml'];
 const MCS_RBAC = ['rbac-service-exports.yaml', 'rbac-controllers.yaml', 'rbac-mcs.yaml'];
 
 /** Namespace of the clustermesh-apiserver's service account and its leases. */
 export const KUBERNETES_NAMESPACE = 'isthmus-system';
+/** The agents' service account there, where nodes enrol. */
+export const AGENT_ACCOUNT = 'clustermesh-agent';
 
 /**
  * Starts it on the loopback of the machine, with the CRDs and the RBAC that the clustermesh-apiserver needs, and what `files`
@@ -57,7 +67,12 @@ export async function openLabKubernetes(
   };
   try {
     await kube.installCrds(CRDS);
-    const files = [...RBAC, ...(cluster.mcs ? MCS_RBAC : []), ...further];
+    const files = [
+      ...RBAC,
+      ...(cluster.nodesEnroll ? ENROLLMENT_RBAC : []),
+      ...(cluster.mcs ? MCS_RBAC : []),
+      ...further,
+    ];
     const paths = files.map((file) =>
       projectPath(`clustermesh-apiserver/kubernetes/manifests/${file}`),
     );
@@ -72,6 +87,20 @@ export async function openLabKubernetes(
       manifests: createApiManifests(kubectl, kube),
       kubectl,
       kubeconfig,
+      async writeTokens() {
+        if (!cluster.nodesEnroll) return;
+        for (const node of cluster.nodes) {
+          const pod = {
+            namespace: KUBERNETES_NAMESPACE,
+            account: AGENT_ACCOUNT,
+            name: `agent-${node.name}`,
+            node: node.name,
+          };
+          const uid = await makeTokenPod(kube, pod);
+          const token = await requestToken(kube, pod, { uid, lifeSeconds: TOKEN_LIFE_SECONDS });
+          await writePrivateFile(tokenFile(node), token);
+        }
+      },
       async reachFromNode() {
         const { hostname, port } = new URL(kube.endpoint.url);
         const path = join(cluster.folder, 'kubernetes.sock');

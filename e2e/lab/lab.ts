@@ -162,6 +162,10 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
     fail,
   );
   await settleAll(
+    kubernetes.map((one) => one.writeTokens()),
+    fail,
+  );
+  await settleAll(
     [...apiservers, ...agents].map((daemon) => daemon.start()),
     fail,
   );

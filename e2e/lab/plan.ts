@@ -49,8 +49,9 @@ export interface ClusterPlan {
   readonly manifests: string;
   readonly objects: ClusterTopology['objects'];
   readonly mcs: boolean;
-  /** Machines may join it: it enrols them, and mirrors its peers, whom they read through it alone. */
+  /** Machines may join it, or its nodes: it enrols them, and mirrors its peers, whom they read through it alone. */
   readonly takesMachines: boolean;
+  readonly nodesEnroll: boolean;
   readonly serviceCidrs: readonly string[];
   readonly namespaces: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly services: readonly ServicePlan[];
@@ -119,7 +120,10 @@ export function planLab(
       manifests: join(folder, 'clusters', cluster.name, 'manifests'),
       objects: cluster.objects,
       mcs: cluster.mcs,
-      takesMachines: topology.machines.some((machine) => machine.cluster === cluster.name),
+      takesMachines:
+        cluster.nodesEnroll ||
+        topology.machines.some((machine) => machine.cluster === cluster.name),
+      nodesEnroll: cluster.nodesEnroll,
       serviceCidrs: cluster.serviceCidrs,
       namespaces: cluster.namespaces,
       services: topology.services

@@ -21,6 +21,11 @@ const clusterSchema = z.strictObject({
   nodes: z.array(nameSchema).min(1).max(50),
   /** Where its objects are: files that its apiserver watches, or a real Kubernetes API server that kubectl writes to. */
   objects: z.enum(['files', 'kubernetes']).default('files'),
+  /**
+   * Whether its nodes get their certificates by the tokens of their agents, and hear of their peers from their registry. If not, they
+   * have files that were made before. For objects of `kubernetes` alone.
+   */
+  nodesEnroll: z.boolean().default(false),
   /** How its nodes connect pods; clustermesh-cni comes behind it. */
   cni: z
     .strictObject({
@@ -167,6 +172,9 @@ export function parseTopology(value: unknown, source = 'topology'): Topology {
     ...topology.clusters
       .filter(({ mcs, objects }) => mcs && objects !== 'kubernetes')
       .map(({ name }) => `cluster ${name}: mcs needs objects: kubernetes`),
+    ...topology.clusters
+      .filter(({ nodesEnroll, objects }) => nodesEnroll && objects !== 'kubernetes')
+      .map(({ name }) => `cluster ${name}: nodesEnroll needs objects: kubernetes`),
   ];
   if (problems.length > 0) {
     throw new LabError('topology', `cannot use ${source}: ${problems.join('; ')}`);
