@@ -3,14 +3,14 @@ import { type IpAddress, ipFamily } from '../../mesh/wire/ip.ts';
 import { MachineError, reasonOf } from './machine-error.ts';
 import type { OwnAddress, Surroundings } from './surroundings.ts';
 
-/** The addresses, at most one of each family, and why these. */
+/** The addresses and why these. Of each family the first is the one that the machine calls from by itself. */
 export interface AddressChoice {
   readonly addresses: readonly IpAddress[];
   readonly text: string;
 }
 
 /**
- * Chooses: what a person said; else the address that the machine reaches the registry from, and of the other family the only
+ * Chooses: what a person said, which may be several of a family; else the address that the machine reaches the registry from, and of the other family the only
  * one of the same interface. Throws MachineError `preflight` with what to do.
  */
 export async function chooseAddresses(options: {
@@ -65,12 +65,6 @@ export async function chooseAddresses(options: {
 }
 
 function checkWanted(wanted: readonly IpAddress[], own: readonly OwnAddress[]): void {
-  if (new Set(wanted.map(ipFamily)).size < wanted.length) {
-    throw new MachineError(
-      'preflight',
-      `--address ${wanted.join(', ')}: expected at most one address of each family`,
-    );
-  }
   const strange = wanted.filter((address) => !own.some((held) => held.address === address));
   if (strange.length === 0) return;
   const held = own.length === 0 ? 'none' : listed(own);
@@ -91,7 +85,10 @@ function chosenByPerson(
       `--address ${wanted.join(', ')}: this machine reaches ${way.host} from ${way.source}, and the cluster would take that for address translation; choose ${way.source}, or change the source of that route (ip route replace ... src ADDRESS)`,
     );
   }
-  return { addresses: inOrder(wanted), text: `${wanted.join(' and ')} (--address)` };
+  // What the cluster sees it by comes first, so that it goes on calling by that.
+  const others = wanted.filter((address) => address !== way.source);
+  const addresses = inOrder([...new Set([way.source, ...others])]);
+  return { addresses, text: `${addresses.join(' and ')} (--address)` };
 }
 
 function inOrder(addresses: readonly IpAddress[]): readonly IpAddress[] {

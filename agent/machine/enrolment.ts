@@ -29,7 +29,7 @@ const SCHEMA = 1;
 const TIMEOUT_MS = 15_000;
 const PEM_CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g;
 /** Names of which every server of the mesh bears one, whatever address it is reached at. */
-const SERVER_NAMES = ['clustermesh-apiserver.cilium.io', 'any.mesh.cilium.io'];
+export const SERVER_NAMES = ['clustermesh-apiserver.cilium.io', 'any.mesh.cilium.io'];
 
 /** What the registry decided. */
 export interface Enrolled {

@@ -107,6 +107,7 @@ test('a configuration is brought within bounds', (t) => {
     peers: [],
     checks: [],
     trustBundle: '',
+    issuer: '',
   });
   t.throws(() => parseMachineConfig({ checks: 'all' }));
   const results = Array.from({ length: 250 }, (_, index) => ({

@@ -258,6 +258,17 @@ test('addresses are chosen by a person, or by the way to the cluster', {
   const addresses: IpAddress[] = [parseIpAddress('192.0.2.10')];
   const fixed = await joinAs(cluster, state.file('b'), { surroundings, addresses, name: 'vm2' });
   t.match(fixed.record, { addresses: ['192.0.2.10'], hasFixedAddresses: true });
+  const all = ['fd00::10', '198.51.100.7', '192.0.2.10'].map(parseIpAddress);
+  const several = await joinAs(cluster, state.file('d'), {
+    surroundings,
+    addresses: all,
+    name: 'vm4',
+  });
+  t.same(
+    several.record.addresses,
+    ['192.0.2.10', '198.51.100.7', 'fd00::10'],
+    'several of a family: first the one that it calls from',
+  );
   await t.rejects(
     joinAs(cluster, state.file('c'), {
       surroundings,

@@ -9,6 +9,7 @@ import { createLogger } from '../../mesh/runtime/log.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import { type IpAddress, parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { createNodeSession, type NodeSession } from '../registry/session.ts';
+import { certificatesIn } from './enrolment.ts';
 import { joinCluster } from './join.ts';
 import { type MachineAgent, openMachineAgent } from './machine-agent.ts';
 import { readMachineRecord } from './machine-record.ts';
@@ -188,6 +189,25 @@ test('a certificate is renewed in time, with a new key, and the session goes on 
   );
   t.equal(cluster.published.has('vm1'), true);
   t.same(second.machine.part.problems(), []);
+});
+
+test('a certificate by an authority that signs no more is replaced long before its time', {
+  timeout: 120_000,
+}, async (t) => {
+  const cluster = await openMachineCluster(t, { ttlMs: 60_000 });
+  const stateDir = await joined(t, cluster, 'vm1');
+  const issuer = (): string | undefined => {
+    const [, authority] = certificatesIn(readFileSync(join(stateDir, 'certs/tls.crt'), 'utf8'));
+    return authority?.fingerprint256;
+  };
+  const [before, generation] = [issuer(), readlinkSync(join(stateDir, 'certs'))];
+  const agent = start(t, stateDir);
+  await until(() => agent.state() === 'accepted');
+  await cluster.replaceEnrollmentAuthority();
+  await until(() => readlinkSync(join(stateDir, 'certs')) !== generation);
+  t.not(issuer(), before);
+  await until(() => agent.sessions() >= 2 && agent.state() === 'accepted');
+  t.same(agent.machine.part.problems(), []);
 });
 
 test('a certificate that has run out is explained', { timeout: 120_000 }, async (t) => {

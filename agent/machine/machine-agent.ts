@@ -75,6 +75,7 @@ export function openMachineAgent(options: {
         logger.info({ added, removed }, "the cluster's peers have changed");
       }
       renewal.setTrustBundle(config.trustBundle);
+      renewal.setIssuer(config.issuer);
       configProblem = undefined;
     } catch (error) {
       configProblem = `cannot write what the cluster has decided for this machine: ${reasonOf(error)}`;

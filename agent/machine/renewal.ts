@@ -1,40 +1,23 @@
-/** The machine's certificate is renewed at two thirds of its life, each time with a new key. */
-import { X509Certificate } from 'node:crypto';
-import { createBackoff } from '../../mesh/runtime/backoff.ts';
+/** The machine's certificate is renewed in time, each time with a new key. */
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import { callUnary } from '../../mesh/runtime/grpc-call.ts';
 import { clientCredentials } from '../../mesh/runtime/grpc-client.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
 import { renewProofInput } from '../../mesh/wire/key-proof.ts';
-import { certificatesIn, checkIssued, dateProblem, toMachineError } from './enrolment.ts';
-import { MachineError, reasonOf } from './machine-error.ts';
-import {
-  certificatesWrittenAt,
-  type MachineCertificates,
-  readCertificates,
-  writeCertificates,
-} from './machine-files.ts';
+import { type CertificateUpkeep, createCertificateUpkeep } from './certificate-upkeep.ts';
+import { checkIssued, dateProblem, toMachineError } from './enrolment.ts';
+import { MachineError } from './machine-error.ts';
+import { type MachineCertificates, readCertificates, writeCertificates } from './machine-files.ts';
 import { makeMachineKey } from './machine-key.ts';
 import type { MachineRecord } from './machine-record.ts';
 import { hostPortText } from './server-probe.ts';
 
 const SCHEMA = 1;
 const TIMEOUT_MS = 15_000;
-const LIFE_PART = 2 / 3;
-/** The latest of a renewal's attempts come in this part of what is left, so that short lives are tried often enough. */
-const RETRY_PART = 1 / 20;
-const MIN_RETRY_MS = 250;
-const MAX_RETRY_MS = 60_000;
-/** The clock may be set meanwhile, and other programs may renew: the file is looked at again this often. */
-const LOOK_EACH_MS = 60_000;
 
 /** Keeps the certificate fresh. */
-export interface Renewal {
-  /** Renews until `signal` aborts; never rejects for want of a registry. */
-  run(signal: AbortSignal): Promise<void>;
-  /** Takes authorities that the cluster tells; nothing is done when they are those in use. Throws MachineError `disk`. */
-  setTrustBundle(pem: string): void;
+export interface Renewal extends Pick<CertificateUpkeep, 'run' | 'setTrustBundle' | 'setIssuer'> {
   /** What a person should know: a renewal that fails, a certificate that has run out. */
   problems(): readonly string[];
 }
@@ -48,7 +31,6 @@ export function createRenewal(options: {
   readonly logger: Logger;
 }): Renewal {
   const { stateDir, record, onRenewed, clock, logger } = options;
-  let failure: string | undefined;
 
   const renewOnce = async (
     certificates: MachineCertificates,
@@ -95,89 +77,32 @@ export function createRenewal(options: {
     return certificates;
   };
 
-  /** Certificates are valid from some minutes before they were made, so what counts is when they came here. */
-  const lifeOf = ({ certificate }: MachineCertificates): { from: number; to: number } => {
-    const { validFrom, validTo } = new X509Certificate(certificate);
-    const cameAt = Math.min(clock.now(), certificatesWrittenAt(stateDir));
-    return { from: Math.max(Date.parse(validFrom), cameAt), to: Date.parse(validTo) };
-  };
-
-  /** Waits until two thirds of the life are over, then asks one registry after the other. Resolves when files are new. */
-  const renewInTime = async (signal: AbortSignal): Promise<void> => {
-    for (;;) {
-      const { from, to } = lifeOf(read());
-      const waitMs = from + (to - from) * LIFE_PART - clock.now();
-      if (waitMs <= 0) break;
-      await clock.sleep(Math.min(waitMs, LOOK_EACH_MS), signal);
-    }
-    for (let attempt = 0; ; attempt += 1) {
+  const upkeep = createCertificateUpkeep({
+    stateDir,
+    whose: 'this machine',
+    read,
+    async renew(attempt, signal) {
       const certificates = read();
       const problem = dateProblem(certificates.certificate, clock.now());
       const registry = record.registries[attempt % record.registries.length];
       if (registry === undefined) throw new MachineError('state', 'no registry is known');
-      try {
-        // Who shows a certificate that has run out is not let in: only a person can help.
-        if (problem !== undefined) throw new MachineError('untrusted', problem);
-        await renewOnce(certificates, registry, signal);
-        return;
-      } catch (error) {
-        signal.throwIfAborted();
-        report(error);
-      }
-      const left = lifeOf(certificates).to - clock.now();
-      const backoff = Math.min(MAX_RETRY_MS, Math.max(MIN_RETRY_MS, left * RETRY_PART));
-      await clock.sleep(backoff * (0.5 + Math.random() / 2), signal);
-    }
-  };
-
-  const report = (error: unknown): void => {
-    const reason = reasonOf(error);
-    if (reason !== failure)
-      logger.warn({ reason }, 'the certificate of this machine cannot be renewed');
-    failure = reason;
-  };
-
+      // Who shows a certificate that has run out is not let in: only a person can help.
+      if (problem !== undefined) throw new MachineError('untrusted', problem);
+      await renewOnce(certificates, registry, signal);
+    },
+    onRenewed,
+    clock,
+    logger,
+  });
   return {
-    async run(signal) {
-      const backoff = createBackoff({ minMs: MIN_RETRY_MS, maxMs: MAX_RETRY_MS });
-      while (!signal.aborted) {
-        try {
-          await renewInTime(signal);
-          failure = undefined;
-          backoff.reset();
-          logger.info(
-            { until: new Date(lifeOf(read()).to).toISOString() },
-            'the certificate of this machine was renewed',
-          );
-          onRenewed();
-        } catch (error) {
-          if (signal.aborted) return;
-          report(error);
-          await clock.sleep(backoff.next(), signal).catch(() => undefined);
-        }
-      }
-    },
-    setTrustBundle(pem) {
-      const certificates = read();
-      if (pem === '' || namesOf(pem) === namesOf(certificates.ca)) return;
-      // The certificate is as old as before.
-      writeCertificates(stateDir, { ...certificates, ca: pem }, certificatesWrittenAt(stateDir));
-      logger.info('the authorities that this machine believes have changed');
-      onRenewed();
-    },
+    run: upkeep.run,
+    setTrustBundle: upkeep.setTrustBundle,
+    setIssuer: upkeep.setIssuer,
     problems: () =>
-      failure === undefined
+      upkeep.failure === undefined
         ? []
-        : [`the certificate of this machine cannot be renewed: ${failure}`],
+        : [`the certificate of this machine cannot be renewed: ${upkeep.failure}`],
   };
-}
-
-/** The certificates of a bundle, whatever their order and the space between them. */
-function namesOf(pem: string): string {
-  return certificatesIn(pem)
-    .map(({ fingerprint256 }) => fingerprint256)
-    .sort()
-    .join();
 }
 
 function readRenewed(answer: object): { certificate: string; trustBundle: string } {

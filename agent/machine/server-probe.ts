@@ -1,15 +1,13 @@
 /** Looking at a registry before anything is said to it: is it the one that the token names, and what is its time? */
 import { createHash, type KeyObject, X509Certificate } from 'node:crypto';
-import { connect as connectHttp2 } from 'node:http2';
 import { isIP } from 'node:net';
 import { connect as connectTls, type DetailedPeerCertificate, type TLSSocket } from 'node:tls';
 import { describeCertificate } from '../../mesh/runtime/certificate-words.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
+import { askServerDate } from '../../mesh/runtime/server-date.ts';
 import { MachineError, reasonOf } from './machine-error.ts';
 
 const LONGEST_CHAIN = 8;
-/** Any path gets an answer with a date; this one does nothing. */
-const DATE_PATH = '/isthmus.registry.v1.Enrollment/Date';
 
 /** A registry that is the one which a token names. */
 export interface ProbedServer {
@@ -52,7 +50,7 @@ export async function probeServer(
         `the server at ${where} is not the one that the token is for: none of its certificates has the key with SHA-256 ${anchor.toString('base64url')} (${shown === '' ? 'it shows none' : shown}); check the address, or make a new token if the cluster's authority was replaced`,
       );
     }
-    const now = await askDate(socket, signal).catch(() => undefined);
+    const now = await askServerDate(socket, signal).catch(() => undefined);
     return { authority: authority.toString(), certificate, now };
   } finally {
     socket.destroy();
@@ -130,30 +128,4 @@ function presentedChain(socket: TLSSocket): X509Certificate[] {
     next = next.issuerCertificate;
   }
   return chain;
-}
-
-/** A server of HTTP/2 dates every answer, also that to a question that it does not know. */
-function askDate(socket: TLSSocket, signal: AbortSignal): Promise<number | undefined> {
-  return new Promise((resolve, reject) => {
-    if (socket.alpnProtocol !== 'h2') return resolve(undefined);
-    const session = connectHttp2('https://registry', { createConnection: () => socket });
-    const stop = (): void => reject(signal.reason);
-    signal.addEventListener('abort', stop, { once: true });
-    session.once('error', reject);
-    session.once('close', () => resolve(undefined));
-    const stream = session.request({
-      ':method': 'POST',
-      ':path': DATE_PATH,
-      'content-type': 'application/grpc',
-      te: 'trailers',
-    });
-    stream.once('error', reject);
-    stream.once('response', (headers) => {
-      const date = Date.parse(headers.date ?? '');
-      resolve(Number.isNaN(date) ? undefined : date);
-      signal.removeEventListener('abort', stop);
-      session.destroy();
-    });
-    stream.end();
-  });
 }

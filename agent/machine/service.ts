@@ -11,6 +11,8 @@ const TIMEOUT_MS = 60_000;
 
 /** Name of the service. */
 export const SERVICE_NAME = 'isthmus-agent.service';
+/** Part of the package, and never written by a program. */
+const OWNERS_SETTINGS = '/etc/default/isthmus-agent';
 const UNIT_FILE = `etc/systemd/system/${SERVICE_NAME}`;
 
 /** How systemd is reached; tests put in their own. */
@@ -87,6 +89,8 @@ After=network-online.target
 
 [Service]
 EnvironmentFile=-${quoteSetting(join(stateDir, MACHINE_FILES.environment))}
+# Of the machine's owner, such as ISTHMUS_LOG_LEVEL=debug.
+EnvironmentFile=-${OWNERS_SETTINGS}
 ExecStart=${command.map(quoteArgument).join(' ')}
 Restart=always
 RestartSec=2

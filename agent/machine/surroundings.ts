@@ -15,6 +15,7 @@ import {
   parseIpPrefix,
 } from '../../mesh/wire/ip.ts';
 import { isAnswering } from '../api/client.ts';
+import { findCgroupRoot } from '../datapath/cgroup-root.ts';
 import { interfaceMtus } from '../datapath/devices.ts';
 import { findPortHolder, holderText } from '../datapath/port-holder.ts';
 import { preflightProblems } from '../datapath/preflight.ts';
@@ -44,6 +45,11 @@ export interface DatapathPlace {
   readonly bpfRoot: string;
   readonly cgroupRoot: string;
   readonly objectDir: string;
+}
+
+/** Where a datapath is on this machine unless flags say otherwise. `objectDir`: eBPF programs as installed. */
+export function usualPlace(objectDir: string): DatapathPlace {
+  return { bpfRoot: '/sys/fs/bpf', cgroupRoot: findCgroupRoot(), objectDir };
 }
 
 /** This machine, as the checks see it. */

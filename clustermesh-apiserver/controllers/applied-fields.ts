@@ -9,6 +9,7 @@ export interface DesiredObject {
     readonly labels?: Readonly<Record<string, string>> | undefined;
     readonly annotations?: Readonly<Record<string, string>> | undefined;
     readonly ownerReferences?: readonly JsonFields[] | undefined;
+    readonly finalizers?: readonly string[] | undefined;
   };
   /** `spec`, `status`, or the fields of a kind that has neither. */
   readonly [field: string]: unknown;

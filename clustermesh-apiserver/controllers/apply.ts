@@ -13,6 +13,7 @@ import {
   type KubernetesObject,
   objectKey,
   parseKubernetesObject,
+  recordOf,
 } from './kubernetes-object.ts';
 import { createRateLimit } from './rate-limit.ts';
 
@@ -177,7 +178,7 @@ export function createApplier(options: {
           path: resourcePath(resource, { namespace: namespace || undefined, name }),
           query: { fieldManager: FIELD_MANAGER },
           contentType: MERGE_PATCH,
-          body: { ...fields, metadata: { uid, resourceVersion } },
+          body: { ...fields, metadata: { ...recordOf(fields.metadata), uid, resourceVersion } },
           signal,
         });
         return counted({ kind: 'written', object: parseKubernetesObject(body) });

@@ -118,6 +118,35 @@ test('etcd is started again when it ends unasked', { skip, timeout: 60_000 }, as
   });
 });
 
+test('etcd that lost its whole folder begins anew, as another etcd', {
+  skip,
+  timeout: 60_000,
+}, async (t) => {
+  const dir = await tempDir(t);
+  const etcd = await open(t, dir.file('data'));
+  await using store = await openEtcd({ endpoints: [etcd.endpoint], tls: etcd.tls });
+  await store.put('a', 'lost');
+  const before = await clusterId(etcd);
+  const pid = pidOf(etcd);
+  await rm(dir.file('data'), { recursive: true });
+  process.kill(pid, 'SIGKILL');
+  await until('another one answers', async () => {
+    const answer = await store.get('a').then(
+      (pair) => pair === undefined,
+      () => false,
+    );
+    return answer && pidOf(etcd) !== pid;
+  });
+  t.not(await clusterId(etcd), before, 'readers can tell that it is another one');
+  await store.put('a', 'kept');
+  process.kill(pidOf(etcd), 'SIGKILL');
+  await until('what it was given since then is kept', async () => {
+    const pair = await store.get('a').catch(() => undefined);
+    return pair?.value.toString() === 'kept';
+  });
+  t.equal((await stat(dir.file('data/etcd-owner.json'))).mode & 0o777, 0o600, 'it is claimed');
+});
+
 test('what keeps it from starting is said', { skip, timeout: 60_000 }, async (t) => {
   const dir = await tempDir(t);
   const dataDir = dir.file('data');

@@ -19,6 +19,7 @@ import {
   type EtcdClientTls,
   makeEtcdCertificates,
   prepareDataDirectory,
+  writeEtcdCertificates,
 } from './etcd-files.ts';
 import { type MaintenanceStatus, startMaintenance } from './maintenance.ts';
 import { claimDataDirectory } from './owner-file.ts';
@@ -70,9 +71,13 @@ export async function openEmbeddedEtcd(options: EmbeddedEtcdOptions): Promise<Em
   const stopping = new AbortController();
   const stop = AbortSignal.any([signal, stopping.signal]);
   try {
-    const token = await clusterToken(files);
-    const tls = await makeEtcdCertificates(files);
+    const certificates = await makeEtcdCertificates();
+    const tls = certificates.client;
     const launch = async (chosen: number): Promise<ChildHandle> => {
+      // Before each start: since the last one a disk may have been lost with everything on it.
+      await prepareDataDirectory(dataDir, files);
+      await writeEtcdCertificates(files, certificates);
+      const token = await clusterToken(files);
       const child = startEtcd(options, { files, port: chosen, token, signal: stop });
       await claim.noteEtcd(child.pid);
       return child;

@@ -52,8 +52,15 @@ export async function clusterToken(files: EtcdFiles): Promise<string> {
   return token;
 }
 
-/** Makes a CA for this etcd alone and writes the server's part; the client's key never touches the disk. */
-export async function makeEtcdCertificates(files: EtcdFiles): Promise<EtcdClientTls> {
+/** What certifies one embedded etcd and its only client: the client's key never touches the disk. */
+export interface EtcdCertificates {
+  readonly client: EtcdClientTls;
+  /** What etcd itself shows, PEM. */
+  readonly server: { readonly certificate: string; readonly privateKey: string };
+}
+
+/** Makes a CA for this etcd alone, and what it signs; the CA's own key is forgotten. */
+export async function makeEtcdCertificates(): Promise<EtcdCertificates> {
   const ca = await createCa({ commonName: 'isthmus embedded etcd', validityDays: VALIDITY_DAYS });
   const [server, client] = await Promise.all([
     issueCertificate(ca, {
@@ -69,12 +76,22 @@ export async function makeEtcdCertificates(files: EtcdFiles): Promise<EtcdClient
       validityDays: VALIDITY_DAYS,
     }),
   ]);
-  await writePrivateFile(files.ca, ca.root);
+  return {
+    client: {
+      ca: Buffer.from(ca.root),
+      cert: Buffer.from(client.certificate),
+      key: Buffer.from(client.privateKey),
+    },
+    server,
+  };
+}
+
+/** Writes the server's part where etcd reads it. */
+export async function writeEtcdCertificates(
+  files: EtcdFiles,
+  { client, server }: EtcdCertificates,
+): Promise<void> {
+  await writePrivateFile(files.ca, client.ca.toString());
   await writePrivateFile(files.privateKey, server.privateKey);
   await writePrivateFile(files.certificate, server.certificate);
-  return {
-    ca: Buffer.from(ca.root),
-    cert: Buffer.from(client.certificate),
-    key: Buffer.from(client.privateKey),
-  };
 }

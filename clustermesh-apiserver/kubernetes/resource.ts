@@ -65,6 +65,7 @@ export const RESOURCES = {
   services: core('services', 'Service', true),
   serviceAccounts: core('serviceaccounts', 'ServiceAccount', true),
   configMaps: core('configmaps', 'ConfigMap', true),
+  secrets: core('secrets', 'Secret', true),
   endpointSlices: {
     group: 'discovery.k8s.io',
     version: 'v1',
@@ -107,6 +108,20 @@ export const RESOURCES = {
     kind: 'ServiceImport',
     namespaced: true,
   },
+  meshMachines: {
+    group: 'isthmus.io',
+    version: 'v1alpha1',
+    plural: 'meshmachines',
+    kind: 'MeshMachine',
+    namespaced: true,
+  },
+  meshPeers: {
+    group: 'isthmus.io',
+    version: 'v1alpha1',
+    plural: 'meshpeers',
+    kind: 'MeshPeer',
+    namespaced: false,
+  },
   leases: {
     group: 'coordination.k8s.io',
     version: 'v1',
@@ -120,6 +135,13 @@ export const RESOURCES = {
     plural: 'events',
     kind: 'Event',
     namespaced: true,
+  },
+  tokenReviews: {
+    group: 'authentication.k8s.io',
+    version: 'v1',
+    plural: 'tokenreviews',
+    kind: 'TokenReview',
+    namespaced: false,
   },
   customResourceDefinitions: {
     group: 'apiextensions.k8s.io',

@@ -10,7 +10,7 @@ import type { HealthCheck } from '../convert/health-check.ts';
 import type { Machine } from '../convert/machine.ts';
 import type { MachineTrust } from '../gate/machine-trust.ts';
 import { enrolMachine, type MachineEnrolment, type MachineRefusal } from './machine-enrolment.ts';
-import { withKey } from './machine-keys.ts';
+import { distrustOf, withKey } from './machine-keys.ts';
 import {
   checkRanges,
   type MachineClaim,
@@ -119,7 +119,7 @@ export interface MachineBook {
   readonly report: readonly MachineReport[];
   /** Whether the certificate of a machine still counts; gate and registry ask for each connection. */
   readonly trust: MachineTrust;
-  /** Called with a machine's name after each change of what is known of it. */
+  /** Called with a machine's name after each change of what is known of it, and when its session begins or ends. */
   onChange(callback: (name: string) => void): void;
   /** Follows etcd, takes away the addresses of machines whose grace time is over, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>;
@@ -154,6 +154,9 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
   const seats = createMachineSeats({ clock });
   const callbacks = new Set<(name: string) => void>();
   const trustCallbacks = new Set<() => void>();
+  const tell = (name: string): void => {
+    for (const callback of callbacks) callback(name);
+  };
   /** Facts that a session offered last and that were not taken. */
   const rejections = new Map<string, MachineRefusal>();
   /** What gate and registry were told last, by name. */
@@ -169,7 +172,7 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
       const isNews = distrusted.get(name) !== text;
       if (record === undefined) distrusted.delete(name);
       else distrusted.set(name, text);
-      for (const callback of callbacks) callback(name);
+      tell(name);
       if (isNews) for (const callback of trustCallbacks) callback();
     },
   });
@@ -332,7 +335,7 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
           { machine: name, bootId: greeting.instanceId },
           'a clone of a machine was refused',
         );
-        for (const callback of callbacks) callback(name);
+        tell(name);
       }
       const kind = verdict.kind === 'cloned' ? 'refused' : 'wait';
       return { kind, field: 'hello.instance_id', reason };
@@ -342,14 +345,17 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
     seats.put(name, seat);
     if (before?.kind === 'connected') before.onReplaced(replacedReason(name));
     replicas?.board.announce(name);
+    tell(name);
     logger.info({ machine: name }, 'session of a machine begins');
     const isCurrent = (): boolean => seats.of(name) === seat;
     const session: MachineSession = {
       async offer(message, signal) {
         if (!isCurrent()) return { field: '', reason: replacedReason(name) };
         const refusal = await offer(name, message, signal);
+        const isNews = refusal?.reason !== rejections.get(name)?.reason;
         if (refusal === undefined) rejections.delete(name);
         else rejections.set(name, refusal);
+        if (isNews) tell(name);
         return refusal;
       },
       async takeHealth(message, signal) {
@@ -360,6 +366,7 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
         seats.put(name, { kind: 'gone', since: clock.monotonic() });
         replicas?.board.withdraw(name);
         rejections.delete(name);
+        tell(name);
         logger.info({ machine: name, graceMs }, 'session of a machine has ended');
       },
     };
@@ -371,12 +378,14 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
     const before = seats.of(name);
     seats.put(name, { kind: 'elsewhere', since: clock.monotonic() });
     if (before?.kind === 'connected') before.onReplaced(replacedReason(name));
+    tell(name);
   };
   const handlers = {
     onElsewhere: moveElsewhere,
     onLeft(name: string) {
       if (seats.of(name)?.kind !== 'elsewhere') return;
       seats.put(name, { kind: 'gone', since: clock.monotonic() });
+      tell(name);
     },
     onFacts: records.take,
     onFactsLost: records.lose,
@@ -469,13 +478,6 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
       await Promise.all([upkeep(signal), replicas?.board.run(handlers, signal)]);
     },
   };
-}
-
-/** Text that differs when other certificates of a machine count. */
-function distrustOf(record: MachineRecord | undefined): string {
-  if (record === undefined) return 'unknown';
-  if (record.removedAt !== undefined) return 'removed';
-  return record.revokedKeys.map(({ hash }) => hash).join();
 }
 
 function stateOf(record: MachineRecord, seat: Seat | undefined): MachineReport['state'] {

@@ -1,4 +1,4 @@
-/** What each machine is told: once when its session begins, and again whenever it is something else. */
+/** What each machine and node is told: once when its session begins, and again whenever it is something else. */
 import { createBell } from '../../mesh/runtime/bell.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { HealthCheck } from '../convert/health-check.ts';
@@ -20,42 +20,57 @@ export interface MachineConfigSources {
   readonly peers: () => readonly string[] | undefined;
 }
 
-/** Tells machines what they have to know. */
+/** Tells machines and nodes what they have to know. */
 export interface MachineConfigs {
   /** Tells a machine from now on, until the returned function is called. */
   attach(name: string, send: (message: object) => void): () => void;
+  /** Tells a node from now on, until the returned function is called: its peers, and whom it may believe. */
+  attachNode(send: (message: object) => void): () => void;
   /** Looks for changes until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>;
 }
 
 interface Listener {
-  readonly name: string;
+  /** Of a machine; undefined: a node. */
+  readonly name: string | undefined;
   readonly send: (message: object) => void;
   /** What it was told last. */
   told: string;
 }
 
-/** Makes one for a registry. `trustBundle`: PEM of the authorities that machines may believe. */
+/**
+ * Makes one for a registry. `trustBundle`: PEM of the authorities that machines may believe. `issuer`: SHA-256 of the authority
+ * that signs their certificates at present; empty: none does.
+ */
 export function createMachineConfigs(options: {
   readonly book: Pick<MachineBook, 'get' | 'onChange'>;
   readonly sources: MachineConfigSources;
   readonly trustBundle: () => string;
+  readonly issuer: () => string;
   readonly clock: Clock;
 }): MachineConfigs {
-  const { book, sources, trustBundle, clock } = options;
-  const listeners = new Map<string, Set<Listener>>();
+  const { book, sources, clock } = options;
+  const authorities = (): Pick<MachineSettings, 'trustBundle' | 'issuer'> => ({
+    trustBundle: options.trustBundle(),
+    issuer: options.issuer(),
+  });
+  const listeners = new Map<Listener['name'], Set<Listener>>();
   const changed = new Set<string>();
   const bell = createBell();
   let revision = 0;
   let common = '';
 
-  const settingsOf = (name: string): MachineSettings | undefined => {
-    const record = book.get(name)?.record;
+  const settingsOf = (name: Listener['name']): MachineSettings | undefined => {
     const peers = sources.peers();
-    if (record === undefined || peers === undefined) return undefined;
+    if (peers === undefined) return undefined;
+    if (name === undefined) {
+      return { labels: {}, namespace: '', peers, checks: [], ...authorities() };
+    }
+    const record = book.get(name)?.record;
+    if (record === undefined) return undefined;
     const { labels, namespace } = record;
     const checks = sources.checksOf(machineOf(record));
-    return { labels, namespace, peers, checks, trustBundle: trustBundle() };
+    return { labels, namespace, peers, checks, ...authorities() };
   };
   const tell = (listener: Listener): void => {
     const settings = settingsOf(listener.name);
@@ -72,17 +87,20 @@ export function createMachineConfigs(options: {
     bell.ring();
   });
 
+  const attach = (name: Listener['name'], send: Listener['send']): (() => void) => {
+    const listener: Listener = { name, send, told: '' };
+    const all = listeners.get(name) ?? new Set();
+    listeners.set(name, all.add(listener));
+    tell(listener);
+    return () => {
+      all.delete(listener);
+      if (all.size === 0 && listeners.get(name) === all) listeners.delete(name);
+    };
+  };
+
   return {
-    attach(name, send) {
-      const listener: Listener = { name, send, told: '' };
-      const all = listeners.get(name) ?? new Set();
-      listeners.set(name, all.add(listener));
-      tell(listener);
-      return () => {
-        all.delete(listener);
-        if (all.size === 0 && listeners.get(name) === all) listeners.delete(name);
-      };
-    },
+    attach,
+    attachNode: (send) => attach(undefined, send),
     async run(signal) {
       signal.addEventListener('abort', bell.ring, { once: true });
       while (!signal.aborted) {
@@ -91,7 +109,7 @@ export function createMachineConfigs(options: {
         if (signal.aborted) return;
         const names = [...changed];
         changed.clear();
-        const now = JSON.stringify([sources.checksRevision(), sources.peers(), trustBundle()]);
+        const now = JSON.stringify([sources.checksRevision(), sources.peers(), authorities()]);
         const isForAll = now !== common;
         common = now;
         for (const name of isForAll ? [...listeners.keys()] : names) {

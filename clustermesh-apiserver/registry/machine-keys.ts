@@ -35,3 +35,10 @@ export function isForgettable(
 ): boolean {
   return removedAt !== undefined && liveKeys([...keys, ...revokedKeys], now).length === 0;
 }
+
+/** Text that differs when other certificates of a machine count. */
+export function distrustOf(record: MachineRecord | undefined): string {
+  if (record === undefined) return 'unknown';
+  if (record.removedAt !== undefined) return 'removed';
+  return record.revokedKeys.map(({ hash }) => hash).join();
+}

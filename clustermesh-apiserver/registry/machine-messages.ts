@@ -111,11 +111,13 @@ export interface MachineSettings {
   readonly checks: readonly HealthCheck[];
   /** PEM. */
   readonly trustBundle: string;
+  /** The authority that signs at present, SHA-256 in lower-case hex; empty: none does. */
+  readonly issuer: string;
 }
 
 /** MachineConfig. */
 export function encodeMachineConfig(settings: MachineSettings, revision: number): object {
-  const { labels, namespace, peers, checks, trustBundle } = settings;
+  const { labels, namespace, peers, checks, trustBundle, issuer } = settings;
   return {
     config: {
       revision,
@@ -132,6 +134,7 @@ export function encodeMachineConfig(settings: MachineSettings, revision: number)
         failures,
       })),
       trust_bundle: Buffer.from(trustBundle),
+      issuer,
     },
   };
 }

@@ -1,4 +1,9 @@
 /** What the scenarios of machines share: two clusters with two pods and a machine each, and who reaches whom. */
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { SECRET_NAMES } from '../../pki/names.ts';
+import { REGISTRY_PORT } from '../lab/apiserver.ts';
+import { pkiFolder } from '../lab/certificates.ts';
 import type { CommandResult } from '../lab/command.ts';
 import type { KubernetesObject } from '../lab/kubernetes-object.ts';
 import type { Lab, LabOptions } from '../lab/lab.ts';
@@ -6,6 +11,7 @@ import { openSettledLab } from '../lab/settled-lab.ts';
 import { parseTopology, type TopologyInput } from '../lab/topology.ts';
 import { urlOf } from './mesh.ts';
 
+const CLI = fileURLToPath(new URL('../../cli/main.js', import.meta.url));
 /** Port that everything in these labs serves. */
 export const PORT = 8080;
 export const NAMESPACE = 'shop';
@@ -71,6 +77,21 @@ export function openVmLab(topology: TopologyInput, options: LabOptions = {}): Pr
 /** Runs a program in a pod or on a machine. */
 export function runIn(lab: Lab, place: Place, argv: readonly string[]): Promise<CommandResult> {
   return isMachine(place) ? lab.machine(place).exec(argv) : lab.exec(place, argv);
+}
+
+/** Runs `clustermesh` on the first node of a cluster, as its administrator. */
+export function asAdministrator(
+  lab: Lab,
+  cluster: string,
+  argv: readonly string[],
+): Promise<CommandResult> {
+  const plan = lab.cluster(cluster);
+  const registry = `${plan.first.addresses[0]}:${REGISTRY_PORT}`;
+  const certificates = join(pkiFolder(plan), SECRET_NAMES.admin);
+  const who = ['--registry', registry, '--certificates', certificates];
+  return lab.execOnNode(plan.first.name, [process.execPath, CLI, ...argv, ...who], {
+    timeoutMs: 120_000,
+  });
 }
 
 /** Address of a pod or a machine. */

@@ -1,3 +1,5 @@
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { test } from 'tap';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import type { Lab } from '../lab/lab.ts';
@@ -5,7 +7,7 @@ import { machineAddresses } from '../lab/machine-plan.ts';
 import { labSkipReason } from '../lab/preflight.ts';
 import { waitUntilMachineSettled } from '../lab/settled-lab.ts';
 import { urlOf } from './mesh.ts';
-import { addressOf, call, openVmLab, PORT, vmTopology } from './vm-lab.ts';
+import { addressOf, asAdministrator, call, openVmLab, PORT, vmTopology } from './vm-lab.ts';
 
 const skip = labSkipReason(process.env);
 /** The issue's five minutes in a long run, longer than the grace time of a session. */
@@ -47,7 +49,7 @@ test('the life of a machine', { skip, timeout: 480_000 + 2 * DOWN_MS }, async (t
   const [db] = topology.machines ?? [];
   await using lab = await openVmLab({ ...topology, machines: [db!] });
   const machine = lab.machine('db');
-  const toDb = urlOf(addressOf(lab, 'db', 4), PORT);
+  const toDb = (): string => urlOf(addressOf(lab, 'db', 4), PORT);
   const fromDb = urlOf(addressOf(lab, 'client', 4), PORT);
   const identity = await identityAt(lab, 'beta-1', machine.ip());
   const status = async (): Promise<string> => {
@@ -58,8 +60,8 @@ test('the life of a machine', { skip, timeout: 480_000 + 2 * DOWN_MS }, async (t
 
   await t.test('its agent is killed and started again: traffic goes on', async (t) => {
     const calls = [
-      { from: 'client', url: toDb },
-      { from: 'friend', url: toDb },
+      { from: 'client', url: toDb() },
+      { from: 'friend', url: toDb() },
       { from: 'db', url: fromDb },
     ] as const;
     const failed = await callWhile(lab, calls, async () => {
@@ -75,7 +77,7 @@ test('the life of a machine', { skip, timeout: 480_000 + 2 * DOWN_MS }, async (t
 
   await t.test('its cluster has no apiserver for a while: nothing is taken away', async (t) => {
     const calls = [
-      { from: 'friend', url: toDb },
+      { from: 'friend', url: toDb() },
       { from: 'db', url: fromDb },
     ] as const;
     const failed = await callWhile(lab, calls, async () => {
@@ -147,4 +149,77 @@ test('the life of a machine', { skip, timeout: 480_000 + 2 * DOWN_MS }, async (t
       (await call(lab, 'friend', url)).startsWith('db '),
     );
   });
+
+  const dataFolder = join(lab.cluster('alpha').folder, 'data');
+
+  await t.test(
+    "etcd's data is wiped under a running apiserver: nothing is taken away",
+    async (t) => {
+      // Tokens are in etcd alone: with them goes the proof that it was wiped.
+      await machine.createToken(['--name=other']);
+      const before = await identityAt(lab, 'beta-1', machine.ip());
+      const calls = [
+        { from: 'friend', url: toDb() },
+        { from: 'db', url: fromDb },
+      ] as const;
+      const failed = await callWhile(lab, calls, async () => {
+        await rm(dataFolder, { recursive: true });
+        await lab.apiserver('alpha').killEtcd();
+        await lab.waitFor('the tokens to be gone', async () => {
+          const { code, stdout } = await lab.administer('alpha', ['token', 'list']);
+          return code === 0 && !stdout.includes('other');
+        });
+        await lab.waitFor('its session', async () => /state +connected/.test(await status()));
+        await waitUntilMachineSettled(lab, 'db');
+        await machine.agent.restart();
+        await waitUntilMachineSettled(lab, 'db');
+      });
+      t.same(failed, []);
+      t.equal(await identityAt(lab, 'beta-1', machine.ip()), before, 'as who it was');
+      const again = await lab.waitFor('its session anew', async () => {
+        const { registry } = await machine.agent.status();
+        return registry?.healthy && registry.text;
+      });
+      t.match(again, /^accepted/);
+    },
+  );
+
+  await t.test(
+    'apiserver and etcd are gone: without a backup it is refused, with one it is back',
+    async (t) => {
+      const passphrase = join(lab.plan.folder, 'passphrase');
+      const backup = join(lab.plan.folder, 'alpha.backup');
+      await writeFile(passphrase, 'correct horse battery staple\n', { mode: 0o600 });
+      const sealed = ['--passphrase-file', passphrase];
+      t.match(await asAdministrator(lab, 'alpha', ['backup', backup, ...sealed]), { code: 0 });
+
+      await lab.apiserver('alpha').kill();
+      await rm(dataFolder, { recursive: true });
+      await lab.apiserver('alpha').start();
+      const refused = await lab.waitFor('its session to be refused', async () => {
+        const { registry } = await machine.agent.status();
+        return registry?.healthy === false && /not known/.test(registry.text) && registry.text;
+      });
+      t.match(refused, /machine db is not known: .*etcd has lost.*new token, or restore a backup/);
+      t.match((await lab.administer('alpha', ['list'])).stdout, /^(?!.*db)/, 'nobody knows it');
+
+      const restored = await asAdministrator(lab, 'alpha', ['restore', backup, ...sealed]);
+      t.equal(restored.code, 0, restored.stderr);
+      // Nobody touches the machine: its certificate is as good as before.
+      await lab.waitFor('its session', async () => /state +connected/.test(await status()), {
+        timeoutMs: 60_000,
+      });
+      await waitUntilMachineSettled(lab, 'db');
+      for (const from of ['client', 'friend'] as const) {
+        const answer = await lab.waitFor(`an answer to ${from}`, async () => {
+          const said = await call(lab, from, toDb());
+          return said.startsWith('db ') && said;
+        });
+        t.equal(answer, `db ${addressOf(lab, from, 4)}`);
+      }
+      await lab.waitFor('an answer of a pod', async () =>
+        (await call(lab, 'db', fromDb)).startsWith('client '),
+      );
+    },
+  );
 });

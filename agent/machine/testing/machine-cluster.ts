@@ -21,8 +21,13 @@ import type { HostPort } from '../../../mesh/runtime/option-parsers.ts';
 import { openTempDir, type TempDir } from '../../../mesh/testing/temp-dir.ts';
 import { anchorOf, type EnrollmentToken } from '../../../mesh/wire/enrollment-token.ts';
 import { parseIpAddress, parseIpPrefix } from '../../../mesh/wire/ip.ts';
-import { createCa, createEnrollmentCa, issueCertificate } from '../../../pki/ca.ts';
-import { writeSecret } from '../../../pki/layout.ts';
+import {
+  type CertificateAuthority,
+  createCa,
+  createEnrollmentCa,
+  issueCertificate,
+} from '../../../pki/ca.ts';
+import { type SecretFiles, writeSecret } from '../../../pki/layout.ts';
 import { serverLeaf } from '../../../pki/names.ts';
 import type { Surroundings } from '../surroundings.ts';
 
@@ -39,6 +44,8 @@ export interface MachineCluster {
     readonly labels?: Readonly<Record<string, string>>;
     readonly address_ranges?: readonly string[];
   }): Promise<EnrollmentToken>;
+  /** Puts another authority in the place of the one that signs machines, by the same root. */
+  replaceEnrollmentAuthority(): Promise<void>;
   /** What machines are told from now on. */
   tell(settings: {
     readonly peers?: readonly string[];
@@ -69,10 +76,12 @@ export async function openMachineCluster(
   t.teardown(() => dir[Symbol.asyncDispose]());
   const { ca, enrolling, pair } = await authorityOf(name);
   const server = await writeSecret(dir.path, 'server', { ca: ca.root, pair });
-  const intermediate = await writeSecret(dir.path, 'enrollment', {
-    ca: ca.root,
-    pair: { certificate: enrolling.chain.join(''), privateKey: enrolling.privateKey },
-  });
+  const writeEnrolling = (by: CertificateAuthority): Promise<SecretFiles> =>
+    writeSecret(dir.path, 'enrollment', {
+      ca: ca.root,
+      pair: { certificate: by.chain.join(''), privateKey: by.privateKey },
+    });
+  const intermediate = await writeEnrolling(enrolling);
   const files = { certFile: server.certificate, keyFile: server.privateKey, ownCaFile: server.ca };
   const store = createMemoryStore();
   const published = new Map<string, Machine>();
@@ -178,6 +187,9 @@ export async function openMachineCluster(
       const actor = { by: 'test', from: '127.0.0.1' };
       const made = await tokens.create(parseTokenWish(wish), actor, signal);
       return { id: made.record.id, secret: made.secret, anchor: anchorOf(ca.root) };
+    },
+    async replaceEnrollmentAuthority() {
+      await writeEnrolling(await createEnrollmentCa(ca));
     },
     tell(settings) {
       peers = settings.peers ?? peers;

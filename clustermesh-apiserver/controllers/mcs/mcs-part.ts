@@ -2,15 +2,16 @@
  * The part of the controllers that makes the Multi-Cluster Services API: ServiceExports get their status, ServiceImports, derived
  * Services and mirrored EndpointSlices are made from what all clusters export. One reconcile is about one `namespace/name`.
  */
-import { createBackoff } from '../../../mesh/runtime/backoff.ts';
 import { type Controller, createController } from '../controller.ts';
 import type { ControllerContext, ControllerPart } from '../controller-part.ts';
+import { createDefinitionInstaller } from '../definitions.ts';
 import type { KubernetesObject } from '../kubernetes-object.ts';
 import type { LeaderTerm } from '../leader-lease.ts';
 import { problemsOfViews } from '../object-view.ts';
 import { createWorkQueue } from '../work-queue.ts';
+import { isNewerDefinition } from './crd-release.ts';
 import { DERIVED_PREFIX, derivedServiceName } from './derived-name.ts';
-import { installDefinitions } from './install-crds.ts';
+import { MCS_DEFINITIONS } from './install-crds.ts';
 import { createLocalFamilies } from './local-families.ts';
 import { MCS_SERVICE_NAME_LABEL } from './mcs-names.ts';
 import { keysOfService, keysOfSlice } from './mcs-views.ts';
@@ -43,8 +44,6 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
   /** Services that wait for peers, which are named. */
   const held = new Map<string, readonly string[]>();
   let controller: Controller | undefined;
-  /** Why the definitions cannot be installed; undefined: they can, or need not be. */
-  let installProblem: string | undefined;
 
   const allKeys = function* (): Generator<string> {
     yield* remote.keys('serviceexports');
@@ -157,23 +156,14 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
     if (!held.has(key)) logger.info({ key, peers }, 'import is kept until these peers were read');
     held.set(key, peers);
   };
-  const install = async (signal: AbortSignal): Promise<void> => {
-    const backoff = createBackoff({ minMs: 1_000, maxMs: 60_000 });
-    while (!signal.aborted) {
-      try {
-        await installDefinitions({ applier: context.applier, logger, signal });
-        rounds.lookAgain();
-        installProblem = undefined;
-        return;
-      } catch (error) {
-        if (signal.aborted) return;
-        const reason = error instanceof Error ? error.message : String(error);
-        installProblem = `definitions cannot be installed: ${reason}`;
-        logger.warn({ err: error }, 'definitions cannot be installed, will be retried');
-      }
-      await clock.sleep(backoff.next(), signal).catch(() => undefined);
-    }
-  };
+  const installer = createDefinitionInstaller({
+    manifest: MCS_DEFINITIONS,
+    isNewer: isNewerDefinition,
+    applier: context.applier,
+    onInstalled: () => rounds.lookAgain(),
+    clock,
+    logger,
+  });
 
   return {
     name: 'mcs',
@@ -184,7 +174,7 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
           "headless imports have no endpoints of peers in this cluster's DNS: --clustermesh-enable-endpoint-sync is off",
         );
       }
-      const installing = options.installCrds ? install(over) : Promise.resolve();
+      const installing = options.installCrds ? installer.run(over) : Promise.resolve();
       try {
         while (!over.aborted) {
           const round = rounds.current;
@@ -205,7 +195,7 @@ export function createMcsPart(context: ControllerContext, options: McsOptions): 
       return {
         waitingFor: [...waitingFor(), ...holds],
         problems: [
-          ...(installProblem === undefined ? [] : [installProblem]),
+          ...(installer.problem === undefined ? [] : [installer.problem]),
           ...problemsOfViews(Object.values(rounds.current?.views ?? {})),
         ],
         controllers: controller === undefined ? [] : [controller.status()],
