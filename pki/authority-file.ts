@@ -43,6 +43,28 @@ export async function readAuthority(
 ): Promise<CertificateAuthority> {
   const bundle = await parsed(files.certificate, parseCertificates);
   const key = await parsed(files.key, (text) => createPrivateKey(text));
+  return checkedAuthority({ bundle, key }, files, now);
+}
+
+/** The same for two texts in PEM form; `names` says in messages where they are from. */
+export function parseAuthority(
+  pem: { readonly certificate: string; readonly key: string },
+  names: { readonly certificate: string; readonly key: string },
+  now: number,
+): CertificateAuthority {
+  const bundle = parsedText(names.certificate, () => parseCertificates(pem.certificate));
+  const key = parsedText(names.key, () => createPrivateKey(pem.key));
+  return checkedAuthority({ bundle, key }, names, now);
+}
+
+function checkedAuthority(
+  {
+    bundle,
+    key,
+  }: { readonly bundle: readonly [X509Certificate, ...X509Certificate[]]; readonly key: KeyObject },
+  files: { readonly certificate: string; readonly key: string },
+  now: number,
+): CertificateAuthority {
   const certificate = bundle.find((one) => samePublicKey(one, key)) ?? bundle[0];
   checkAuthority(certificate, files.certificate);
   if (!certificate.verify(certificate.publicKey)) {
@@ -126,7 +148,19 @@ async function parsed<T>(file: string, parse: (text: string) => T): Promise<T> {
   try {
     return parse(await readFile(file, 'utf8'));
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new PkiError('unreadable', `cannot read ${file}: ${reason}`, { cause });
+    throw unreadable(file, cause);
   }
+}
+
+function parsedText<T>(name: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (cause) {
+    throw unreadable(name, cause);
+  }
+}
+
+function unreadable(name: string, cause: unknown): PkiError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new PkiError('unreadable', `cannot read ${name}: ${reason}`, { cause });
 }

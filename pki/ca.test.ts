@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
-import { X509Certificate } from 'node:crypto';
+import { generateKeyPairSync, X509Certificate } from 'node:crypto';
 import { connect, createServer } from 'node:tls';
+import forge from 'node-forge';
 import { test } from 'tap';
 import {
   createCa,
@@ -40,6 +41,39 @@ test('issueCertificate() makes leaves that the authority vouches for', async (t)
   t.notOk(certificate.ca);
   t.match(fingerprintOf(leaf.certificate), /^[0-9a-f]{64}$/);
 });
+
+test('issueCertificate() names the key of an authority as that does', async (t) => {
+  // Helm makes identifiers of keys otherwise than we do: with another one verifiers take nothing from the authority.
+  const { publicKey, privateKey } = generateKeyPairSync('rsa', {
+    modulusLength: 2048,
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+  });
+  const made = forgeAuthority(publicKey, privateKey);
+  const foreign = { certificate: made, privateKey, root: made, chain: [] };
+  const root = new X509Certificate(made);
+  const leaf = new X509Certificate((await issueCertificate(foreign, nodeLeaf('a'))).certificate);
+  t.ok(leaf.checkIssued(root));
+  const below = await createEnrollmentCa(foreign);
+  t.ok(new X509Certificate(below.certificate).checkIssued(root));
+});
+
+/** A root whose identifier of its key is no hash of it. */
+function forgeAuthority(publicKey: string, privateKey: string): string {
+  const certificate = forge.pki.createCertificate();
+  certificate.publicKey = forge.pki.publicKeyFromPem(publicKey);
+  certificate.serialNumber = '01';
+  certificate.validity.notAfter = new Date(Date.now() + 86_400_000);
+  certificate.setSubject([{ name: 'commonName', value: 'Cilium CA' }]);
+  certificate.setIssuer(certificate.subject.attributes);
+  certificate.setExtensions([
+    { name: 'basicConstraints', cA: true, critical: true },
+    { name: 'keyUsage', critical: true, keyCertSign: true },
+    { id: '2.5.29.14', value: `\x04\x04${'\x01\x02\x03\x04'}` },
+  ]);
+  certificate.sign(forge.pki.privateKeyFromPem(privateKey), forge.md.sha256.create());
+  return forge.pki.certificateToPem(certificate);
+}
 
 test('issueCertificate() refuses an address that is none', async (t) => {
   await t.rejects(

@@ -98,7 +98,7 @@ async function createAuthorityBelow(
   const keys = await makeKeys();
   const certificate = newCertificate(keys.publicKey, options.commonName, options);
   certificate.setIssuer(forge.pki.certificateFromPem(parent.certificate).subject.attributes);
-  certificate.setExtensions([...options.extensions, authorityKeyId(parent)]);
+  certificate.setExtensions([...options.extensions, ...authorityKeyId(parent)]);
   const pem = sign(certificate, parent.privateKey);
   return {
     certificate: pem,
@@ -142,7 +142,7 @@ export function issueForKey(
       clientAuth: options.usage === 'client',
     },
     { name: 'subjectKeyIdentifier' },
-    authorityKeyId(ca),
+    ...authorityKeyId(ca),
     ...(altNames.length > 0 ? [{ name: 'subjectAltName', altNames }] : []),
   ]);
   const leaf = sign(certificate, ca.privateKey);
@@ -190,12 +190,16 @@ function caExtensions(constraints: { pathLenConstraint?: number } = {}): Record<
   ];
 }
 
-function authorityKeyId(ca: CertificateAuthority): Record<string, unknown> {
+/**
+ * Names the issuer's key as the issuer itself does: others, Helm and cert-manager among them, do not make the identifier of the key
+ * as we do, and verifiers take nothing from an issuer with another one. None where the issuer has none.
+ */
+function authorityKeyId(ca: CertificateAuthority): Record<string, unknown>[] {
   const issuer = forge.pki.certificateFromPem(ca.certificate);
-  return {
-    name: 'authorityKeyIdentifier',
-    keyIdentifier: issuer.generateSubjectKeyIdentifier().getBytes(),
-  };
+  const extension = issuer.getExtension('subjectKeyIdentifier') ?? {};
+  const hex = 'subjectKeyIdentifier' in extension ? extension.subjectKeyIdentifier : undefined;
+  if (typeof hex !== 'string') return [];
+  return [{ name: 'authorityKeyIdentifier', keyIdentifier: forge.util.hexToBytes(hex) }];
 }
 
 /** The signature itself is OpenSSL's: forge's arithmetic would keep a daemon from everything else for 40 ms each time. */

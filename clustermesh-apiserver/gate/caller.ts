@@ -18,6 +18,7 @@ export type RefusalReason =
   | 'name-beyond-enrollment'
   | 'revoked'
   | 'unknown-machine'
+  | 'unknown-peer'
   | 'outside-range'
   | 'forbidden-method'
   | 'malformed'

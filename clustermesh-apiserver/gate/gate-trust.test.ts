@@ -3,7 +3,12 @@ import { connect as connectPlain } from 'node:net';
 import { connect } from 'node:tls';
 import { test } from 'tap';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
-import { createIntermediateCa, fingerprintOf, issueCertificate } from '../../pki/ca.ts';
+import {
+  createEnrollmentCa,
+  createIntermediateCa,
+  fingerprintOf,
+  issueCertificate,
+} from '../../pki/ca.ts';
 import { writePrivateFile } from '../../pki/layout.ts';
 import { nodeLeaf, remoteLeaf, serverLeaf } from '../../pki/names.ts';
 import { listenGate } from './gate.ts';
@@ -70,6 +75,18 @@ test('trust follows its files', { skip, timeout: 120_000 }, async (t) => {
     t.match(await codeOf(other), 'permission denied');
     t.equal(steady.error, undefined);
     t.ok(gate.status.refused.revoked);
+  });
+
+  await t.test('with an enrollment authority all that it has signed is revoked', async (t) => {
+    const [first, second] = [await createEnrollmentCa(own), await createEnrollmentCa(own)];
+    const old = await fixture.client(first, nodeLeaf('n3'));
+    const renewed = await fixture.client(second, nodeLeaf('n3'));
+    const [cut, lasting] = [await openWatch(old), await openWatch(renewed)];
+    await writeFile(fixture.revokedFile, `- fingerprint: ${fingerprintOf(first.certificate)}\n`);
+    await until('the stream is cut', () => cut.error !== undefined);
+    t.match(await codeOf(old), 'permission denied');
+    t.equal(await codeOf(renewed), 'OK', 'the same name by another one');
+    t.equal(lasting.error, undefined);
   });
 
   await t.test('a name may be revoked, and a broken list keeps the one before', async (t) => {

@@ -15,6 +15,7 @@ import {
 import { type Connections, listenConnections } from './connections.ts';
 import { etcdService } from './etcd-service.ts';
 import type { MachineTrust } from './machine-trust.ts';
+import type { PeerTrust } from './peer-trust.ts';
 import { createRefusals, type RefusalCounts } from './refusals.ts';
 import { createSharedWatches } from './shared-watches.ts';
 import { createSlots } from './slots.ts';
@@ -37,6 +38,8 @@ export interface GateOptions extends TrustFiles {
   readonly callerLimits?: Partial<CallerLimits>;
   /** What is known of machines. Default: their certificates alone count. */
   readonly machines?: MachineTrust | undefined;
+  /** What is known of peers that enrol. Default: their certificates alone count. */
+  readonly peers?: PeerTrust | undefined;
   readonly signal: AbortSignal;
   readonly logger?: Logger;
   readonly clock?: Clock;
@@ -95,6 +98,7 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
     clock,
     signal,
     machines: options.machines,
+    peers: options.peers,
     ...(logger === undefined ? {} : { logger }),
   });
   const upstream = openUpstream(options.upstream);

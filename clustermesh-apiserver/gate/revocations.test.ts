@@ -6,8 +6,9 @@ const HEX = 'ab'.repeat(32);
 test('parseRevocations() reads fingerprints and names', async (t) => {
   const colons = (HEX.toUpperCase().match(/../g) ?? []).join(':');
   const list = parseRevocations(`- fingerprint: ${colons}\n- commonName: node-x\n`);
-  const other = { fingerprint: 'cd'.repeat(32), commonName: 'node-y' };
-  t.ok(isRevoked({ ...other, fingerprint: HEX }, list));
+  const other = { fingerprints: ['cd'.repeat(32), 'ef'.repeat(32)], commonName: 'node-y' };
+  t.ok(isRevoked({ ...other, fingerprints: [HEX] }, list));
+  t.ok(isRevoked({ ...other, fingerprints: ['cd'.repeat(32), HEX] }, list), 'its authority');
   t.ok(isRevoked({ ...other, commonName: 'node-x' }, list));
   t.notOk(isRevoked(other, list));
   t.equal(parseRevocations('').commonNames.size, 0);

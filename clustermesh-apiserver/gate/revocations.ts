@@ -1,7 +1,7 @@
 /** The list of certificates that are no longer to be believed. Pure. */
 import { parse } from 'yaml';
 
-/** What is revoked: certificates by the SHA-256 of their DER form, and every certificate of a name. */
+/** What is revoked: certificates and intermediate authorities by the SHA-256 of their DER form, and every certificate of a name. */
 export interface Revocations {
   readonly fingerprints: ReadonlySet<string>;
   readonly commonNames: ReadonlySet<string>;
@@ -31,13 +31,16 @@ export function parseRevocations(content: string): Revocations {
   return { fingerprints, commonNames };
 }
 
-/** Whether a certificate is revoked, itself or by its name. */
+/**
+ * Whether a certificate is revoked: itself, by its name, or with an authority between it and its root. `fingerprints` are its own
+ * and those of the authorities that came with it.
+ */
 export function isRevoked(
-  certificate: { readonly fingerprint: string; readonly commonName: string },
+  certificate: { readonly fingerprints: readonly string[]; readonly commonName: string },
   revocations: Revocations,
 ): boolean {
   return (
-    revocations.fingerprints.has(certificate.fingerprint) ||
+    certificate.fingerprints.some((one) => revocations.fingerprints.has(one)) ||
     revocations.commonNames.has(certificate.commonName)
   );
 }

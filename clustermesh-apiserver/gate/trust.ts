@@ -8,6 +8,7 @@ import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { findSharedCas, parseBundle, type TrustBundles } from './certificate-chain.ts';
 import { GateError } from './gate-error.ts';
 import type { MachineTrust } from './machine-trust.ts';
+import type { PeerTrust } from './peer-trust.ts';
 import { NO_REVOCATIONS, parseRevocations, type Revocations } from './revocations.ts';
 import { type FileContents, watchFiles } from './watch-files.ts';
 
@@ -34,6 +35,8 @@ export interface Trust {
   readonly revocations: Revocations;
   /** What is known of machines; undefined: their certificates alone count. */
   readonly machines?: MachineTrust | undefined;
+  /** Which peers there are; undefined: certificates that we gave to peers count until they run out. */
+  readonly peers?: PeerTrust | undefined;
 }
 
 /** Trust that follows its files. Disposing stops the following. */
@@ -56,9 +59,11 @@ export async function openTrust(
     readonly signal: AbortSignal;
     readonly logger?: Logger;
     readonly machines?: MachineTrust | undefined;
+    readonly peers?: PeerTrust | undefined;
   },
 ): Promise<TrustStore> {
-  const { clock, logger, machines } = options;
+  const { clock, logger } = options;
+  const known = { machines: options.machines, peers: options.peers };
   const stopping = new AbortController();
   const signal = AbortSignal.any([options.signal, stopping.signal]);
   const callbacks: (() => void)[] = [];
@@ -85,10 +90,12 @@ export async function openTrust(
   if (first.done) throw signal.reason;
   const { cert, key, own } = readOwn(files, first.value);
   const revocations = readFirstRevocations(files.revokedFile, first.value);
-  publish({ cert, key, bundles: { own, peers }, revocations, machines });
-  machines?.onChange(() => {
-    if (trust !== undefined && !signal.aborted) publish({ ...trust });
-  });
+  publish({ cert, key, bundles: { own, peers }, revocations, ...known });
+  for (const knowledge of [known.machines, known.peers]) {
+    knowledge?.onChange(() => {
+      if (trust !== undefined && !signal.aborted) publish({ ...trust });
+    });
+  }
 
   const followOwn = async (): Promise<void> => {
     for await (const contents of ownFiles) {
@@ -97,7 +104,7 @@ export async function openTrust(
       try {
         const { cert, key, own } = readOwn(files, contents);
         warn(files.certFile, undefined);
-        publish({ cert, key, bundles: { own, peers }, revocations, machines });
+        publish({ cert, key, bundles: { own, peers }, revocations, ...known });
       } catch (error) {
         warn(files.certFile, messageOf(error));
         publish({ ...trust, revocations });

@@ -71,6 +71,8 @@ const labelSchema = nameSchema.extend({
 export function createAdmin(options: {
   readonly tokens: Pick<TokenBook, 'create' | 'list' | 'revoke'>;
   readonly machines: Pick<MachineBook, 'get' | 'report' | 'label' | 'remove'>;
+  /** Machines whose labels their MeshMachine decides, as `namespace/name`. Default: none. */
+  readonly labelled?: ReadonlySet<string>;
   readonly offer: () => EnrollmentOffer;
   readonly logger: Logger;
 }): Admin {
@@ -117,7 +119,13 @@ export function createAdmin(options: {
     },
     async LabelMachine(request, caller) {
       const { name, set, remove } = labelSchema.parse(request);
-      known(name);
+      const { namespace } = known(name).record;
+      if (options.labelled?.has(`${namespace}/${name}`)) {
+        throw new AdminError(
+          'invalid',
+          `labels: those of ${name} are decided by its MeshMachine: change spec.labels there (kubectl edit meshmachine -n ${namespace} ${name})`,
+        );
+      }
       const bad = findBadLabel(set) ?? badKey(remove);
       if (bad !== undefined) throw new AdminError('invalid', `labels: ${bad}`);
       const outcome = await machines.label(name, { set, remove }, caller.signal);

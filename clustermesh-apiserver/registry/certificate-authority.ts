@@ -10,7 +10,7 @@ import {
 } from 'node:crypto';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
-import { issueForKey } from '../../pki/ca.ts';
+import { fingerprintOf, issueForKey } from '../../pki/ca.ts';
 import { isEnrollmentAuthority, isWithinValidity, parseBundle } from '../gate/certificate-chain.ts';
 import { type FileContents, watchFiles } from '../gate/watch-files.ts';
 import { RegistryError } from './registry-error.ts';
@@ -45,6 +45,8 @@ export interface IssuingAuthority extends AsyncDisposable {
   readonly state: AuthorityState;
   /** PEM of the authorities of the own cluster. */
   readonly trustBundle: string;
+  /** SHA-256 of its certificate in lower-case hex. */
+  readonly fingerprint: string;
   /** When a certificate would run out that was issued now, milliseconds since 1970. */
   notAfter(): number;
   /** Issues a certificate for TLS clients. Throws RegistryError `file` while `state` is `unusable`. */
@@ -115,6 +117,9 @@ export async function openIssuingAuthority(
     },
     get trustBundle() {
       return material.trustBundle;
+    },
+    get fingerprint() {
+      return fingerprintOf(material.certificate.raw);
     },
     // A leaf that outlives its authority is refused all the same: better that its holder knows when.
     notAfter: () => Math.min(clock.now() + ttlMs, endOf()),

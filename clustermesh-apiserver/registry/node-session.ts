@@ -1,16 +1,25 @@
 /** A node as the subject of a session. */
+import type { MachineConfigs } from './machine-configs.ts';
 import type { NodeBook } from './node-book.ts';
 import type { SessionSubject } from './session-subject.ts';
 
-/** Makes the subject of the node of a certificate. */
-export function nodeSubject(name: string, book: Pick<NodeBook, 'open'>): SessionSubject {
+/** Makes the subject of the node of a certificate. `configs`: where its agent hears of its peers; undefined: it does not. */
+export function nodeSubject(
+  name: string,
+  context: {
+    readonly book: Pick<NodeBook, 'open'>;
+    readonly configs: Pick<MachineConfigs, 'attachNode'> | undefined;
+  },
+): SessionSubject {
+  const { book, configs } = context;
   return {
     kind: 'node',
     name,
     policyName: name,
-    open(_greeting, onReplaced) {
+    open({ takesConfig }, onReplaced) {
       const reason = `another session of node ${name} has begun: two agents share its certificate, or this one reconnected`;
       const session = book.open(name, () => onReplaced(reason));
+      let detach: (() => void) | undefined;
       return {
         kind: 'open',
         session: {
@@ -19,8 +28,13 @@ export function nodeSubject(name: string, book: Pick<NodeBook, 'open'>): Session
             const conflict = await session.offer(facts, signal);
             return { kind: 'answered', sequence: facts.sequence, conflict };
           },
-          follow: () => undefined,
-          close: () => session.close(),
+          follow(send) {
+            if (takesConfig) detach = configs?.attachNode(send);
+          },
+          close() {
+            detach?.();
+            session.close();
+          },
         },
       };
     },

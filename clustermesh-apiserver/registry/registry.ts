@@ -2,6 +2,7 @@
  * The registry: agents announce their nodes over one long stream each, machines renew their certificates, administrators ask
  * for tokens, all of it under mutual TLS of the own cluster's CA.
  */
+import { setMaxListeners } from 'node:events';
 import {
   Server,
   ServerCredentials,
@@ -21,7 +22,8 @@ import { type Connections, listenConnections, type Verdict } from '../gate/conne
 import { GateError } from '../gate/gate-error.ts';
 import type { MachineTrust } from '../gate/machine-trust.ts';
 import { openTrust, type TrustFiles, type TrustStore } from '../gate/trust.ts';
-import type { Admin } from './admin.ts';
+import type { Admin, AdminCaller, AdminMethod } from './admin.ts';
+import type { AgentBoard } from './agent-board.ts';
 import { type Backups, backupHandlers } from './backup.ts';
 import type { MachineBook } from './machine-book.ts';
 import {
@@ -58,10 +60,14 @@ export interface RegistryOptions {
   readonly clusterName: string;
   readonly book: NodeBook;
   readonly policies: Pick<PolicyBoard, 'open'>;
+  /** Is told how agents do. Default: they are not asked. */
+  readonly agents?: Pick<AgentBoard, 'open'> | undefined;
   /** The machines, and what they are told. Default: machines are refused. */
   readonly machines?: RegistryMachines | undefined;
   /** Answers administrators. Default: they are told that there are no machines in this cluster. */
   readonly admin?: Admin | undefined;
+  /** Further methods of the service Admin, by name, for administrators as well. Default: none. */
+  readonly moreAdmin?: Readonly<Record<string, AdminMethod>> | undefined;
   /** Tells and takes back what has no other source. Default: administrators are told that it is not done here. */
   readonly backups?: Backups | undefined;
   /** Renews certificates of machines. Default: they are told that it is not done here. */
@@ -134,12 +140,15 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
   }
   trust.onChange(() => connections.update(trust.trust));
   const closing = new AbortController();
+  // Every session waits for it.
+  setMaxListeners(0, closing.signal);
   const configs =
     options.machines === undefined
       ? undefined
       : createMachineConfigs({
           ...options.machines,
           trustBundle: () => trust.trust.bundles.own.map(String).join(''),
+          issuer: () => options.renewal?.issuer ?? '',
           clock,
         });
   const bounded = (): AbortSignal =>
@@ -151,22 +160,31 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
     if (caller?.kind === 'admin') return caller.name;
     throw forbidden(caller, `an administrator: expected the common name admin-${clusterName}`);
   };
+  const adminCaller = (call: ServerUnaryCall<unknown, unknown>): AdminCaller => {
+    const by = admitAdmin(call);
+    const peer = call.getPeer();
+    const from = peer.replace(/:\d+$/, '').replace(/^::ffff:/, '');
+    return { by, from, to: arrivals.get(peer) ?? '', signal: bounded() };
+  };
   server.addService(serviceOf(ADMIN_SERVICE), {
     ...backupHandlers(options.backups, (call) => {
       admitAdmin(call);
       return closing.signal;
     }),
     ...adminHandlers(async (call, method) => {
-      const by = admitAdmin(call);
+      const caller = adminCaller(call);
       const { admin } = options;
       if (admin === undefined) {
         throw new CallError(status.UNIMPLEMENTED, 'this registry keeps no machines');
       }
-      const peer = call.getPeer();
-      const from = peer.replace(/:\d+$/, '').replace(/^::ffff:/, '');
-      const to = arrivals.get(peer) ?? '';
-      return admin[method](call.request, { by, from, to, signal: bounded() });
+      return admin[method](call.request, caller);
     }, logger),
+    ...Object.fromEntries(
+      Object.entries(options.moreAdmin ?? {}).map(([name, method]) => [
+        name,
+        unaryHandler(async (call) => method(call.request, adminCaller(call)), logger),
+      ]),
+    ),
   });
   server.addService(serviceOf(SERVICE), {
     Renew: unaryHandler(async (call) => {
@@ -202,6 +220,7 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
         subject,
         clusterName,
         policies,
+        agents: options.agents,
         clock,
         logger,
         signal: closing.signal,
@@ -302,7 +321,7 @@ function subjectOf(
   const commonName = verdict?.kind === 'known' ? verdict.caller.name : (verdict?.name ?? '');
   const isKnown = verdict?.kind === 'known';
   const node = isKnown && verdict.caller.kind === 'node' ? nodeNameOf(commonName) : undefined;
-  if (node !== undefined) return nodeSubject(node, book);
+  if (node !== undefined) return nodeSubject(node, { book, configs });
   const machine = machineNameOf(commonName);
   if (machine !== undefined && machines !== undefined && configs !== undefined) {
     if (machines.closedBecause !== undefined) return { details: machines.closedBecause };

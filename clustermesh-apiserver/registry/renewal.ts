@@ -31,6 +31,8 @@ export interface RenewalCaller {
 /** Renews certificates. */
 export interface Renewal {
   renew(message: unknown, caller: RenewalCaller): Promise<RenewalOutcome>;
+  /** The authority that signs at present: SHA-256 of its certificate in lower-case hex. */
+  readonly issuer: string;
   /** Certificates renewed, and calls refused. */
   readonly counts: { readonly renewed: number; readonly refused: number };
 }
@@ -44,7 +46,10 @@ const requestSchema = z.object({
 /** Makes it. */
 export function createRenewal(options: {
   readonly machines: Pick<MachineBook, 'get' | 'renew'>;
-  readonly authority: Pick<IssuingAuthority, 'state' | 'trustBundle' | 'notAfter' | 'issue'>;
+  readonly authority: Pick<
+    IssuingAuthority,
+    'state' | 'trustBundle' | 'fingerprint' | 'notAfter' | 'issue'
+  >;
   readonly logger: Logger;
 }): Renewal {
   const { machines, authority, logger } = options;
@@ -100,6 +105,9 @@ export function createRenewal(options: {
   };
 
   return {
+    get issuer() {
+      return authority.fingerprint;
+    },
     get counts() {
       return { ...counts };
     },

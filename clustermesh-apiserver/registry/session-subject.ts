@@ -8,6 +8,8 @@ export interface Greeting {
   readonly instanceId: string;
   /** Of machines: random for each process. */
   readonly runId: string;
+  /** Of nodes: whether it may be told its peers. */
+  readonly takesConfig: boolean;
 }
 
 /** What a message says besides a greeting and policies; undefined: nothing of the kind. */

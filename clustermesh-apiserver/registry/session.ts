@@ -8,6 +8,7 @@ import { KvError } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { NodeConflict } from '../convert/node.ts';
+import type { AgentBoard, AgentReportSession } from './agent-board.ts';
 import type { PolicyBoard, PolicySession } from './policy-board.ts';
 import { parsePolicyNews } from './policy-report.ts';
 import type { SessionSubject, SubjectSession } from './session-subject.ts';
@@ -25,12 +26,14 @@ const messageSchema = z.object({
       agent_version: z.string().default(''),
       instance_id: z.string().max(MAX_ID_LENGTH).default(''),
       run_id: z.string().max(MAX_ID_LENGTH).default(''),
+      takes_config: z.boolean().default(false),
     })
     .optional(),
   facts: z.looseObject({ sequence: z.number().default(0) }).optional(),
   machine: z.looseObject({ sequence: z.number().default(0) }).optional(),
   health: z.looseObject({}).optional(),
   policies: z.looseObject({}).optional(),
+  report: z.object({ json: z.string().default('') }).optional(),
 });
 
 type Hello = NonNullable<z.infer<typeof messageSchema>['hello']>;
@@ -42,6 +45,8 @@ export interface ServeOptions {
   readonly clusterName: string;
   /** Is told how policies stand. */
   readonly policies: Pick<PolicyBoard, 'open'>;
+  /** Is told how agents do. Default: they are not asked. */
+  readonly agents?: Pick<AgentBoard, 'open'> | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Ends the stream when it aborts. */
@@ -60,6 +65,7 @@ export async function serveSession(
   const greeted = new AbortController();
   let session: SubjectSession | undefined;
   let standings: PolicySession | undefined;
+  let reports: AgentReportSession | undefined;
 
   const end = (): void => {
     ended.abort();
@@ -72,7 +78,9 @@ export async function serveSession(
   const answer = (sequence: number, conflict: NodeConflict | undefined): void => {
     if (ended.signal.aborted) return;
     if (conflict === undefined) {
-      call.write({ accepted: { sequence, takes_policies: sequence === 0 } });
+      const isGreeting = sequence === 0;
+      const takes_reports = isGreeting && options.agents !== undefined;
+      call.write({ accepted: { sequence, takes_policies: isGreeting, takes_reports } });
     } else call.write({ rejected: { sequence, ...conflict } });
   };
   const refuse = ({ field, reason }: NodeConflict): void => {
@@ -89,13 +97,14 @@ export async function serveSession(
       return;
     }
     const { agent_version: agentVersion, instance_id: instanceId, run_id: runId } = hello;
-    const opening = subject.open({ agentVersion, instanceId, runId }, (reason) =>
-      fail(status.ABORTED, reason),
-    );
+    const takesConfig = hello.takes_config;
+    const greeting = { agentVersion, instanceId, runId, takesConfig };
+    const opening = subject.open(greeting, (reason) => fail(status.ABORTED, reason));
     switch (opening.kind) {
       case 'open':
         session = opening.session;
         standings = options.policies.open(subject.policyName);
+        reports = options.agents?.open(subject.policyName);
         answer(0, undefined);
         session.follow((message) => {
           if (!ended.signal.aborted) call.write(message);
@@ -113,13 +122,17 @@ export async function serveSession(
     }
   };
   const receive = async (message: unknown): Promise<void> => {
-    const { hello, facts, machine, health, policies } = messageSchema.parse(message);
+    const { hello, facts, machine, health, policies, report } = messageSchema.parse(message);
     if (session === undefined) return greet(hello);
     if (policies !== undefined) {
       const news = parsePolicyNews(policies);
       // It is there all the same: nothing that is for people ends its session.
       if (news === undefined) logger.warn('cannot read how policies stand');
       else standings?.take(news);
+      return;
+    }
+    if (report !== undefined) {
+      if (reports?.take(report.json) === false) logger.warn('cannot read how the agent does');
       return;
     }
     const outcome = await session.take({ facts, machine, health }, signal);
