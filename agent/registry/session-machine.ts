@@ -34,6 +34,8 @@ export interface MachineConfig {
   readonly checks: readonly HealthCheck[];
   /** PEM; empty: nothing is said of it. */
   readonly trustBundle: string;
+  /** The authority that signs at present, SHA-256 in lower-case hex; empty: nothing is said of it. */
+  readonly issuer: string;
 }
 
 /** The machine's side of a session. */
@@ -78,11 +80,12 @@ const configSchema = z.object({
     .instanceof(Buffer)
     .transform((bytes) => bytes.toString('utf8'))
     .default(''),
+  issuer: z.string().default(''),
 });
 
 /** Reads a MachineConfig as it came; numbers are brought within bounds, names that are no cluster's are left out. */
 export function parseMachineConfig(message: unknown): MachineConfig {
-  const { labels, namespace, peers, checks, trust_bundle } = configSchema.parse(message);
+  const { labels, namespace, peers, checks, trust_bundle, issuer } = configSchema.parse(message);
   return {
     labels,
     namespace,
@@ -104,6 +107,7 @@ export function parseMachineConfig(message: unknown): MachineConfig {
       failures: within(failures, 1, 100),
     })),
     trustBundle: trust_bundle,
+    issuer,
   };
 }
 

@@ -16,12 +16,19 @@ import {
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { HostPort } from '../../mesh/runtime/option-parsers.ts';
 import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
+import type { AgentReport } from '../../mesh/wire/agent-report.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { PolicyReport } from '../api/status.ts';
+import { createAgentReporter } from './agent-reports.ts';
 import { followCertificates } from './certificate-change.ts';
 import { createPolicyReporter } from './policy-reports.ts';
-import { healthMessages, type MachineSide, parseMachineConfig } from './session-machine.ts';
+import {
+  healthMessages,
+  type MachineConfig,
+  type MachineSide,
+  parseMachineConfig,
+} from './session-machine.ts';
 
 const SERVICE = 'isthmus.registry.v1.Registry';
 const SCHEMA = 1;
@@ -32,6 +39,8 @@ const LASTING_SESSION_MS = 30_000;
 /** Between two looks at how policies stand: this, and so long that looking takes at most this part of a processor. */
 const POLICIES_EVERY_MS = 2_000;
 const POLICIES_SHARE = 1 / 100;
+/** Between two looks at how the agent does; as above, they take at most a hundredth of a processor. */
+const REPORT_EVERY_MS = 10_000;
 
 /** What the agent says of its node. */
 export interface SessionFacts {
@@ -50,6 +59,8 @@ export interface NodeSessionOptions {
   readonly otherRegistries?: readonly HostPort[];
   /** The session is that of a machine, certificate `machine-<name>`. Default: that of a node. */
   readonly machine?: MachineSide | undefined;
+  /** Of a node: told what the cluster has decided for it, its peers above all. Default: it is not asked for. */
+  readonly onConfig?: ((config: MachineConfig) => void) | undefined;
   /** Certificates, read anew before each connection: those of the own cluster's etcd, common name `node-<name>`. */
   readonly readTls: () => Promise<EtcdTls | undefined>;
   readonly clusterName: ClusterName;
@@ -73,11 +84,14 @@ export type SessionState =
 export interface NodeSession {
   /**
    * Keeps the session up until `signal` aborts. Never rejects for want of a registry. `policies`: how they stand now;
-   * undefined while that is not known. Default: the registry is not told.
+   * undefined while that is not known. Default: the registry is not told. `report`: how the agent does, likewise.
    */
   run(
     signal: AbortSignal,
-    options?: { readonly policies: () => readonly PolicyReport[] | undefined },
+    options?: {
+      readonly policies?: () => readonly PolicyReport[] | undefined;
+      readonly report?: () => AgentReport;
+    },
   ): Promise<void>;
   /** Begins a new stream at once, by the certificates as they are now; the registry keeps what was said before. */
   reconnect(): void;
@@ -88,13 +102,17 @@ export interface NodeSession {
 
 /** An answer as it comes; which of the two is set says what it is. */
 interface Answer {
-  readonly accepted?: { readonly sequence?: number; readonly takes_policies?: boolean };
+  readonly accepted?: {
+    readonly sequence?: number;
+    readonly takes_policies?: boolean;
+    readonly takes_reports?: boolean;
+  };
   readonly rejected?: {
     readonly sequence?: number;
     readonly field?: string;
     readonly reason?: string;
   };
-  /** To machines alone. */
+  /** To machines, and to nodes that ask for it. */
   readonly config?: unknown;
 }
 
@@ -103,6 +121,7 @@ type Stream = ClientDuplexStream<object, Answer>;
 /** Makes a session; it does nothing until `run`. */
 export function createNodeSession(options: NodeSessionOptions): NodeSession {
   const { clusterName, nodeName, machine, clock, logger } = options;
+  const onConfig = machine?.onConfig ?? options.onConfig;
   let state: SessionState = { kind: 'connecting' };
   let wasRejected = false;
   const registries = [options.registry, ...(options.otherRegistries ?? [])];
@@ -111,6 +130,7 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
   let leave: (() => void) | undefined;
   const registry = (): HostPort => registries[failures % registries.length] ?? options.registry;
   let policies: () => readonly PolicyReport[] | undefined = () => undefined;
+  let ownReport: (() => AgentReport) | undefined;
 
   const become = (next: SessionState): void => {
     const before = describeState(state);
@@ -129,10 +149,10 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
   };
   const takeConfig = (config: unknown): void => {
     try {
-      machine?.onConfig(parseMachineConfig(config));
+      onConfig?.(parseMachineConfig(config));
     } catch (error) {
       // What it said before stays; the session is worth more than one message.
-      logger.error({ err: error }, 'cannot use what the registry has decided for this machine');
+      logger.error({ err: error }, 'cannot use what the registry has decided');
     }
   };
   /** Tells what the checks of a machine say until `signal` aborts. */
@@ -157,25 +177,40 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
       await clock.sleep(pauseMs, signal).catch(() => undefined);
     }
   };
+  /** Tells how the agent does, and what changes of it, until `signal` aborts. */
+  const reportAgent = async (stream: Stream, signal: AbortSignal): Promise<void> => {
+    const reporter = createAgentReporter();
+    while (!signal.aborted) {
+      const began = clock.monotonic();
+      const current = stream.writableNeedDrain ? undefined : ownReport?.();
+      const json = current === undefined ? undefined : reporter.next(current, began);
+      if (json !== undefined) stream.write({ report: { json } });
+      const pauseMs = Math.max(REPORT_EVERY_MS, (clock.monotonic() - began) / POLICIES_SHARE);
+      await clock.sleep(pauseMs, signal).catch(() => undefined);
+    }
+  };
   /**
-   * Follows one stream to its end; rejects with what ended it. `onGreeted`: the registry has let us in; `onReports`: it wants to
-   * be told of policies.
+   * Follows one stream to its end; rejects with what ended it. `onGreeted`: the registry has let us in, and says what it wants
+   * to be told of.
    */
   const follow = async (
     stream: Stream,
     {
       signal,
       onGreeted,
-      onReports,
     }: {
       readonly signal: AbortSignal;
-      readonly onGreeted: () => void;
-      readonly onReports: () => void;
+      readonly onGreeted: (wants: {
+        readonly policies: boolean;
+        readonly reports: boolean;
+      }) => void;
     },
   ): Promise<void> => {
     const hello = { schema: SCHEMA, cluster_name: clusterName, node_name: nodeName };
     const instance =
-      machine === undefined ? {} : { instance_id: machine.instanceId, run_id: machine.runId };
+      machine === undefined
+        ? { takes_config: onConfig !== undefined }
+        : { instance_id: machine.instanceId, run_id: machine.runId };
     stream.write({ hello: { ...hello, agent_version: options.agentVersion, ...instance } });
     let sequence = 0;
     for await (const message of stream) {
@@ -200,8 +235,10 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
       } else if (answered === 0) {
         sequence = 1;
         offer(stream, sequence);
-        onGreeted();
-        if (accepted?.takes_policies === true) onReports();
+        onGreeted({
+          policies: accepted?.takes_policies === true,
+          reports: accepted?.takes_reports === true,
+        });
       } else if (state.kind !== 'accepted') become({ kind: 'accepted', since: clock.now() });
     }
     throw new Error('the registry ended the session');
@@ -220,25 +257,24 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
     const onFailure = (error: unknown): void => {
       stream.destroy(error instanceof Error ? error : new Error(String(error)));
     };
-    let reporting: Promise<void> | undefined;
-    let health: Promise<void> | undefined;
-    const onReports = (): void => {
-      reporting ??= report(stream, whileOpen).catch(onFailure);
-    };
-    const onGreeted = (): void => {
-      health ??= reportHealth(stream, whileOpen).catch(onFailure);
+    let telling: Promise<unknown> | undefined;
+    const onGreeted = (wants: { readonly policies: boolean; readonly reports: boolean }): void => {
+      telling ??= Promise.all([
+        reportHealth(stream, whileOpen).catch(onFailure),
+        ...(wants.policies ? [report(stream, whileOpen).catch(onFailure)] : []),
+        ...(wants.reports ? [reportAgent(stream, whileOpen).catch(onFailure)] : []),
+      ]);
     };
     leave = cancel;
     try {
-      await follow(stream, { signal: whileOpen, onGreeted, onReports });
+      await follow(stream, { signal: whileOpen, onGreeted });
     } finally {
       leave = undefined;
       signal.removeEventListener('abort', cancel);
       ended.abort();
       stream.cancel();
       client.close();
-      await reporting;
-      await health;
+      await telling;
     }
   };
 
@@ -279,7 +315,8 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
 
   return {
     async run(signal, given) {
-      if (given !== undefined) policies = given.policies;
+      if (given?.policies !== undefined) policies = given.policies;
+      ownReport = given?.report;
       await Promise.all([keepUp(signal), followFiles(signal)]);
     },
     reconnect,

@@ -19,6 +19,8 @@ export interface BackendCheck {
   readonly missing: number;
   /** Some of them, for people: `namespace/name address`. */
   examples(): readonly string[];
+  /** Those of one service, `namespace/name`. */
+  missingOf(name: string): readonly IpAddress[];
 }
 
 const MOST_EXAMPLES = 5;
@@ -122,5 +124,7 @@ export function createBackendCheck(isKnown: (address: IpAddress) => boolean): Ba
       }
       return found;
     },
+    missingOf: (name) =>
+      [...(services.get(name)?.backends.keys() ?? [])].filter((address) => !isKnown(address)),
   };
 }

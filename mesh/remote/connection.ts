@@ -2,7 +2,7 @@ import { readEtcdClientConfig } from '../kvstore/client-config.ts';
 import { openEtcd } from '../kvstore/etcd.ts';
 import type { HostAlias } from '../kvstore/etcd-endpoint.ts';
 import { type KvStatistics, measureStore } from '../kvstore/measured-store.ts';
-import { certificateExpiry } from '../runtime/certificate-expiry.ts';
+import { certificateDue, certificateExpiry } from '../runtime/certificate-expiry.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { stampFiles } from '../runtime/file-stamp.ts';
 import { createCertificateLook } from './certificate-look.ts';
@@ -43,6 +43,7 @@ export function connectionReader(options: {
       fingerprint,
       endpoints,
       certificateExpiresAt: tls === undefined ? undefined : certificateExpiry(tls.cert),
+      certificateDueAt: tls === undefined ? undefined : certificateDue(tls.cert),
       haveMoved: (state) => names.haveMoved(state),
       ...(tls === undefined
         ? {}

@@ -1,3 +1,4 @@
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createBell } from '../runtime/bell.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -76,6 +77,19 @@ export async function* watchPeerDirectory(
   } finally {
     if (signal.aborted) await watching;
   }
+}
+
+/** Names of the files in such a directory that are peers', the own cluster's included, sorted. Rejects when it cannot be read. */
+export async function listPeerFiles(directory: string): Promise<ClusterName[]> {
+  const names = (await readdir(directory)).flatMap((file) => clusterNameOf(file) ?? []).sort();
+  const marked = await Promise.all(
+    names.map(async (name) => {
+      // Gone or not readable since: it is a peer's by its name, and whoever uses it says what is wrong.
+      const content = await readFile(join(directory, name)).catch(() => Buffer.from(PEER_MARK));
+      return content.includes(PEER_MARK);
+    }),
+  );
+  return names.filter((_, index) => marked[index] === true);
 }
 
 async function readPeers(

@@ -1,5 +1,6 @@
 import { createBell } from '../runtime/bell.ts';
 import type { ClusterId, ClusterName } from '../wire/ids.ts';
+import type { IpAddress } from '../wire/ip.ts';
 import { createAnnounced } from './announced.ts';
 import { createClusterIds } from './cluster-ids.ts';
 import { type PeerDirectory, watchPeerDirectory } from './directory.ts';
@@ -37,6 +38,8 @@ export interface Mesh {
   lives(): readonly PeerLife[];
   /** Tells what became of the backends of a peer, to be shown in its status. */
   setUse(name: ClusterName, use: BackendUse): void;
+  /** Backends of a service `namespace/name` of a peer that do not count, since the peer publishes nothing with their addresses. */
+  unknownBackendsOf(name: ClusterName, service: string): readonly IpAddress[];
 }
 
 interface Slot {
@@ -229,6 +232,7 @@ export function createMesh(options: {
           return { ...life, clusterId: life.clusterId ?? formerId(life.name) };
         }),
     setUse: (name, use) => slots.get(name)?.peer.setUse(use),
+    unknownBackendsOf: (name, service) => slots.get(name)?.peer.unknownBackendsOf(service) ?? [],
     status: () => ({
       clusters: [
         ...(own === undefined ? [] : [own.status()]),

@@ -56,6 +56,8 @@ export interface PeerConnection {
   readonly endpoints: readonly string[];
   /** When the first certificate of its file runs out, milliseconds since 1970. Absent: it has none. */
   readonly certificateExpiresAt?: number | undefined;
+  /** From when on it should have been renewed. Absent: as above. */
+  readonly certificateDueAt?: number | undefined;
   /** Resolves names anew each time. */
   open(signal: AbortSignal): Promise<KvStore>;
   /** Whether the names in the endpoints lead elsewhere than the connection that was opened last. Absent: they never do. */
@@ -158,6 +160,8 @@ export interface PeerStatus {
   readonly lag: LagStatus | undefined;
   /** When the certificate by which we are let in runs out, milliseconds since 1970; undefined without one. */
   readonly certificateExpiresAt: number | undefined;
+  /** From when on it should have been renewed. */
+  readonly certificateDueAt?: number | undefined;
 }
 
 /** How alive a cluster is, for who decides whether its backends are used. */
@@ -188,6 +192,8 @@ export interface Peer {
   status(): PeerStatus;
   /** How alive it is. */
   life(): PeerLife;
+  /** Backends of its service `namespace/name` that do not count, as `unknownBackends` of its status counts them. */
+  unknownBackendsOf(service: string): readonly IpAddress[];
 }
 
 /** Mutable facts of one cluster, shared by the loop and the session that reads it. */
@@ -388,6 +394,7 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
       await choice.end();
     },
     drain,
+    unknownBackendsOf: (service) => facts.intake.backends.missingOf(service),
     life: () => {
       const { life } = keeper;
       const mirror = isMirrored() ? reports.view() : undefined;
@@ -450,6 +457,7 @@ export function createPeer(name: ClusterName, input: PeerContextInput): Peer {
         fileProblem,
         lag: context.lag?.meterOf(name).status(),
         certificateExpiresAt: choice.current?.certificateExpiresAt,
+        certificateDueAt: choice.current?.certificateDueAt,
       };
     },
   };
