@@ -5,6 +5,7 @@ import { uninstallCni } from './cni/installation.ts';
 import { uninstallDatapath } from './datapath/datapath.ts';
 import { DatapathError } from './datapath/datapath-error.ts';
 import { lockFolder } from './datapath/lock.ts';
+import { removeNodeState } from './enrollment/node-record.ts';
 
 /** Where an agent of this node left something. */
 export interface CleanupOptions {
@@ -37,6 +38,7 @@ export async function cleanNode(options: CleanupOptions): Promise<readonly strin
   for (const name of STATE_FILES) {
     rmSync(join(stateDir, name), { recursive: true, force: true });
   }
+  removeNodeState(stateDir);
   for (const path of [socketPath, `${socketPath}.opened`]) {
     rmSync(path, { recursive: true, force: true });
   }

@@ -1,10 +1,10 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { setFlagsFromString } from 'node:v8';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { firstFailure } from '../mesh/runtime/first-failure.ts';
 import { OptionsError, parseOptions } from '../mesh/runtime/options.ts';
+import { packageVersion } from '../mesh/runtime/package-version.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { ipFamily } from '../mesh/wire/ip.ts';
 import { TRACE_LEVELS } from '../mesh/wire/maps.ts';
@@ -13,6 +13,7 @@ import { runMonitor } from './api/monitor-command.ts';
 import { problemsOf, renderStatus } from './api/render.ts';
 import { installCni, uninstallCni } from './cni/installation.ts';
 import { pluginSettings } from './cni/plugin-settings.ts';
+import { enrollmentEnvironment } from './enrollment/enrollment-environment.ts';
 import { machineEnvironment } from './machine/agent-command.ts';
 import {
   CLEANUP_OPTIONS,
@@ -74,14 +75,17 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
 }
 
 async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const values = parseOptions(RUN_OPTIONS, argv, machineEnvironment(argv, env), {
+  const told = enrollmentEnvironment(argv, env);
+  const values = parseOptions(RUN_OPTIONS, argv, machineEnvironment(argv, told), {
     name: 'clustermesh-agent',
     description: DESCRIPTION,
   });
   checkClusterId(values);
   if (values.nodeIps.length === 0)
     throw new OptionsError('usage', '--node-ip is required: give it, or set ISTHMUS_NODE_IP');
-  if (new Set(values.nodeIps.map(ipFamily)).size < values.nodeIps.length) {
+  const families = new Set(values.nodeIps.map(ipFamily));
+  // A node is reached at one address; a machine is an endpoint at all that it was given.
+  if (!values.machine && families.size < values.nodeIps.length) {
     throw new OptionsError(
       'usage',
       `--node-ip: ${values.nodeIps.join(', ')}: expected at most one address of each family`,
@@ -254,15 +258,6 @@ function printChanged(files: readonly string[]): number {
     files.length === 0 ? 'nothing to change\n' : files.map((file) => `${file} changed\n`).join(''),
   );
   return 0;
-}
-
-function packageVersion(): string {
-  const parsed: unknown = JSON.parse(readFileSync(projectPath('package.json'), 'utf8'));
-  const version =
-    typeof parsed === 'object' && parsed !== null && 'version' in parsed
-      ? parsed.version
-      : undefined;
-  return String(version);
 }
 
 /** What went wrong, as a line for people, and the exit code. */

@@ -23,6 +23,7 @@ import {
 } from './datapath/ops/maglev.ts';
 import { PATH_OPTIONS } from './datapath/path-options.ts';
 import { POLICY_OPTIONS } from './datapath/policy-options.ts';
+import { NODE_ENROLLMENT_OPTIONS } from './enrollment/enrollment-options.ts';
 import { MACHINE_OPTIONS } from './machine/machine-options.ts';
 import { SERVICE_SCOPES } from './merge/service-rules.ts';
 import { WITHDRAW_MODES } from './withdrawal/decision.ts';
@@ -143,7 +144,7 @@ export const RUN_OPTIONS = defineOptions({
     env: 'ISTHMUS_ETCD_CONFIG',
     parse: parseText,
     required: true,
-    help: "etcd client file of the own cluster, in Cilium's format",
+    help: "etcd client file of the own cluster, in Cilium's format; not with --enrollment-address",
   },
   clustermeshConfig: {
     flag: '--clustermesh-config DIR',
@@ -185,6 +186,7 @@ export const RUN_OPTIONS = defineOptions({
     parse: parseHostPort,
     help: "registry of the own cluster's apiserver; without it this node is published by its YAML alone",
   },
+  ...NODE_ENROLLMENT_OPTIONS,
   ...MACHINE_OPTIONS,
   bpfRoot,
   cgroupRoot: {

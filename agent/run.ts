@@ -44,11 +44,14 @@ import {
   type MonitorSettings,
 } from './monitor/monitor.ts';
 import type { EnforcementMode } from './policy/enforcement-mode.ts';
+import { agentReportOf } from './registry/agent-reports.ts';
 import type { NodeSession } from './registry/session.ts';
 import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
 import { openFormerPolicies } from './state/former-policies.ts';
 import { keepMemory, type MemoryKeeperOptions } from './state/memory-keeper.ts';
+import { askEcho } from './troubleshoot/echo.ts';
+import { followPackets } from './troubleshoot/packet-path.ts';
 import { createDrainService } from './withdrawal/drain-request.ts';
 import { openDrains } from './withdrawal/drains.ts';
 import { createKnownNodes, withKnownNodes } from './withdrawal/known-nodes.ts';
@@ -351,6 +354,40 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       setAudit: engine.setAudit,
       logger,
     },
+    troubleshoot: {
+      own,
+      node: nodeName,
+      directory: options.clustermeshConfig,
+      status: () => buildStatus(sources),
+      packets: (peer, { clusterId, mtu, signal: until }) =>
+        followPackets({
+          peer,
+          clusterId,
+          mtu,
+          nodes: clusterId === undefined ? [] : nodes.of(clusterId),
+          rows: () => datapath.ipcache.rows(),
+          local: endpoints
+            .records()
+            .map(({ podNamespace, podName, netns }) => ({
+              name: `${podNamespace}/${podName}`,
+              netns,
+            }))
+            .find(({ netns }) => netns !== ''),
+          probe: options.withdrawal.probe,
+          echo: askEcho,
+          clock,
+          signal: until,
+        }),
+      clock,
+    },
+    inspection: {
+      node,
+      max: own.max,
+      engine,
+      mesh,
+      nodes: policyNodes,
+      records: () => endpoints.records(),
+    },
     logger,
   });
   await using _metrics = await listenAgentMetrics(options.metricsAddress, {
@@ -395,6 +432,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
                 engine.policyView.isReleased
                   ? policyReports({ engine }, engine.status())
                   : undefined,
+              report: () => agentReportOf(buildStatus(sources), isMachine ? 'machine' : 'node'),
             }),
         ]),
   ]);

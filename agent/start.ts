@@ -22,6 +22,7 @@ import { createNameService, type NameService } from './dns/name-service.ts';
 import { CLUSTERSET_DOMAIN } from './dns/names.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
+import { type NodeAgent, openNodeAgent } from './enrollment/node-agent.ts';
 import { type MachineAgent, openMachineAgent } from './machine/machine-agent.ts';
 import { MACHINE_DNS_ADDRESS } from './machine/machine-options.ts';
 import { decideServices } from './merge/service-rules.ts';
@@ -39,7 +40,14 @@ export async function startAgent(
   const logger = createLogger('clustermesh-agent', { level: values.logLevel });
   using _lock = lockStateDir(values.stateDir);
   // Awaited here: the lock is held for as long as this function runs.
-  if (!values.machine) return await startParts(values, { version, logger, signal });
+  if (!values.machine) {
+    const node = nodeAgent(values, { version, logger });
+    if (node === undefined) return await startParts(values, { version, logger, signal });
+    return await node.run(
+      (ending) => startParts(values, { version, logger, node, signal: ending }),
+      signal,
+    );
+  }
   // Its state lies beside its key: nothing of it is for others than root.
   process.umask(0o077);
   const machine = openMachineAgent({
@@ -55,36 +63,69 @@ export async function startAgent(
   );
 }
 
+/** The node's own part of an agent that enrols; undefined: its certificates come by other ways. */
+function nodeAgent(
+  values: OptionValues<typeof RUN_OPTIONS>,
+  { version, logger }: { readonly version: string; readonly logger: Logger },
+): NodeAgent | undefined {
+  const { enrollmentAddress: server, enrollmentTokenFile: tokenFile, stateDir, nodeName } = values;
+  const { enrollmentTrustedCaFile: trustedCaFile, clusterName: name, clusterId: id } = values;
+  if (server === undefined || tokenFile === undefined || trustedCaFile === undefined) {
+    return undefined;
+  }
+  return openNodeAgent({
+    stateDir,
+    server,
+    tokenFile,
+    trustedCaFile,
+    nodeName,
+    cluster: { name, id },
+    agentVersion: version,
+    clock: systemClock,
+    logger,
+  });
+}
+
 async function startParts(
   values: OptionValues<typeof RUN_OPTIONS>,
   options: {
     readonly version: string;
     readonly logger: Logger;
     readonly machine?: MachineAgent;
+    readonly node?: NodeAgent;
     readonly signal: AbortSignal;
   },
 ): Promise<void> {
-  const { version, logger, machine, signal } = options;
+  const { version, logger, machine, node, signal } = options;
   const max = values.maxConnectedClusters;
   const own = { name: values.clusterName, id: parseClusterId(values.clusterId, max), max };
+  const announced = {
+    clusterName: own.name,
+    nodeName: values.nodeName,
+    agentVersion: version,
+    // Networks of pods are the CNI's business; the registry takes them from the Node object.
+    facts: { addresses: values.nodeIps, podCidrs: [], bootId: readBootId() },
+    clock: systemClock,
+    logger,
+  };
   const session =
     values.registryAddress === undefined
-      ? undefined
+      ? node?.session(announced)
       : createNodeSession({
+          ...announced,
           registry: values.registryAddress,
           readTls: async () => (await readEtcdClientConfig(values.etcdConfig)).tls,
-          clusterName: own.name,
           serverName: machine?.record.serverName,
-          nodeName: values.nodeName,
-          agentVersion: version,
-          // Networks of pods are the CNI's business; the registry takes them from the Node object.
-          facts: { addresses: values.nodeIps, podCidrs: [], bootId: readBootId() },
           machine: machine?.side,
           otherRegistries: machine?.record.registries.slice(1) ?? [],
-          clock: systemClock,
-          logger,
         });
   const kvStatistics = createKvStatistics();
+  const readConnection = connectionReader({
+    clock: systemClock,
+    statistics: kvStatistics,
+    // Three questions fit into the time after which silence counts.
+    progressIntervalMs: Math.min(10_000, values.peerStaleAfter / 3),
+  });
   const nameService = createNames(values, logger);
   const forgetRenewals = machine?.onRenewed(() => session?.reconnect());
   using _renewals = { [Symbol.dispose]: () => forgetRenewals?.() };
@@ -171,17 +212,17 @@ async function startParts(
             clock: systemClock,
             logger,
           }),
-    readConnection: connectionReader({
-      clock: systemClock,
-      statistics: kvStatistics,
-      // Three questions fit into the time after which silence counts.
-      progressIntervalMs: Math.min(10_000, values.peerStaleAfter / 3),
-    }),
+    readConnection: async (path) => {
+      const reason = node?.waitingFor;
+      if (reason !== undefined) throw new Error(reason);
+      return readConnection(path);
+    },
     registry: session,
     names: nameService?.names,
     besides: [
       ...(nameService === undefined ? [] : [nameService]),
       ...(machine === undefined ? [] : [machine.part]),
+      ...(node === undefined ? [] : [node.part]),
     ],
     withdrawal: {
       mode: values.withdraw,

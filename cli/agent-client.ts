@@ -1,6 +1,10 @@
 /** Asking agents over their sockets, as any other client does. */
-import { request as httpRequest } from 'node:http';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { CliError } from './cli-error.ts';
+import { readLines } from './lines.ts';
+
+/** A row of `/v1/inspect` has the labels of an identity at most. */
+const MAX_LINE_BYTES = 16 * 1024 * 1024;
 
 /** One question. */
 export interface AgentQuestion {
@@ -21,23 +25,42 @@ export interface AgentQuestion {
  */
 export async function askAgent(socketPath: string, question: AgentQuestion): Promise<unknown> {
   const { status, text } = await call(socketPath, question);
-  const answer = parseAnswer(text);
-  if (status === 200) return answer;
-  const said =
-    typeof answer === 'object' && answer !== null && 'error' in answer
-      ? String(answer.error)
-      : `answered ${status}: ${text.trim().slice(0, 200)}`;
-  throw new CliError(status === 400 ? 'usage' : 'problem', `agent on ${socketPath}: ${said}`);
+  if (status === 200) return parseAnswer(text);
+  throw refusal(socketPath, { status, text });
+}
+
+/**
+ * Asks one agent what it answers in lines of JSON, and returns them as they come. `timeoutMs` is the longest silence. Throws
+ * as `askAgent` does.
+ */
+export async function* askAgentLines(
+  socketPath: string,
+  { path, timeoutMs, signal }: Pick<AgentQuestion, 'path' | 'timeoutMs' | 'signal'>,
+): AsyncGenerator<unknown, void, undefined> {
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    const request = httpRequest({ socketPath, path, signal, timeout: timeoutMs }, resolve);
+    request.on('timeout', () => request.destroy(lateError(socketPath, timeoutMs)));
+    request.on('error', (cause) => {
+      reject(cause instanceof CliError ? cause : unreachable(socketPath, cause));
+    });
+    request.end();
+  });
+  if (response.statusCode !== 200) {
+    const text = (await response.toArray()).join('');
+    throw refusal(socketPath, { status: response.statusCode ?? 0, text });
+  }
+  for await (const { bytes } of readLines(response, MAX_LINE_BYTES)) {
+    const answer = parseAnswer(bytes?.toString('utf8') ?? '');
+    if (answer === undefined) throw new CliError('problem', `agent on ${socketPath}: cut off`);
+    yield answer;
+  }
 }
 
 function call(
   socketPath: string,
   { path, method = 'GET', body, timeoutMs, signal }: AgentQuestion,
 ): Promise<{ readonly status: number; readonly text: string }> {
-  const late = new CliError(
-    'timeout',
-    `the agent on ${socketPath} does not answer within ${timeoutMs / 1000} s: give it more --timeout, or see in its log what keeps it busy`,
-  );
+  const late = lateError(socketPath, timeoutMs);
   return new Promise((resolve, reject) => {
     const request = httpRequest({ socketPath, path, method, signal }, (response) => {
       const parts: Buffer[] = [];
@@ -59,6 +82,25 @@ function call(
     request.on('error', fail);
     request.end(body === undefined ? undefined : JSON.stringify(body));
   });
+}
+
+function lateError(socketPath: string, timeoutMs: number): CliError {
+  return new CliError(
+    'timeout',
+    `the agent on ${socketPath} does not answer within ${timeoutMs / 1000} s: give it more --timeout, or see in its log what keeps it busy`,
+  );
+}
+
+function refusal(
+  socketPath: string,
+  { status, text }: { readonly status: number; readonly text: string },
+): CliError {
+  const answer = parseAnswer(text);
+  const said =
+    typeof answer === 'object' && answer !== null && 'error' in answer
+      ? String(answer.error)
+      : `answered ${status}: ${text.trim().slice(0, 200)}`;
+  return new CliError(status === 400 ? 'usage' : 'problem', `agent on ${socketPath}: ${said}`);
 }
 
 function unreachable(socketPath: string, cause: Error): CliError {

@@ -1,5 +1,6 @@
 /** Which agents a command asks. */
 import { CliError } from './cli-error.ts';
+import { requireLabs } from './lab-presence.ts';
 
 /** Where an agent listens when nothing else is said. */
 export const DEFAULT_SOCKET = '/run/isthmus/agent.sock';
@@ -16,6 +17,7 @@ export async function agentSockets(flags: AgentFlags): Promise<readonly string[]
   if (flags.socketPath !== undefined) {
     throw new CliError('usage', 'give --socket-path or --lab, not both');
   }
+  requireLabs();
   const { findLab } = await import('../e2e/lab/find-lab.ts');
   const { nodes, machines } = (await findLab(flags.lab)).plan;
   return [

@@ -106,6 +106,7 @@ async function openSite(t: Test) {
       setProblem: () => {
         result.code = EXIT_CODES.problem;
       },
+      signal,
     });
     const registryFlags = ['--registry', `127.0.0.1:${port}`, '--certificates', dir.file(as)];
     const words = ['--passphrase-file', passphrase === undefined ? passphraseFile : '-'];

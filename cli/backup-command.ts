@@ -12,14 +12,9 @@ import { createBell } from '../mesh/runtime/bell.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { type BackupSubject, openBackup, sealBackup } from './backup-file.ts';
 import { CliError } from './cli-error.ts';
-import { readLines } from './lines.ts';
-import {
-  addRegistryOptions,
-  adminMethod,
-  openRegistryClient,
-  type RegistryFlags,
-  registryError,
-} from './registry-client.ts';
+import { addClusterOptions, type ClusterFlags, openClusterAccess } from './cluster-access.ts';
+import { readLines, readWhole } from './lines.ts';
+import { adminMethod } from './registry-client.ts';
 
 /** A key with its value in base64, and some: values of etcd are smaller by far. */
 const MAX_LINE_BYTES = 4 * 1024 * 1024;
@@ -52,32 +47,28 @@ export interface BackupContext {
   readonly input: AsyncIterable<Buffer>;
   readonly print: (line: string) => void;
   readonly setProblem: () => void;
+  readonly signal: AbortSignal;
 }
 
-interface BackupFlags extends RegistryFlags {
+interface BackupFlags extends ClusterFlags {
   readonly passphraseFile: string;
 }
 
 /** Builds `backup`. */
 export function backupCommand(context: BackupContext): Command {
-  const command = new Command('backup')
-    .description(
-      'save what has no other source: tokens, machines and identities of a standalone cluster, sealed with a passphrase',
-    )
-    .argument('<file>', 'file to write; it must not be there');
-  return addPassphraseOption(addRegistryOptions(command)).action(
+  const command = new Command('backup').argument('<file>', 'file to write; it must not be there');
+  return addPassphraseOption(addClusterOptions(command)).action(
     (file: string, flags: BackupFlags) => backup(file, flags, context),
   );
 }
 
 /** Builds `restore`. */
 export function restoreCommand(context: BackupContext): Command {
-  const command = new Command('restore')
-    .description(
-      'bring back what a backup holds; what is there wins, revocations of both count, tokens that could be used are void',
-    )
-    .argument('<file>', 'file that "clustermesh backup" has written');
-  return addPassphraseOption(addRegistryOptions(command)).action(
+  const command = new Command('restore').argument(
+    '<file>',
+    'file that "clustermesh backup" has written',
+  );
+  return addPassphraseOption(addClusterOptions(command)).action(
     (file: string, flags: BackupFlags) => restore(file, flags, context),
   );
 }
@@ -91,9 +82,9 @@ function addPassphraseOption(command: Command): Command {
 
 async function backup(file: string, flags: BackupFlags, context: BackupContext): Promise<void> {
   const passphrase = await readPassphrase(flags.passphraseFile, context.input);
-  using client = await openRegistryClient(flags);
+  using access = await openClusterAccess(flags, context);
   const method = adminMethod('Backup');
-  const call: ClientReadableStream<object> = client.makeServerStreamRequest(
+  const call: ClientReadableStream<object> = access.client.makeServerStreamRequest(
     method.path,
     (message: object) => method.requestSerialize(message),
     (bytes) => method.responseDeserialize(bytes),
@@ -125,7 +116,7 @@ async function backup(file: string, flags: BackupFlags, context: BackupContext):
     const { name } = subject.cluster;
     context.print(`${file}: ${counted.records} records of cluster ${name}`);
   } catch (error) {
-    throw registryError(error, flags);
+    throw access.explain(error);
   } finally {
     call.cancel();
     await rm(temporary, { force: true });
@@ -179,11 +170,11 @@ async function restore(file: string, flags: BackupFlags, context: BackupContext)
   const passphrase = await readPassphrase(flags.passphraseFile, context.input);
   // Read to its end before anything of it is used: a file that was cut short restores nothing.
   for await (const _message of readMessages(file, passphrase));
-  using client = await openRegistryClient(flags);
+  using access = await openClusterAccess(flags, context);
   const method = adminMethod('Restore');
   const answered: { value?: object; error?: Error; isThere: boolean } = { isThere: false };
   const bell = createBell();
-  const call: ClientWritableStream<object> = client.makeClientStreamRequest(
+  const call: ClientWritableStream<object> = access.client.makeClientStreamRequest(
     method.path,
     (message: object) => method.requestSerialize(message),
     (bytes) => method.responseDeserialize(bytes),
@@ -218,7 +209,7 @@ async function restore(file: string, flags: BackupFlags, context: BackupContext)
     for (const note of notes) context.print(`refused: ${note}`);
     if (refused > 0) context.setProblem();
   } catch (error) {
-    throw registryError(error, flags);
+    throw access.explain(error);
   } finally {
     call.cancel();
   }
@@ -259,20 +250,9 @@ async function* readMessages(
 
 /** The first line of a file or of standard input. */
 async function readPassphrase(file: string, input: AsyncIterable<Buffer>): Promise<string> {
-  const text = file === '-' ? await readAll(input) : await readText(file);
+  const text = file === '-' ? await readWhole(input, MAX_PASSPHRASE_BYTES) : await readText(file);
   const [passphrase = ''] = text.split(/\r?\n/);
   return passphrase;
-}
-
-async function readAll(input: AsyncIterable<Buffer>): Promise<string> {
-  const pieces: Buffer[] = [];
-  let length = 0;
-  for await (const piece of input) {
-    length += piece.length;
-    if (length > MAX_PASSPHRASE_BYTES) throw new CliError('usage', 'the passphrase is too long');
-    pieces.push(piece);
-  }
-  return Buffer.concat(pieces).toString('utf8');
 }
 
 async function readText(file: string): Promise<string> {

@@ -3,17 +3,11 @@ import { Command } from 'commander';
 import { failureOf, runAgentProgram } from './agent-program.ts';
 import { type AgentFlags, agentSockets, DEFAULT_SOCKET } from './agent-sockets.ts';
 import { EXIT_CODES } from './cli-error.ts';
-
-const DESCRIPTIONS = {
-  drain:
-    'planned failover: use the backends of a peer only where a service has no others, on the nodes of this machine, until undrained',
-  undrain: 'use the backends of a drained peer again',
-} as const;
+import { requireLabs } from './lab-presence.ts';
 
 /** Builds one of the two commands. `print` gets the answers. */
 export function drainCommand(action: 'drain' | 'undrain', print: (text: string) => void): Command {
   return new Command(action)
-    .description(DESCRIPTIONS[action])
     .argument('<peer>', 'name of the peer, as in `clustermesh status`')
     .option('--socket-path <path...>', `sockets of the agents (default: ${DEFAULT_SOCKET})`)
     .option('--lab <name>', "all agents of a lab, instead of the machine's own")
@@ -31,6 +25,7 @@ export function drainCommand(action: 'drain' | 'undrain', print: (text: string) 
 /** In a lab the agents of the peer itself are left out: to them it is the own cluster. */
 async function socketsOf(peer: string, flags: AgentFlags): Promise<readonly string[]> {
   if (flags.lab === undefined || flags.socketPath !== undefined) return agentSockets(flags);
+  requireLabs();
   const { findLab } = await import('../e2e/lab/find-lab.ts');
   const { plan } = await findLab(flags.lab);
   return plan.clusters

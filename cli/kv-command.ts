@@ -5,6 +5,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
 import { type EtcdOptions, openEtcd } from '../mesh/kvstore/etcd.ts';
 import { type MaxConnectedClusters, parseClusterName } from '../mesh/wire/ids.ts';
+import { parseSeconds } from './agent-options.ts';
 import { CliError } from './cli-error.ts';
 import { decodeLines } from './kv-decode.ts';
 import { dumpStore } from './kv-dump.ts';
@@ -34,7 +35,7 @@ interface DumpFlags {
 
 /** Builds the command. */
 export function kvCommand(context: KvContext): Command {
-  const command = new Command('kv').description('look at what is in an etcd of the mesh');
+  const command = new Command('kv');
   command
     .command('decode')
     .description(
@@ -67,7 +68,7 @@ export function kvCommand(context: KvContext): Command {
         .choices(['jsonl', 'table'])
         .default('jsonl'),
     )
-    .option('--timeout <seconds>', 'how long an answer may take', seconds, 10)
+    .option('--timeout <seconds>', 'how long an answer may take', parseSeconds, 10)
     .addOption(maxClustersOption())
     .action(async (flags: DumpFlags) => {
       const { etcd, cluster } = await etcdOf(flags);
@@ -163,11 +164,6 @@ async function readFileOf(path: string): Promise<Buffer> {
       { cause },
     );
   }
-}
-
-function seconds(text: string): number {
-  if (!/^[1-9]\d{0,3}$/.test(text)) throw new InvalidArgumentError('expected 1 to 9999 seconds');
-  return Number(text);
 }
 
 function collect(text: string, before: readonly string[] | undefined): string[] {

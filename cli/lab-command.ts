@@ -4,6 +4,7 @@ import Table from 'cli-table3';
 import { Command } from 'commander';
 import type { FoundLab } from '../e2e/lab/find-lab.ts';
 import { CliError } from './cli-error.ts';
+import { beginProgress } from './progress.ts';
 
 /** What the command needs of the process it runs in. */
 export interface LabCommandOptions {
@@ -12,13 +13,13 @@ export interface LabCommandOptions {
   readonly say: (text: string) => void;
   readonly setExitCode: (code: number) => void;
   readonly signal: AbortSignal;
+  /** Whether a person's terminal reads progress. */
+  readonly isWatched: boolean;
 }
 
 /** Builds the command. */
 export function labCommand(options: LabCommandOptions): Command {
-  const command = new Command('lab').description(
-    'try a mesh on this machine: clusters, nodes and pods in network namespaces (needs root)',
-  );
+  const command = new Command('lab');
   command
     .command('up')
     .description('make a lab that stays until "lab down"')
@@ -53,19 +54,27 @@ export function labCommand(options: LabCommandOptions): Command {
 async function up(
   file: string,
   name: string,
-  { print, say, signal }: LabCommandOptions,
+  { print, say, signal, isWatched }: LabCommandOptions,
 ): Promise<void> {
   const { openSettledLab } = await import('../e2e/lab/settled-lab.ts');
   const { parseTopologyText } = await import('../e2e/lab/topology.ts');
   const text = await readFile(file, 'utf8').catch((cause: Error) => {
     throw new CliError('usage', `cannot read ${file}: ${cause.message}`, { cause });
   });
+  // Without `using`: where it stands, TypeScript leaves the endings of imports as they are.
+  const progress = beginProgress('looking at the machine', { say, isWatched });
   const lab = await openSettledLab(parseTopologyText(text, file), {
     name,
     signal,
     persistent: true,
-    onStep: (step) => say(`${step}\n`),
-  });
+    // Whoever tries things out asks afterwards what was dropped.
+    agentFlags: ['--monitor-history=1000'],
+    onStep(step) {
+      // On a terminal the line of what is being done stands below the steps.
+      say(isWatched ? `\r\u001b[K${step}\n` : `${step}\n`);
+      progress.tell(step);
+    },
+  }).finally(() => progress[Symbol.dispose]());
   const { findLab } = await import('../e2e/lab/find-lab.ts');
   print(describeLab(await findLab(lab.name)));
   print(
@@ -110,7 +119,7 @@ async function down(
 function describeLab(lab: FoundLab): string {
   const pods = new Table({
     head: ['POD', 'CLUSTER', 'NODE', 'ADDRESSES', 'LABELS'],
-    style: { head: [] },
+    style: { head: [], border: [] },
   });
   for (const pod of lab.plan.pods) {
     const labels = Object.entries(pod.labels).map(([key, value]) => `${key}=${value}`);
@@ -129,7 +138,7 @@ function describeLab(lab: FoundLab): string {
   }
   const services = new Table({
     head: ['SERVICE', 'CLUSTER', 'CLUSTER-IP', 'PORTS'],
-    style: { head: [] },
+    style: { head: [], border: [] },
   });
   for (const cluster of lab.plan.clusters) {
     for (const service of cluster.services) {

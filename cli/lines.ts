@@ -1,4 +1,5 @@
-/** Lines of a stream of any length, in bounded memory. */
+/** What a stream holds, by lines or as a whole, in bounded memory. */
+import { CliError } from './cli-error.ts';
 
 /** A line without its end, numbered from 1; undefined is one that is longer than allowed, and was passed over. */
 export interface Line {
@@ -39,4 +40,22 @@ export async function* readLines(
     }
   }
   if (length > 0) yield take();
+}
+
+/** All of a stream as text. Throws CliError `usage` when it is longer than `maxBytes`. */
+export async function readWhole(
+  input: AsyncIterable<Buffer | string>,
+  maxBytes: number,
+): Promise<string> {
+  const pieces: Buffer[] = [];
+  let length = 0;
+  for await (const piece of input) {
+    const bytes = Buffer.from(piece);
+    length += bytes.length;
+    if (length > maxBytes) {
+      throw new CliError('usage', `the input is longer than ${maxBytes} bytes`);
+    }
+    pieces.push(bytes);
+  }
+  return Buffer.concat(pieces).toString('utf8');
 }

@@ -34,9 +34,6 @@ export interface MonitorOutput {
 /** Builds the command. */
 export function monitorCommand(output: MonitorOutput): Command {
   return new Command('monitor')
-    .description(
-      'show what the nodes of this machine drop, and why, as it happens; traces and calls of services, too. Of one option any value fits, of several each must',
-    )
     .option('--drops', 'packets that were dropped and calls that were refused')
     .option('--audit', 'packets that went on although policy denies them: audit mode')
     .option('--trace', 'packets that went on, as many as the trace level of the agent says')

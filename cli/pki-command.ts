@@ -24,6 +24,7 @@ import {
 } from '../pki/names.ts';
 import { CliError } from './cli-error.ts';
 import { pkiCheckCommand } from './pki-check.ts';
+import { pkiKubernetesCommand } from './pki-kubernetes.ts';
 import { pkiRenewCommand, pkiRotateCommand } from './pki-renew.ts';
 import { pkiShowCommand } from './pki-show.ts';
 
@@ -55,9 +56,7 @@ interface PeerFlags {
 
 /** Builds the command. `print` gets what it has to say; `setProblem` is called when a certificate needs a person. */
 export function pkiCommand(print: (line: string) => void, setProblem: () => void): Command {
-  const command = new Command('pki').description(
-    'make certificates as Cilium names them, show, check, renew and replace them',
-  );
+  const command = new Command('pki');
   command
     .command('init')
     .description("make a cluster's authority: ca.crt and ca.key")
@@ -114,6 +113,7 @@ export function pkiCommand(print: (line: string) => void, setProblem: () => void
   command.addCommand(pkiShowCommand(print, setProblem));
   command.addCommand(pkiCheckCommand(print));
   command.addCommand(pkiRenewCommand(print));
+  command.addCommand(pkiKubernetesCommand(print));
   command.addCommand(pkiRotateCommand(print));
   return command;
 }

@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { SimulateAnswer, SimulateRequest } from '../agent/policy/simulate-answer.ts';
 import { type ValidateOptions, validatePolicies } from '../agent/policy/validate.ts';
 import { parseClusterName } from '../mesh/wire/ids.ts';
-import { DEFAULT_SOCKET } from './agent-sockets.ts';
+import { addAgentOptions } from './agent-options.ts';
 import { CliError, type EXIT_CODES } from './cli-error.ts';
 import { findPolicyAgents, type PolicyAgents, type PolicyFlags } from './policy-agents.ts';
 import { findingLine, readFlows, readManifestFiles, readPolicyFolders } from './policy-files.ts';
@@ -50,9 +50,7 @@ interface ValidateFlags extends OutputFlags {
 
 /** Builds the command. */
 export function policyCommand(context: PolicyContext): Command {
-  const command = new Command('policy').description(
-    'policies of a cluster: what is in force, why a packet passes or not, what a change would do',
-  );
+  const command = new Command('policy');
   asking(command.command('list'))
     .description('show the policies of the clusters whose agents run on this machine')
     .action((flags: PolicyFlags & OutputFlags) => list(flags, context));
@@ -139,10 +137,7 @@ function asking(
   command: Command,
   { hasOutput }: { hasOutput: boolean } = { hasOutput: true },
 ): Command {
-  command
-    .option('--socket-path <path...>', `sockets of the agents (default: ${DEFAULT_SOCKET})`)
-    .option('--lab <name>', "all agents of a lab, instead of the machine's own")
-    .option('--timeout <seconds>', 'how long an answer may take', parseSeconds, 60);
+  addAgentOptions(command, { timeoutSeconds: 60 });
   return hasOutput ? command.addOption(outputOption()) : command;
 }
 
@@ -309,11 +304,6 @@ function clusterName(text: string, flag: string) {
       cause,
     });
   }
-}
-
-function parseSeconds(text: string): number {
-  if (/^[1-9]\d{0,3}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('expected 1 to 9999 seconds');
 }
 
 function parseBoolean(text: string): boolean {

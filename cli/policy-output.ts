@@ -1,5 +1,5 @@
 /** One value as a table, as JSON or as YAML. */
-import Table from 'cli-table3';
+import { stripVTControlCharacters } from 'node:util';
 import { Option } from 'commander';
 import { stringify } from 'yaml';
 
@@ -32,26 +32,36 @@ export function formatValue<T>(
   }
 }
 
-/** Rows under headings, without frames. No rows: an empty text. */
+/** Rows under headings, without frames: as many as there may be. A cell may have several lines. No rows: an empty text. */
 export function renderRows(
   head: readonly string[],
   rows: readonly (readonly (string | number)[])[],
 ): string {
   if (rows.length === 0) return '';
-  const nothing = Object.fromEntries(
-    ['top', 'bottom', 'mid', 'left', 'right'].flatMap((side) =>
-      ['', '-mid', '-left', '-right'].map((part) => [`${side}${part}`, '']),
-    ),
-  );
-  const table = new Table({
-    head: [...head],
-    chars: { ...nothing, middle: '  ' },
-    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
-  });
-  for (const row of rows) table.push([...row]);
-  return `${table
-    .toString()
-    .split('\n')
-    .map((line) => line.trimEnd())
-    .join('\n')}\n`;
+  const cells = [head, ...rows].map((row) => row.map((cell) => String(cell).split('\n')));
+  const widths = head.map(() => 0);
+  for (const row of cells) {
+    for (const [column, lines] of row.entries()) {
+      for (const line of lines) widths[column] = Math.max(widths[column] ?? 0, widthOf(line));
+    }
+  }
+  return cells.map((row) => renderRow(row, widths)).join('');
+}
+
+function renderRow(row: readonly (readonly string[])[], widths: readonly number[]): string {
+  const height = row.reduce((most, { length }) => Math.max(most, length), 1);
+  let text = '';
+  for (let index = 0; index < height; index += 1) {
+    const line = widths.map((width, column) => {
+      const part = row[column]?.[index] ?? '';
+      return part + ' '.repeat(width - widthOf(part));
+    });
+    text += `${line.join('  ').trimEnd()}\n`;
+  }
+  return text;
+}
+
+/** Colours take no room. */
+function widthOf(text: string): number {
+  return stripVTControlCharacters(text).length;
 }

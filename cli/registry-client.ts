@@ -1,14 +1,12 @@
 /** A connection of an administrator to the registry of a cluster. */
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Client, type MethodDefinition, type ServiceError, status } from '@grpc/grpc-js';
-import { type Command, InvalidArgumentError, Option } from 'commander';
 import {
   clientChannelOptions,
   clientCredentials,
   dialTarget,
+  type TlsMaterial,
 } from '../mesh/runtime/grpc-client.ts';
-import { type HostPort, parseHostPort } from '../mesh/runtime/option-parsers.ts';
+import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import { loadProtoFile } from '../mesh/runtime/proto-file.ts';
 import { CliError } from './cli-error.ts';
 
@@ -17,40 +15,22 @@ const SERVICE = 'isthmus.registry.v1.Admin';
 const SERVER_NAME = 'clustermesh-apiserver.cilium.io';
 
 /** Where the registry is, and who asks. */
-export interface RegistryFlags {
-  readonly registry: HostPort;
+export interface RegistryPlace {
+  readonly address: HostPort;
+  readonly tls: TlsMaterial;
+  /** Where the certificates are from, for messages. */
   readonly certificates: string;
 }
 
-/** Adds the options that `openRegistryClient` needs. */
-export function addRegistryOptions(command: Command): Command {
-  return command
-    .addOption(
-      new Option('--registry <host:port>', "the registry of the cluster's apiserver")
-        .env('ISTHMUS_REGISTRY')
-        .makeOptionMandatory()
-        .argParser(toHostPort),
-    )
-    .addOption(
-      new Option(
-        '--certificates <dir>',
-        'folder with ca.crt, tls.crt and tls.key of an administrator, as "clustermesh pki issue admin" writes it',
-      )
-        .env('ISTHMUS_ADMIN_CERTIFICATES')
-        .makeOptionMandatory(),
-    );
-}
+/** A connection; disposing closes it. */
+export type RegistryClient = Client & Disposable;
 
 /** Prepares a connection; the first call dials. Throws CliError for certificates that cannot be used. */
-export async function openRegistryClient(flags: RegistryFlags): Promise<Client & Disposable> {
-  const { registry, certificates } = flags;
-  // One after the other: of several that are missing the first one is named.
-  const ca = await readOrThrow(join(certificates, 'ca.crt'));
-  const cert = await readOrThrow(join(certificates, 'tls.crt'));
-  const key = await readOrThrow(join(certificates, 'tls.key'));
+export function openRegistryClient(place: RegistryPlace): RegistryClient {
+  const { address, certificates } = place;
   let credentials: ReturnType<typeof clientCredentials>;
   try {
-    credentials = clientCredentials({ ca, cert, key }, SERVER_NAME);
+    credentials = clientCredentials(place.tls, SERVER_NAME);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new CliError('usage', `cannot use the certificates in ${certificates}: ${why}`, {
@@ -58,7 +38,7 @@ export async function openRegistryClient(flags: RegistryFlags): Promise<Client &
     });
   }
   const client = new Client(
-    dialTarget(registry.host, registry.port),
+    dialTarget(address.host, address.port),
     credentials,
     clientChannelOptions({ tlsName: SERVER_NAME, authority: SERVER_NAME }),
   );
@@ -76,31 +56,15 @@ export function adminMethod(name: string): MethodDefinition<object, object> {
 }
 
 /** What a call failed with, in the words of the registry where it has answered. */
-export function registryError(error: unknown, { registry }: RegistryFlags): unknown {
+export function registryError(error: unknown, { host, port }: HostPort): unknown {
   const { code, details } = error as Partial<ServiceError>;
   if (typeof code !== 'number' || details === undefined) return error;
   if (code === status.UNAVAILABLE || code === status.DEADLINE_EXCEEDED) {
-    const where = `${registry.host} port ${registry.port}`;
-    return new CliError('unreachable', `cannot ask the registry at ${where}: ${details}`, {
-      cause: error,
-    });
+    return new CliError(
+      'unreachable',
+      `cannot ask the registry at ${host} port ${port}: ${details}`,
+      { cause: error },
+    );
   }
   return new CliError('problem', details, { cause: error });
-}
-
-async function readOrThrow(file: string): Promise<Buffer> {
-  try {
-    return await readFile(file);
-  } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new CliError('usage', `cannot read ${file}: ${why}`, { cause });
-  }
-}
-
-function toHostPort(text: string): HostPort {
-  try {
-    return parseHostPort(text);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -1,14 +1,6 @@
 /** Questions of `clustermesh vm` to the registry, and its answers parsed. */
 import { z } from 'zod';
-import { CliError } from './cli-error.ts';
-import {
-  adminMethod,
-  openRegistryClient,
-  type RegistryFlags,
-  registryError,
-} from './registry-client.ts';
-
-const TIMEOUT_MS = 30_000;
+import { askCluster, type ClusterFlags } from './cluster-access.ts';
 
 /** Milliseconds since 1970 as text; undefined: never. */
 const timeSchema = z.coerce
@@ -113,36 +105,15 @@ export const ANSWERS = {
   RemoveMachine: z.object({ machine: machineSchema }),
 } as const;
 
-/** Asks once. Throws CliError: `unreachable`, `usage` for certificates that cannot be read, else `problem`. */
+/** Asks once. Throws CliError as `openClusterAccess` and `ClusterAccess.ask` do. */
 export async function askRegistry<M extends keyof typeof ANSWERS>(
   method: M,
   request: object,
-  { flags, signal }: { readonly flags: RegistryFlags; readonly signal: AbortSignal },
+  { flags, signal }: { readonly flags: ClusterFlags; readonly signal: AbortSignal },
 ): Promise<z.infer<(typeof ANSWERS)[M]>> {
-  using client = await openRegistryClient(flags);
-  const { path, requestSerialize, responseDeserialize } = adminMethod(method);
-  const answer = await new Promise<object | undefined>((resolve, reject) => {
-    const options = { deadline: Date.now() + TIMEOUT_MS };
-    const call = client.makeUnaryRequest(
-      path,
-      requestSerialize,
-      responseDeserialize,
-      request,
-      options,
-      (error, response) => {
-        signal.removeEventListener('abort', cancel);
-        if (signal.aborted) reject(signal.reason);
-        else if (error === null) resolve(response);
-        else reject(registryError(error, flags));
-      },
-    );
-    const cancel = (): void => call.cancel();
-    signal.addEventListener('abort', cancel, { once: true });
-  });
-  const parsed = ANSWERS[method].safeParse(answer);
-  if (parsed.success) return parsed.data as z.infer<(typeof ANSWERS)[M]>;
-  throw new CliError(
-    'problem',
-    'cannot read the answer of the registry: bring both to one version',
-  );
+  const { [method]: answer } = ANSWERS;
+  // Of a union of parsers the compiler does not see which one was asked.
+  return (await askCluster(flags, { method, request, answer }, { signal })) as z.infer<
+    (typeof ANSWERS)[M]
+  >;
 }

@@ -12,9 +12,6 @@ import { vmTokenCommand } from './vm-token.ts';
 /** Builds the command with all that is below it. */
 export function vmCommand(context: VmContext): Command {
   return new Command('vm')
-    .description(
-      'machines outside Kubernetes (VMs, bare metal): tokens, joining and leaving, list, labels, removal',
-    )
     .addCommand(vmTokenCommand(context))
     .addCommand(vmListCommand(context))
     .addCommand(vmStatusCommand(context))

@@ -5,7 +5,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import type { JoinResult } from '../agent/machine/join.ts';
 import type { CheckFinding } from '../agent/machine/preflight.ts';
 import { type HostPort, parseHostPort } from '../mesh/runtime/option-parsers.ts';
-import { projectPath } from '../mesh/runtime/project-path.ts';
+import { packageVersion } from '../mesh/runtime/package-version.ts';
 import { type EnrollmentToken, parseEnrollmentToken } from '../mesh/wire/enrollment-token.ts';
 import { type IpAddress, parseIpAddress } from '../mesh/wire/ip.ts';
 import { runAgentProgram } from './agent-program.ts';
@@ -48,7 +48,7 @@ export function vmJoinCommand(context: VmJoinContext): Command {
     .option('--name <name>', "the machine's name (default: the host's)")
     .option(
       '--address <ip>',
-      'address by which the others reach this machine, one for each family (default: the one that it reaches the cluster from)',
+      'address by which the others reach this machine; may be given several times (default: the one that it reaches the cluster from, and the only one of the other family beside it)',
       collectAddress,
     )
     .option('--state-dir <dir>', 'folder for keys, certificates and settings', DEFAULT_STATE_DIR)
@@ -82,7 +82,7 @@ async function joinMachine(
     addresses: flags.address ?? [],
     stateDir,
     agentFlags,
-    agentVersion: await packageVersion(),
+    agentVersion: packageVersion(),
     onStep: (text) => say(`${text}\n`),
     onFinding: (finding) => say(`  ${findingText(finding)}\n`),
     signal,
@@ -195,11 +195,4 @@ function collectAddress(text: string, before: readonly IpAddress[] | undefined):
   } catch (error) {
     throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
   }
-}
-
-async function packageVersion(): Promise<string> {
-  const parsed: { version?: unknown } = JSON.parse(
-    await readFile(projectPath('package.json'), 'utf8'),
-  );
-  return String(parsed.version);
 }

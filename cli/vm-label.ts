@@ -1,21 +1,21 @@
 /** `clustermesh vm label`: changes the labels of a machine, as `kubectl label` does. */
 import { Command } from 'commander';
 import { CliError } from './cli-error.ts';
+import { addClusterOptions, type ClusterFlags } from './cluster-access.ts';
 import { formatValue, type OutputFormat, outputOption } from './policy-output.ts';
-import { addRegistryOptions, type RegistryFlags } from './registry-client.ts';
 import { askRegistry } from './vm-client.ts';
 import { renderMachine } from './vm-status.ts';
 import type { VmContext } from './vm-text.ts';
 
 /** Builds the command. */
 export function vmLabelCommand(context: VmContext): Command {
-  return addRegistryOptions(new Command('label'))
+  return addClusterOptions(new Command('label'))
     .description('give a machine labels (key=value) or take them away (key-)')
     .argument('<name>', 'as in `clustermesh vm list`')
     .argument('<changes...>', 'such as app=db tier-')
     .addOption(outputOption())
     .action(
-      async (name: string, changes: string[], flags: RegistryFlags & { output: OutputFormat }) => {
+      async (name: string, changes: string[], flags: ClusterFlags & { output: OutputFormat }) => {
         const request = { name, ...parseLabelChanges(changes) };
         const { machine } = await askRegistry('LabelMachine', request, { flags, ...context });
         context.print(formatValue(machine, flags.output, renderMachine));

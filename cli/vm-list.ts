@@ -1,16 +1,16 @@
 /** `clustermesh vm list`: the machines of a cluster. */
 import { Command } from 'commander';
+import { addClusterOptions, type ClusterFlags } from './cluster-access.ts';
 import { formatValue, type OutputFormat, outputOption, renderRows } from './policy-output.ts';
-import { addRegistryOptions, type RegistryFlags } from './registry-client.ts';
 import { askRegistry, type MachineAnswer } from './vm-client.ts';
 import { labelsText, listText, spanText, type VmContext } from './vm-text.ts';
 
 /** Builds the command. */
 export function vmListCommand(context: VmContext): Command {
-  return addRegistryOptions(new Command('list'))
+  return addClusterOptions(new Command('list'))
     .description('list machines; exit code 1 when something is wrong with one')
     .addOption(outputOption())
-    .action(async (flags: RegistryFlags & { output: OutputFormat }) => {
+    .action(async (flags: ClusterFlags & { output: OutputFormat }) => {
       const { machines } = await askRegistry('ListMachines', {}, { flags, ...context });
       const sorted = [...machines].sort((a, b) => (a.name < b.name ? -1 : 1));
       context.print(formatValue(sorted, flags.output, renderMachines));

@@ -1,17 +1,17 @@
 /** `clustermesh vm status`: one machine. */
 import { Command } from 'commander';
+import { addClusterOptions, type ClusterFlags } from './cluster-access.ts';
 import { formatValue, type OutputFormat, outputOption } from './policy-output.ts';
-import { addRegistryOptions, type RegistryFlags } from './registry-client.ts';
 import { askRegistry, type MachineAnswer } from './vm-client.ts';
 import { labelsText, listText, spanText, type VmContext } from './vm-text.ts';
 
 /** Builds the command. */
 export function vmStatusCommand(context: VmContext): Command {
-  return addRegistryOptions(new Command('status'))
+  return addClusterOptions(new Command('status'))
     .description('show a machine; exit code 1 when it is not connected, or something is wrong')
     .argument('<name>', 'as in `clustermesh vm list`')
     .addOption(outputOption())
-    .action(async (name: string, flags: RegistryFlags & { output: OutputFormat }) => {
+    .action(async (name: string, flags: ClusterFlags & { output: OutputFormat }) => {
       const { machine } = await askRegistry('GetMachine', { name }, { flags, ...context });
       context.print(formatValue(machine, flags.output, renderMachine));
       if (!isWell(machine)) context.setProblem();

@@ -2,8 +2,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { z } from 'zod';
 import { CliError } from './cli-error.ts';
+import { addClusterOptions, type ClusterFlags } from './cluster-access.ts';
 import { formatValue, type OutputFormat, outputOption, renderRows } from './policy-output.ts';
-import { addRegistryOptions, type RegistryFlags } from './registry-client.ts';
 import { type ANSWERS, askRegistry, type TokenAnswer } from './vm-client.ts';
 import {
   collectLabels,
@@ -16,11 +16,13 @@ import {
   type VmContext,
 } from './vm-text.ts';
 
-interface CreateFlags extends RegistryFlags {
+interface CreateFlags extends ClusterFlags {
   readonly name?: string;
   readonly namePattern?: string;
   readonly labels: Readonly<Record<string, string>>;
+  /** Of the machines. */
   readonly namespace: string;
+  readonly apiserverNamespace?: string;
   readonly addressRange: readonly string[];
   readonly ttl: number;
   readonly uses: number;
@@ -33,19 +35,19 @@ export function vmTokenCommand(context: VmContext): Command {
   const command = new Command('token').description('make, list and revoke tokens for machines');
   command.addCommand(createCommand(context));
   command.addCommand(
-    addRegistryOptions(new Command('list'))
+    addClusterOptions(new Command('list'))
       .description('list tokens, and who used them')
       .addOption(outputOption())
-      .action(async (flags: RegistryFlags & { output: OutputFormat }) => {
+      .action(async (flags: ClusterFlags & { output: OutputFormat }) => {
         const { tokens } = await askRegistry('ListTokens', {}, { flags, ...context });
         context.print(formatValue(tokens, flags.output, renderTokens));
       }),
   );
   command.addCommand(
-    addRegistryOptions(new Command('revoke'))
+    addClusterOptions(new Command('revoke'))
       .description('end a token at once; machines that used it stay')
       .argument('<id>', 'as in `clustermesh vm token list`')
-      .action(async (id: string, flags: RegistryFlags) => {
+      .action(async (id: string, flags: ClusterFlags) => {
         const { token } = await askRegistry('RevokeToken', { id }, { flags, ...context });
         const users = token.usedBy.map(({ machine }) => machine);
         const stay = users.length === 0 ? 'nobody used it' : `it was used by ${users.join(', ')}`;
@@ -56,7 +58,7 @@ export function vmTokenCommand(context: VmContext): Command {
 }
 
 function createCommand(context: VmContext): Command {
-  return addRegistryOptions(new Command('create'))
+  return addClusterOptions(new Command('create'), { namespaceFlag: 'apiserver-namespace' })
     .description('make a token: prints the one line to paste on the machine')
     .option('--name <name>', 'the machine that may use it')
     .option('--name-pattern <pattern>', 'machines that may use it, such as web-*')
@@ -101,7 +103,7 @@ async function create(flags: CreateFlags, context: VmContext): Promise<void> {
       ttl_seconds: ttl,
       uses,
     },
-    { flags, signal: context.signal },
+    { flags: { ...flags, namespace: flags.apiserverNamespace }, signal: context.signal },
   );
   const line = joinLine(answer, { name, endpoint: flags.enrollment });
   const { report: token } = answer;

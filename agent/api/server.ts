@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { dirname } from 'node:path';
+import { encodeDiagnoses } from '../../mesh/diagnosis/diagnosis.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { TRACE_LEVELS } from '../../mesh/wire/maps.ts';
 import type { Datapath } from '../datapath/desired.ts';
@@ -9,9 +10,12 @@ import { CniError } from '../endpoints/endpoint-error.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import type { TraceLevel } from '../monitor/monitor.ts';
 import { MonitorError } from '../monitor/monitor-error.ts';
+import { type TroubleshootSources, troubleshootPeers } from '../troubleshoot/troubleshoot.ts';
 import type { ServeDrain } from '../withdrawal/drain-request.ts';
 import { ApiError } from './api-error.ts';
 import { isAnswering } from './client.ts';
+import { answerInspection, isInspectPath } from './inspect-requests.ts';
+import type { InspectSources } from './inspect-rows.ts';
 import { type MonitorStreamSources, serveMonitor } from './monitor-stream.ts';
 import { answerPolicies, isPolicyPath, type PolicySources } from './policy-requests.ts';
 import type { AgentStatus } from './status.ts';
@@ -39,6 +43,10 @@ export interface ApiSources {
   readonly stream?: MonitorStreamSources;
   /** What policies come to; absent: not offered. */
   readonly policies?: PolicySources;
+  /** What is known of the mesh; absent: not offered. */
+  readonly inspection?: InspectSources;
+  /** Finds out what keeps this node from peers; absent: not offered. */
+  readonly troubleshoot?: TroubleshootSources;
 }
 
 /** An answer: status, JSON value or finished text. */
@@ -109,9 +117,14 @@ async function respond(
 ): Promise<void> {
   let answer: Answer;
   try {
-    const { stream } = options;
+    const { stream, inspection } = options;
     if (stream !== undefined && isMonitor(request)) {
       await serveMonitor(request, response, stream);
+      return;
+    }
+    const url = new URL(request.url ?? '/', 'http://agent');
+    if (inspection !== undefined && isInspectPath(url.pathname)) {
+      await answerInspection({ method: request.method ?? '', url }, response, inspection);
       return;
     }
     answer = await handle(request, options);
@@ -162,6 +175,8 @@ async function handle(
       return json(200, sources.status());
     case '/v1/metrics':
       return json(200, metrics(sources));
+    case '/v1/troubleshoot':
+      return serveTroubleshoot(request, sources.troubleshoot);
     case '/healthz':
       return readiness(sources.missing());
     case '/v1/cni':
@@ -179,6 +194,19 @@ async function handle(
         ? dumpMap(pathname.slice('/v1/maps/'.length), sources.datapath)
         : json(404, { error: `nothing at ${pathname}` });
   }
+}
+
+async function serveTroubleshoot(
+  request: IncomingMessage,
+  sources: TroubleshootSources | undefined,
+): Promise<Answer> {
+  if (sources === undefined) return json(404, { error: 'nothing at /v1/troubleshoot' });
+  const { searchParams } = new URL(request.url ?? '/', 'http://agent');
+  const gone = new AbortController();
+  // Whoever has left needs no answer, and what is asked of the network ends.
+  request.socket.once('close', () => gone.abort());
+  const found = await troubleshootPeers(searchParams.get('peer') ?? '', sources, gone.signal);
+  return { status: 200, body: encodeDiagnoses(found) };
 }
 
 async function serveTraceLevel(

@@ -66,7 +66,8 @@ function encodeConfig(options: ConfigOptions): Buffer {
   );
   value.writeUInt16BE(ports.first, fields.natPortFirst);
   value.writeUInt16BE(ports.last, fields.natPortLast);
-  for (const address of options.nodeIps) {
+  // Of several of a family the first is the one: it is written last.
+  for (const address of [...options.nodeIps].reverse()) {
     writeAddress(view, ipFamily(address) === 4 ? fields.node4 : fields.node6, address);
   }
   return value;

@@ -62,7 +62,8 @@ export function createHostRoutes(options: {
   readonly nodeIps: readonly IpAddress[];
 }): HostRoutes {
   const { device, nodeIps } = options;
-  const source = new Map(nodeIps.map((address) => [ipFamily(address), address]));
+  // Of several of a family the first is the one.
+  const source = new Map([...nodeIps].reverse().map((address) => [ipFamily(address), address]));
   const list = createRouteList(options);
   let last: Standing | undefined;
 

@@ -2,8 +2,10 @@
  * libbpf 1.x and the C library by koffi: declarations of the C functions that are called, and nothing else. All calls
  * are synchronous and short; batches bound the long ones.
  */
+import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import koffi from 'koffi';
+import { projectPath } from '../../mesh/runtime/project-path.ts';
 import { DatapathError } from './datapath-error.ts';
 
 /** The kernel refuses the call when the struct is not whole. */
@@ -65,6 +67,9 @@ ERRNO_NAMES.set(ENOTSUPP, 'ENOTSUPP');
 // It has two names.
 ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN');
 
+/** What libbpf is linked with where it is packaged, each after those that it needs itself. */
+const LIBRARIES_OF_LIBBPF = ['libzstd.so.1', 'libz.so.1', 'libelf.so.1'];
+
 /** The C functions, by names of ours. */
 type Library = ReturnType<typeof bindLibrary>;
 
@@ -76,10 +81,18 @@ export function library(): Library {
   return loaded;
 }
 
-function bindLibrary() {
-  let bpf: ReturnType<typeof koffi.load>;
+/**
+ * Opens libbpf: the one that a package brings in `lib/`, else the machine's own. Throws `preflight` when there is none.
+ */
+export function loadLibbpf(): ReturnType<typeof koffi.load> {
   try {
-    bpf = koffi.load('libbpf.so.1');
+    if (!existsSync(projectPath('lib/libbpf.so.1'))) return koffi.load('libbpf.so.1');
+    // What it needs goes first: the dynamic linker takes what is open already by its name, wherever it lies.
+    for (const name of LIBRARIES_OF_LIBBPF) {
+      const path = projectPath(`lib/${name}`);
+      if (existsSync(path)) koffi.load(path);
+    }
+    return koffi.load(projectPath('lib/libbpf.so.1'));
   } catch (cause) {
     throw new DatapathError(
       'preflight',
@@ -87,6 +100,10 @@ function bindLibrary() {
       { cause },
     );
   }
+}
+
+function bindLibrary() {
+  const bpf = loadLibbpf();
   const libc = koffi.load('libc.so.6');
   koffi.struct('bpf_test_run_opts', TEST_RUN_OPTS);
   koffi.struct('bpf_prog_info', PROGRAM_INFO);

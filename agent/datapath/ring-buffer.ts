@@ -1,7 +1,7 @@
 /** Reading of an eBPF ring buffer by libbpf, in the thread that calls: `poll` blocks it. */
 import koffi from 'koffi';
 import { DatapathError } from './datapath-error.ts';
-import { check, errnoName } from './libbpf.ts';
+import { check, errnoName, loadLibbpf } from './libbpf.ts';
 
 /** What is in front of each record of a batch: its length in bytes, u32. */
 export const RECORD_HEADER_SIZE = 4;
@@ -30,7 +30,7 @@ const INTERRUPTED = 'EINTR';
 
 /** Opens the ring of a map descriptor, which stays the caller's and must outlive this. Throws DatapathError `kernel`. */
 export function openRingBuffer(fd: number): RingBuffer {
-  const bpf = koffi.load('libbpf.so.1');
+  const bpf = loadLibbpf();
   const libc = koffi.load('libc.so.6');
   const copy = libc.func('void *memcpy(void *to, const void *from, size_t size)');
   const create = bpf.func('void *ring_buffer__new(int fd, void *callback, void *ctx, void *opts)');

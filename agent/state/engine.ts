@@ -38,7 +38,7 @@ import {
   type PolicyState,
 } from './policy-state.ts';
 import { createReconciler, type ReconcilerStatus } from './reconciler.ts';
-import { createServiceState, type Withdrawal } from './service-state.ts';
+import { createServiceState, type ServiceState, type Withdrawal } from './service-state.ts';
 
 /** Least time between two writes, in milliseconds: a change that comes alone is written at once, a flood in batches. */
 const COALESCE_MS = 1;
@@ -110,6 +110,8 @@ export interface Engine extends ClusterSink {
   addressRow(prefix: IpPrefix): IpcacheEntry | undefined;
   /** Frontends that sockets and pods of this node are to reach. */
   frontends(): Iterable<FrontendEntry>;
+  /** What clusters say of Services, and what is wanted for them; to be asked and not to be changed. */
+  readonly services: Pick<ServiceState, 'names' | 'facts'>;
   /** Labels of an identity of any cluster; undefined: nobody has said them. */
   labelsOf(identity: number): Labels | undefined;
   /** `namespace/name` of the service whose frontend sockets of this node call there. */
@@ -456,6 +458,7 @@ export function createEngine(options: {
     },
     addressRow: (prefix) => ipcacheRec.table.get(datapath.ipcache.keyOf({ prefix })),
     frontends: () => servicesRec.table.desired(),
+    services: { names: () => services.names(), facts: (name) => services.facts(name) },
     labelsOf: (identity) => policies.labelsOf(identity),
     serviceOf(frontend) {
       const key = datapath.services.keyOf({ ...frontend, scope: 'internal' });

@@ -3,6 +3,7 @@ import type { LocalService } from '../../mesh/wire/local-service.ts';
 import type { ClusterService } from '../../mesh/wire/service.ts';
 import type { Backend, FrontendEntry, FrontendKey } from '../datapath/desired.ts';
 import type { BackendRank } from '../merge/backend-choice.ts';
+import type { ServiceFacts } from '../merge/backend-state.ts';
 import type { CollectedBackends } from '../merge/collected-backends.ts';
 import { frontendsOf } from '../merge/frontends.ts';
 import type { ServiceNode, ServiceRules } from '../merge/service-rules.ts';
@@ -29,6 +30,10 @@ export interface ServiceState {
   counts(): { readonly local: number; readonly global: number };
   /** Frontends that a Service does not get because another one has the same address and port. */
   conflicts(): readonly string[];
+  /** Names of the Services of the own cluster and of those that peers offer, each once. */
+  names(): Iterable<string>;
+  /** What is known of `namespace/name` and wanted for it, for people. */
+  facts(name: string): ServiceFacts;
 }
 
 /**
@@ -171,6 +176,21 @@ export function createServiceState(
       }
       return lines;
     },
+    *names() {
+      yield* locals.keys();
+      for (const name of remotes.keys()) if (!locals.has(name)) yield name;
+    },
+    facts: (name) => ({
+      node,
+      rules,
+      local: locals.get(name),
+      remotes: [...(remotes.get(name)?.values() ?? [])],
+      frontends: [...(rows.get(name) ?? [])].map(([key, row]) => {
+        const [holder] = claims.get(key) ?? [];
+        return { row, heldBy: holder === name ? undefined : holder };
+      }),
+      rankOf: (clusterId) => ranks.get(clusterId) ?? 'active',
+    }),
   };
 }
 
