@@ -34,7 +34,7 @@ export interface OurApiserver extends AsyncDisposable {
   /** Writes a file of Kubernetes YAML whole; without text it removes the file. */
   manifest(name: string, text: string | undefined): Promise<void>;
   /** Believes a peer's authority from the next start on. */
-  trust(peer: string, ca: CertificateAuthority): Promise<void>;
+  trust(peer: string, ca: Pick<CertificateAuthority, 'root'>): Promise<void>;
 }
 
 /** Prepares it; it does not run yet. */
