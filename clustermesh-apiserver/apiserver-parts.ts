@@ -7,8 +7,10 @@ import type { Controllers } from './controllers/run.ts';
 import type { EmbeddedEtcd } from './etcd/embedded-etcd.ts';
 import type { Gate } from './gate/gate.ts';
 import type { Kvstoremesh } from './kvstoremesh/kvstoremesh.ts';
+import type { OpenedPeering } from './open-peering.ts';
 import type { PublisherStatus } from './publish/publisher.ts';
 import type { PublishedCluster } from './publish-cluster.ts';
+import type { AgentBoard } from './registry/agent-board.ts';
 import type { EnrollmentOffice } from './registry/enrollment-office.ts';
 import type { MachineBook } from './registry/machine-book.ts';
 import type { NodeBook } from './registry/node-book.ts';
@@ -24,10 +26,16 @@ export interface Parts {
   gate?: Gate;
   book?: NodeBook;
   machines?: MachineBook;
+  /** All that is kept of machines was read. */
+  areMachinesLoaded?: boolean;
   enrollment?: EnrollmentOffice;
   policies?: PolicyBoard;
+  agents?: AgentBoard;
   registry?: Registry;
   mirror?: Kvstoremesh;
+  peering?: OpenedPeering;
+  /** Machines whose labels their MeshMachine decides, as `namespace/name`. */
+  readonly labelledMachines: Set<string>;
   readonly lag: LagBook;
   readonly kvStatistics: KvStatistics;
 }
@@ -96,5 +104,10 @@ export function describeParts(
     })),
     policies: parts.policies?.report,
     kvstoremesh: parts.mirror?.describe(),
+    peering: parts.peering?.views.map(({ name, source, conditions }) => ({
+      name,
+      source,
+      conditions,
+    })),
   };
 }

@@ -6,6 +6,10 @@ import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/
 import type { ControllerContext } from './controllers/controller-part.ts';
 import type { EndpointSliceSyncOptions } from './controllers/endpoint-slice-sync.ts';
 import type { LeaseTimes } from './controllers/lease-record.ts';
+import {
+  createMachinesPart,
+  type MachinesPartOptions,
+} from './controllers/machines/machines-part.ts';
 import { createMcsPart, type McsOptions } from './controllers/mcs/mcs-part.ts';
 import { createPolicyStatus } from './controllers/policy-status.ts';
 import { type Controllers, createControllers } from './controllers/run.ts';
@@ -20,6 +24,8 @@ export interface ControllersSettings {
   readonly endpointSliceSync: EndpointSliceSyncOptions | undefined;
   /** Undefined: nothing of the Multi-Cluster Services API is written. */
   readonly mcs: McsOptions | undefined;
+  /** Undefined: machines are not shown as objects. */
+  readonly machines: Pick<MachinesPartOptions, 'installCrds'> | undefined;
   /** Whether it is written onto policies how they stand. */
   readonly policyStatus: boolean;
   /** Default: the namespace of the credentials. */
@@ -38,6 +44,8 @@ export function createKubernetesControllers(
     readonly replica: string;
     readonly ownStoreId: () => string | undefined;
     readonly policies: PolicyBoard;
+    readonly machines: MachinesPartOptions['machines'];
+    readonly labelledMachines: MachinesPartOptions['labelled'];
     readonly clock: Clock;
     readonly logger: Logger;
   },
@@ -50,7 +58,7 @@ export function createKubernetesControllers(
     );
     return undefined;
   }
-  const { mcs } = settings;
+  const { mcs, machines } = settings;
   return createControllers({
     api: published.kubernetes.api,
     cluster: { ...cluster, max: options.maxConnectedClusters },
@@ -71,6 +79,16 @@ export function createKubernetesControllers(
               createMcsPart(context, {
                 ...mcs,
                 slicesAreSynced: settings.endpointSliceSync !== undefined,
+              }),
+          ]),
+      ...(machines === undefined
+        ? []
+        : [
+            (context: ControllerContext) =>
+              createMachinesPart(context, {
+                ...machines,
+                machines: options.machines,
+                labelled: options.labelledMachines,
               }),
           ]),
       ...(settings.policyStatus

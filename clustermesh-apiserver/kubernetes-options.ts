@@ -105,6 +105,22 @@ export const KUBERNETES_OPTIONS = defineOptions({
     switch: true,
     help: 'in mode any-cni: write onto CiliumNetworkPolicies and CiliumClusterwideNetworkPolicies how they stand on the nodes, and Events about NetworkPolicies that are not enforced as written. With Cilium its operator does it',
   },
+  enableMeshMachines: {
+    flag: '--enable-mesh-machines',
+    env: 'ISTHMUS_ENABLE_MESH_MACHINES',
+    default: 'false',
+    parse: parseBoolean,
+    switch: true,
+    help: 'in mode any-cni: show machines as objects of the kind MeshMachine, and do what is done to these: labels, removal',
+  },
+  meshMachinesInstallCrds: {
+    flag: '--mesh-machines-install-crds',
+    env: 'ISTHMUS_MESH_MACHINES_INSTALL_CRDS',
+    default: 'true',
+    parse: parseBoolean,
+    switch: true,
+    help: 'install the CustomResourceDefinition of MeshMachine where it is missing or older',
+  },
   leaseNamespace: {
     flag: '--lease-namespace NAMESPACE',
     env: 'ISTHMUS_LEASE_NAMESPACE',

@@ -12,6 +12,7 @@ import { KVSTOREMESH_OPTIONS } from './kvstoremesh/options.ts';
 import { runKvstoremesh } from './kvstoremesh/run.ts';
 import type { EtcdSettings } from './open-store.ts';
 import { APISERVER_OPTIONS } from './options.ts';
+import { peeringSettings, withPeering } from './peering-options.ts';
 import { type ApiserverOptions, runApiserver } from './run.ts';
 import { controllersSettings, sourceSettings } from './source-settings.ts';
 
@@ -29,10 +30,12 @@ type Values = OptionValues<typeof APISERVER_OPTIONS>;
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
   if (argv[0] === 'kvstoremesh') return mainOfMirror(argv.slice(1), env);
   setUpGarbageCollection();
-  const values = parseOptions(APISERVER_OPTIONS, argv, env, {
+  const parsed = parseOptions(APISERVER_OPTIONS, argv, env, {
     name: NAME,
     description: DESCRIPTION,
   });
+  const peering = peeringSettings(parsed);
+  const values = withPeering(parsed, peering);
   const max = values.maxConnectedClusters;
   checkClusterId(values);
   const logger = createLogger(NAME, { level: values.logLevel });
@@ -57,6 +60,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
     },
     etcd: await etcdSettings(values),
     kvstoremesh: mirrorSettings(values),
+    peering,
     gateAddress: values.gateAddress,
     registryAddress: values.registryAddress,
     healthAddress: values.healthAddress,
@@ -75,6 +79,9 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
 
 async function etcdSettings(values: Values): Promise<EtcdSettings> {
   if (values.etcdEndpoints.length === 0) {
+    if (values.etcdExclusive) {
+      throw new OptionsError('usage', '--etcd-exclusive needs --etcd-endpoints');
+    }
     return {
       kind: 'embedded',
       binary: values.etcdBinary,
@@ -85,6 +92,7 @@ async function etcdSettings(values: Values): Promise<EtcdSettings> {
   return {
     kind: 'external',
     endpoints: values.etcdEndpoints,
+    isShared: !values.etcdExclusive,
     tls: await readEtcdTlsFiles(values),
     tlsFiles: etcdTlsPaths(values),
   };

@@ -19,6 +19,8 @@ export type EtcdSettings =
   | {
       readonly kind: 'external';
       readonly endpoints: readonly string[];
+      /** Whether other replicas use it, too. Default: they do. */
+      readonly isShared?: boolean | undefined;
       readonly tls: EtcdTls | undefined;
       /** Where `tls` was read from: it is read again when they change. */
       readonly tlsFiles?: EtcdTlsFiles | undefined;

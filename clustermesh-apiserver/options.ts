@@ -13,6 +13,7 @@ import { ENROLLMENT_OPTIONS } from './enrollment-options.ts';
 import { ETCD_TLS_OPTIONS } from './etcd-options.ts';
 import { KUBERNETES_OPTIONS } from './kubernetes-options.ts';
 import { MIRROR_OPTIONS } from './kvstoremesh/options.ts';
+import { PEERING_OPTIONS } from './peering-options.ts';
 
 /** Options of `clustermesh-apiserver`. */
 export const APISERVER_OPTIONS = defineOptions({
@@ -92,6 +93,14 @@ export const APISERVER_OPTIONS = defineOptions({
     repeatable: true,
     help: 'etcd run by others; without it one is started here',
   },
+  etcdExclusive: {
+    flag: '--etcd-exclusive',
+    env: 'ISTHMUS_ETCD_EXCLUSIVE',
+    default: 'false',
+    parse: parseBoolean,
+    switch: true,
+    help: '--etcd-endpoints are of this replica alone, such as a container beside it, and hold nothing that others share: a second replica is then noticed as with an etcd that is started here',
+  },
   ...ETCD_TLS_OPTIONS,
   registryAddress: {
     flag: '--registry-address HOST:PORT',
@@ -151,6 +160,7 @@ export const APISERVER_OPTIONS = defineOptions({
     help: "directory of the peers' etcd client files, a file a peer, named like its cluster; for --kvstoremesh and the controllers that write to Kubernetes",
   },
   ...MIRROR_OPTIONS,
+  ...PEERING_OPTIONS,
   ...PROCESS_OPTIONS,
 });
 

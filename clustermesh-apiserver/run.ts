@@ -24,10 +24,14 @@ import {
   type KvstoremeshOptions,
   startKvstoremesh,
 } from './kvstoremesh/kvstoremesh.ts';
+import { openMeshDesk } from './mesh-desk.ts';
 import { listenApiserverMetrics } from './metrics-server.ts';
+import { openPeering } from './open-peering.ts';
 import { type EtcdSettings, openStore } from './open-store.ts';
+import type { PeeringSettings } from './peering-options.ts';
 import { checkKubernetes, checkManifests, checkServerFiles } from './preflight.ts';
 import { type PublishedCluster, publishCluster, type SourceSettings } from './publish-cluster.ts';
+import { readersMayCome } from './readers-may-come.ts';
 import { createBackups } from './registry/backup.ts';
 import { openIssuingAuthority } from './registry/certificate-authority.ts';
 import { type EnrollmentSettings, openEnrollmentOffice } from './registry/enrollment-office.ts';
@@ -36,6 +40,7 @@ import { MACHINES_PREFIX } from './registry/machine-record.ts';
 import { machineOfPolicyName } from './registry/machine-session.ts';
 import { createMirroredPeers } from './registry/mirrored-peers.ts';
 import { createNodeBook } from './registry/node-book.ts';
+import { nodeOffer } from './registry/node-enrollment-offer.ts';
 import { ownAddresses } from './registry/own-addresses.ts';
 import { createPolicyBoard, type PolicyBoard } from './registry/policy-board.ts';
 import { listenRegistry } from './registry/registry.ts';
@@ -62,6 +67,8 @@ export interface ApiserverOptions {
   readonly kvstoremesh?:
     | Pick<KvstoremeshOptions, 'directory' | 'perClusterReadyTimeoutMs' | 'globalReadyTimeoutMs'>
     | undefined;
+  /** Peers that are declared; their folders are those of `files` and `kvstoremesh`. Default: none are. */
+  readonly peering?: PeeringSettings | undefined;
   readonly gateAddress: HostPort;
   readonly registryAddress: HostPort;
   readonly healthAddress: HostPort;
@@ -93,7 +100,11 @@ export async function runApiserver(options: ApiserverOptions): Promise<void> {
   await checkServerFiles(options.files);
   await checkAuthority(options);
   if (signal.aborted) return;
-  const parts: Parts = { lag: createLagBook(options.clock), kvStatistics: createKvStatistics() };
+  const parts: Parts = {
+    labelledMachines: new Set(),
+    lag: createLagBook(options.clock),
+    kvStatistics: createKvStatistics(),
+  };
   await using _health = await listenHealthServer(options.healthAddress, {
     flag: '--health-address',
     sources: {
@@ -190,7 +201,9 @@ async function runParts(
         logger,
       });
       parts.machines = machines;
-      return Promise.all([book.load(ending), machines.load(ending)]).then(() => undefined);
+      return Promise.all([book.load(ending), machines.load(ending)]).then(() => {
+        parts.areMachinesLoaded = true;
+      });
     },
     clock,
     logger,
@@ -199,17 +212,13 @@ async function runParts(
   parts.published = published;
   // Never published: then it ends, and says why elsewhere.
   published.ready.then(options.onPublished, () => undefined);
-  const policies = createPolicyBoard({
-    store,
-    isHere: (subject) => {
-      const machine = machineOfPolicyName(subject);
-      const state =
-        machine === undefined ? parts.book?.stateOf(subject) : parts.machines?.get(machine)?.state;
-      return state === 'connected' || state === 'gone';
-    },
-    clock,
-    logger,
-  });
+  const isHere = (subject: string): boolean => {
+    const machine = machineOfPolicyName(subject);
+    const state =
+      machine === undefined ? parts.book?.stateOf(subject) : parts.machines?.get(machine)?.state;
+    return state === 'connected' || state === 'gone';
+  };
+  const policies = createPolicyBoard({ store, isHere, clock, logger });
   parts.policies = policies;
   const writing = startWriting(options, { published, parts, policies, replica, store });
   // Awaited with everything else below, when all of it has been started.
@@ -227,12 +236,31 @@ async function runParts(
     clock,
   });
 
+  const { peering: peeringOptions } = options;
+  const peering =
+    peeringOptions === undefined
+      ? undefined
+      : await openPeering({
+          ...options,
+          settings: peeringOptions,
+          api: published.kubernetes?.api,
+          store,
+          surroundings: {
+            gate: () => parts.gate?.address,
+            enrollment: () => parts.enrollment?.status?.address,
+            mirror: () => parts.mirror,
+            podNetworks: published.publisher.podNetworks,
+          },
+        });
+  if (peering !== undefined) parts.peering = peering;
+
   await using gate = await listenGate({
     ...files,
     address: options.gateAddress,
     clusterName: cluster.name,
     upstream: etcd.upstream,
     machines: machines.trust,
+    peers: peering?.trust,
     clock,
     logger,
     signal,
@@ -242,6 +270,9 @@ async function runParts(
   await using enrollment = await openEnrollmentOffice({
     settings: options.enrollment,
     notOffered: closedBecause,
+    labelledMachines: parts.labelledMachines,
+    peers: peering?.enrolling,
+    nodes: nodeOffer(published, { account: options.enrollment?.serviceAccount, logger }),
     store,
     machines,
     files,
@@ -251,8 +282,12 @@ async function runParts(
     logger,
     signal,
   });
+  const { upstream } = etcd;
+  await using desk = openMeshDesk({ ...options, replica, parts, store, upstream, isHere });
   await using registry = await listenRegistry({
     address: options.registryAddress,
+    agents: desk.agents,
+    moreAdmin: { ...desk.methods, ...peering?.admin },
     admin: enrollment.admin,
     renewal: enrollment.renewal,
     backups: createBackups({
@@ -286,7 +321,7 @@ async function runParts(
     podNetworks: published.publisher.podNetworks,
   });
   parts.enrollment = enrollment;
-  const renewing = renewEtcdTls(options, [etcd.renewTls, gate.renewUpstreamTls]);
+  const renewing = renewEtcdTls(options, [etcd.renewTls, gate.renewUpstreamTls, desk.renewTls]);
   logger.info(
     { cluster: cluster.name, gate: gate.address, registry: registry.address },
     'apiserver is ready',
@@ -299,6 +334,7 @@ async function runParts(
       enrollment.run(signal),
       peers.run(signal),
       policies.run(signal),
+      desk.agents.run(signal),
       renewing,
       claim.ended,
       clusterClaim.ended,
@@ -313,6 +349,7 @@ async function runParts(
     readConnection: connectionReader({ clock }),
     leaseTtlSeconds: options.leaseTtlSeconds,
     lag: parts.lag,
+    announced: peering?.announced,
     clock,
     logger: logger.child({ part: 'kvstoremesh' }),
   });
@@ -325,7 +362,9 @@ async function runParts(
     enrollment.run(signal),
     peers.run(signal),
     policies.run(signal),
+    desk.agents.run(signal),
     mirroring.ended,
+    peering?.run(signal),
     renewing,
     claim.ended,
     clusterClaim.ended,
@@ -339,18 +378,15 @@ function claimCluster(
   { published, replica }: { readonly published: PublishedCluster; readonly replica: string },
 ): KubernetesClaim {
   const { etcd, clock, logger, signal } = options;
-  if (
-    etcd.kind === 'external' ||
-    published.kubernetes === undefined ||
-    published.mode === 'cilium'
-  ) {
+  const isShared = etcd.kind === 'external' && etcd.isShared !== false;
+  if (isShared || published.kubernetes === undefined || published.mode === 'cilium') {
     const settled = Promise.resolve();
     return { settled, ended: settled, [Symbol.asyncDispose]: () => settled };
   }
   return claimKubernetes(published.kubernetes.api, {
     namespace: options.kubernetes?.leaseNamespace,
     replica,
-    dataDir: etcd.dataDir,
+    dataDir: etcd.kind === 'embedded' ? etcd.dataDir : etcd.endpoints.join(),
     clock,
     logger,
     signal,
@@ -383,6 +419,8 @@ async function startWriting(
           replica,
           ownStoreId: () => store.clusterId,
           policies,
+          machines: () => (parts.areMachinesLoaded === true ? parts.machines : undefined),
+          labelledMachines: parts.labelledMachines,
           clock,
           logger,
         });
@@ -394,37 +432,6 @@ const DEFAULT_VM_SESSION_GRACE_MS = 60_000;
 /** Why a cluster that Cilium runs has no machines. */
 const NO_MACHINES_WITH_CILIUM =
   'machines cannot join a cluster that Cilium runs: it alone gives out the identities there; join them to a cluster of mode any-cni or to one without Kubernetes';
-
-/** How long readers are kept waiting for what cannot be read of the cluster. */
-const PATIENCE_MS = 15_000;
-
-/**
- * Resolves when readers are let in: when everything is published. From an API server some kinds may not be readable for long:
- * readers are let in without them after a time, and are told by the markers what is whole.
- */
-async function readersMayCome(
-  published: PublishedCluster,
-  { clock, logger, signal }: ApiserverOptions,
-): Promise<void> {
-  if (published.kubernetes === undefined) return published.ready;
-  const waiting = new AbortController();
-  const enough = AbortSignal.any([signal, waiting.signal]);
-  const late = clock.sleep(PATIENCE_MS, enough).then(
-    async () => {
-      await published.publisher.begun;
-      logger.warn(
-        { missing: published.missing },
-        'readers are let in before everything is published',
-      );
-    },
-    () => published.ready,
-  );
-  try {
-    await Promise.race([published.ready, late]);
-  } finally {
-    waiting.abort();
-  }
-}
 
 /** Throws RegistryError `file` when the authority that is to sign machines cannot: better now than when all else is up. */
 async function checkAuthority(options: ApiserverOptions): Promise<void> {
@@ -456,10 +463,11 @@ async function claimOwnManifests(
   source: SourceSettings,
 ): Promise<Pick<ManifestsClaim, 'ended'> & AsyncDisposable> {
   const { etcd, cluster, clock, logger, signal } = options;
-  if (etcd.kind === 'external' || source.kind !== 'manifests') {
+  const isShared = etcd.kind === 'external' && etcd.isShared !== false;
+  if (isShared || source.kind !== 'manifests') {
     return { ended: Promise.resolve(), [Symbol.asyncDispose]: () => Promise.resolve() };
   }
-  const { dataDir } = etcd;
+  const dataDir = etcd.kind === 'embedded' ? etcd.dataDir : etcd.endpoints.join();
   const owner = { clusterName: cluster.name, dataDir, clock, logger, signal };
   return claimManifests(source.directory, owner);
 }

@@ -45,12 +45,15 @@ export function sourceSettings(
 export function controllersSettings(values: SourceValues): ApiserverOptions['controllers'] {
   const { clustermeshConfig: directory, clustermeshEnableEndpointSync: syncs } = values;
   const { clustermeshEnableMcsApi: mcs, enablePolicyStatus: policyStatus } = values;
-  if (!syncs && !mcs && !policyStatus) return undefined;
-  const flag = syncs
-    ? '--clustermesh-enable-endpoint-sync'
-    : mcs
-      ? '--clustermesh-enable-mcs-api'
-      : '--enable-policy-status';
+  const { enableMeshMachines: machines } = values;
+  const flags = [
+    ...(syncs ? ['--clustermesh-enable-endpoint-sync'] : []),
+    ...(mcs ? ['--clustermesh-enable-mcs-api'] : []),
+    ...(policyStatus ? ['--enable-policy-status'] : []),
+    ...(machines ? ['--enable-mesh-machines'] : []),
+  ];
+  const [flag] = flags;
+  if (flag === undefined) return undefined;
   if (sourceSettings(values).kubernetes === undefined) {
     throw new OptionsError(
       'usage',
@@ -87,6 +90,7 @@ export function controllersSettings(values: SourceValues): ApiserverOptions['con
         }
       : undefined,
     policyStatus,
+    machines: machines ? { installCrds: values.meshMachinesInstallCrds } : undefined,
     leaseNamespace: values.leaseNamespace,
     leaseTimes: {
       durationMs: values.leaderElectionLeaseDuration,

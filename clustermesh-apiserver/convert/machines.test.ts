@@ -241,6 +241,14 @@ test('ports of machines', async (t) => {
     ['tcp:8080'],
     'whether somebody listens cannot be seen of UDP',
   );
+  const addresses = ['192.0.2.10', '192.0.2.11', '2001:db8::10'].map(parseIpAddress);
+  rig.machine('db-1', machine({ addresses, healthy: new Set(['tcp:8080']) }));
+  t.match(
+    rig.backends(),
+    { local: ['192.0.2.10:8080,53', '2001:db8::10:8080,53'] },
+    'with several addresses of a family it is one backend all the same',
+  );
+  t.match(rig.endpoint('192.0.2.11'), { podName: 'db-1', hostIp: '192.0.2.11' }, 'at each of them');
   rig.machine('db-1', machine({ healthy: new Set() }));
   t.match(rig.backends(), { local: ['192.0.2.10:53', '2001:db8::10:53'] }, 'each port by itself');
   rig.machine('db-1', undefined);

@@ -236,7 +236,7 @@ function addPod(
   }
 }
 
-/** A machine serves those ports whose checks its agent says are passed. */
+/** A machine serves those ports whose checks its agent says are passed, at one address of each family as a pod does. */
 function addMachine(
   backends: Backends,
   service: ServiceObject,
@@ -247,7 +247,9 @@ function addMachine(
 ): void {
   // Where some backends are about to end, a machine is among those that stay.
   const group = backends.draining.size > 0 ? backends.staying : undefined;
-  for (const address of machine.addresses) {
+  const isFirst = (address: IpAddress, index: number): boolean =>
+    machine.addresses.findIndex((one) => ipFamily(one) === ipFamily(address)) === index;
+  for (const address of machine.addresses.filter(isFirst)) {
     if (!hasFamilyOf(service, address)) continue;
     for (const port of service.ports) {
       const number = targetOf(port);

@@ -1,5 +1,6 @@
 /** The mirror of all peers of one cluster in its local etcd, while this process leads. */
 import type { KvStore } from '../../mesh/kvstore/kvstore.ts';
+import type { Announced } from '../../mesh/remote/announced.ts';
 import { MIRRORED_KINDS } from '../../mesh/remote/cluster-sink.ts';
 import type { KnownPeers } from '../../mesh/remote/known-peers.ts';
 import type { LagBook } from '../../mesh/remote/lag.ts';
@@ -38,6 +39,8 @@ export interface MirrorOptions {
   /** Default: three minutes, as Cilium waits. */
   readonly removalGraceMs?: number;
   readonly rescanMs?: number;
+  /** What peers may announce. Default: what no other of them holds. */
+  readonly announced?: Announced | undefined;
   /** Where it is kept how late changes come into the local etcd. */
   readonly lag: LagBook;
   readonly clock: Clock;
@@ -95,6 +98,7 @@ export async function startMirror(options: MirrorOptions, signal: AbortSignal): 
       // Whoever reads the mirror checks them: here values are handed on byte by byte.
       checksBackends: false,
       ownStoreId: () => store.clusterId,
+      ...(options.announced === undefined ? {} : { announced: options.announced }),
       lag,
       clock,
       logger,

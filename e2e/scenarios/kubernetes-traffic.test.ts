@@ -2,6 +2,9 @@
  * Two clusters with a real API server each: everything that is published comes from objects that the real kubectl has
  * written, and slices from the real kube-controller-manager. Annotations are changed while traffic flows.
  */
+import { X509Certificate } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import {
   callService,
@@ -89,8 +92,20 @@ test('traffic between two clusters by what kubectl has written', {
   const clusters = example.clusters.map((cluster) => ({
     ...cluster,
     objects: 'kubernetes' as const,
+    // One of them as from the Helm chart, the other with files that were made before.
+    nodesEnroll: cluster.name === 'alpha',
   }));
   await using lab = await openMesh({ ...example, clusters });
+
+  await t.test('nodes have enrolled by tokens, and were told their peers', async (t) => {
+    for (const { name, folder } of lab.cluster('alpha').nodes) {
+      const state = join(folder, 'agent-state');
+      const leaf = new X509Certificate(readFileSync(join(state, 'certs', 'tls.crt')));
+      t.equal(leaf.subject, `CN=node-${name}`);
+      t.same(readdirSync(join(state, 'clustermesh')), ['beta']);
+      t.match((await lab.agent(name).status()).registry, { healthy: true });
+    }
+  });
 
   await t.test('pods reach each other', async (t) => {
     const remote = lab.pod('web-beta');
