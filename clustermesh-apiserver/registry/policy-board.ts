@@ -3,12 +3,10 @@
  * its own nodes say together, on a lease of its own, and reads those of all: so every replica knows the whole, and what a dead
  * one said goes with it.
  */
-import { randomBytes } from 'node:crypto';
-import { KvError, type KvEvent, type KvLease, type KvStore } from '../../mesh/kvstore/kvstore.ts';
+import type { KvEvent, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
-import { untilAnswered } from '../publish/until-answered.ts';
 import {
   addStandings,
   decodeStanding,
@@ -18,10 +16,10 @@ import {
   type PolicyStanding,
   standingOnNode,
 } from './policy-report.ts';
+import { createToldKeys } from './told-keys.ts';
 
 /** Where standings are, by registry and policy. */
 export const POLICY_STANDINGS_PREFIX = `${REGISTRY_PREFIX}policies/`;
-const LEASE_TTL_SECONDS = 10;
 /** Changes within this time are written together; and nodes that have left are looked for this often. */
 const SETTLE_MS = 1_000;
 /** Policies of one node that are kept: more than any cluster has. */
@@ -64,15 +62,12 @@ export function createPolicyBoard(options: {
   readonly logger: Logger;
 }): PolicyBoard {
   const { store, isHere, clock, logger } = options;
-  const prefix = `${POLICY_STANDINGS_PREFIX}${randomBytes(8).toString('hex')}/`;
   const nodes = new Map<string, NodeReports>();
   /** What all registries tell, this one included, by policy and key. */
   const told = new Map<string, Map<string, PolicyStanding>>();
   const policyOfKey = new Map<string, string>();
-  const written = new Map<string, string>();
-  const dirty = new Set<string>();
   const callbacks = new Set<(policy: string) => void>();
-  const touch = (policy: string): void => void dirty.add(policy);
+  const touch = (policy: string): void => keys.touch(policy);
 
   const change = (entry: NodeReports, next: Map<string, NodePolicyReport>): void => {
     for (const policy of new Set([...entry.reports.keys(), ...next.keys()])) touch(policy);
@@ -92,38 +87,6 @@ export function createPolicyBoard(options: {
         return report === undefined ? [] : [standingOnNode(node, report)];
       }),
     );
-  const write = async (policy: string, lease: KvLease, signal: AbortSignal): Promise<void> => {
-    const standing = standingHere(policy);
-    const key = prefix + encodeURIComponent(policy);
-    const value = standing && encodeStanding(standing);
-    if (written.get(policy) === value) return;
-    if (value === undefined) {
-      await store.delete(key, { signal });
-      written.delete(policy);
-    } else {
-      await store.put(key, value, { lease, signal });
-      written.set(policy, value);
-    }
-  };
-  const writeAll = async (lease: KvLease, signal: AbortSignal): Promise<void> => {
-    while (!signal.aborted) {
-      await clock.sleep(SETTLE_MS, signal).catch(() => undefined);
-      forgetLeavers();
-      for (const policy of [...dirty]) {
-        if (signal.aborted) return;
-        dirty.delete(policy);
-        try {
-          await write(policy, lease, signal);
-        } catch (error) {
-          if (signal.aborted) return;
-          if (!(error instanceof KvError)) throw error;
-          logger.warn({ policy, err: error }, 'cannot tell how a policy stands, will be retried');
-          dirty.add(policy);
-          break;
-        }
-      }
-    }
-  };
   const onEvent = (event: KvEvent): void => {
     if (event.kind === 'put') {
       const { key, value } = event.pair;
@@ -145,11 +108,24 @@ export function createPolicyBoard(options: {
       const parts = told.get(policy);
       parts?.delete(event.key);
       if (parts?.size === 0) told.delete(policy);
-      // Taken away by mistake or by force: it is so here all the same.
-      if (event.key.startsWith(prefix) && written.delete(policy)) touch(policy);
+      if (keys.isOwn(event.key)) keys.lost(policy);
       for (const callback of callbacks) callback(policy);
     }
   };
+  const keys = createToldKeys({
+    store,
+    prefix: POLICY_STANDINGS_PREFIX,
+    prepare: forgetLeavers,
+    valueFor(policy) {
+      const standing = standingHere(policy);
+      return standing && encodeStanding(standing);
+    },
+    onEvent,
+    failure: 'cannot tell how a policy stands, will be retried',
+    settleMs: SETTLE_MS,
+    clock,
+    logger,
+  });
   const get = (policy: string): PolicyStanding | undefined =>
     addStandings([...(told.get(policy)?.values() ?? [])]);
 
@@ -193,21 +169,6 @@ export function createPolicyBoard(options: {
       callbacks.add(callback);
       return () => void callbacks.delete(callback);
     },
-    async run(signal) {
-      await using lease = await untilAnswered(() => store.lease(LEASE_TTL_SECONDS, { signal }), {
-        clock,
-        logger,
-        signal,
-      });
-      lease.onLost(() => {
-        for (const policy of written.keys()) touch(policy);
-        written.clear();
-      });
-      const follow = async (): Promise<void> => {
-        const watched = { prefix: POLICY_STANDINGS_PREFIX };
-        for await (const event of store.watch(watched, { signal })) onEvent(event);
-      };
-      await Promise.all([writeAll(lease, signal), follow()]);
-    },
+    run: (signal) => keys.run(signal),
   };
 }

@@ -4,10 +4,12 @@ import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import { isMap, isNode, isScalar, parse, parseDocument, visit } from 'yaml';
 import { APISERVER_OPTIONS } from '../../clustermesh-apiserver/options.ts';
+import { meshPeerObject, parseMeshPeer } from '../../clustermesh-apiserver/peering/mesh-peer.ts';
 import { parseOptions } from '../../mesh/runtime/options.ts';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { CHART, type ChartValues, LEAST, needHelm, render } from './helm.ts';
+import { createCa } from '../../pki/ca.ts';
+import { CHART, type ChartValues, LEAST, needHelm, objectOf, render } from './helm.ts';
 import { BETA } from './matrix.ts';
 
 const helm = needHelm(process.env);
@@ -138,6 +140,35 @@ test('values that cannot work', { skip: helm.skip, timeout: 240_000 }, async (t)
     child.same(
       peers.map(({ metadata }) => metadata.name),
       ['beta'],
+    );
+  });
+  await t.test('a peer of the values is the one that was exported', async (child) => {
+    const { root } = await createCa({ commonName: 'CA of beta' });
+    const exported = meshPeerObject(
+      parseMeshPeer({
+        apiVersion: 'isthmus.io/v1alpha1',
+        kind: 'MeshPeer',
+        metadata: { name: 'beta' },
+        spec: {
+          clusterId: 2,
+          maxConnectedClusters: 255,
+          endpoints: ['https://beta.mesh.cilium.io:2379'],
+          enrollment: ['beta.mesh.cilium.io:2382'],
+          hostAliases: [{ hostname: 'beta.mesh.cilium.io', ips: ['203.0.113.9', '2001:db8::9'] }],
+          ca: root,
+          clientKeyHash: 'A'.repeat(43),
+          networks: { pods: ['10.2.0.0/16'], services: [], nodes: ['fd00::/64'], machines: [] },
+          datapath: { routingMode: 'tunnel', tunnelPort: 8472, mtu: 1500 },
+        },
+      }),
+    );
+    const { spec } = exported as { spec: object };
+    const objects = await render(withPeers({ beta: spec }), context);
+    const rendered = meshPeerObject(parseMeshPeer(objectOf(objects, 'MeshPeer', 'beta')));
+    child.same(
+      rendered,
+      exported,
+      'the same from a file, the command line and the chart (promise 9)',
     );
   });
   await t.test('names are judged as by the program', async (child) => {
