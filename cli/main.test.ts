@@ -1,5 +1,6 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { readFile, stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { test } from 'tap';
@@ -49,6 +50,18 @@ test('clustermesh: exit codes', async (t) => {
     t.equal(run.code, code, args.join(' '));
     t.match(run.stdout + run.stderr, text, args.join(' '));
   }
+});
+
+test('clustermesh: a reader that has seen enough is no failure', async (t) => {
+  const child = spawn(process.execPath, [MAIN, '--help'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  child.stdout.destroy();
+  let said = '';
+  child.stderr.on('data', (text) => {
+    said += String(text);
+  });
+  const [code] = await once(child, 'close');
+  t.equal(said, '');
+  t.equal(code, 0);
 });
 
 test('clustermesh pki: authority, certificates and the directory of peers', async (t) => {

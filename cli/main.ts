@@ -24,6 +24,10 @@ const context: CliContext = {
 };
 
 const interrupt = (): void => ending.abort(new CliError('problem', 'interrupted'));
+// Who reads may have seen enough, as `head` has: no failure of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') setExitCode(report(error));
+});
 process.once('SIGINT', interrupt);
 process.once('SIGTERM', interrupt);
 try {
