@@ -186,7 +186,13 @@ const PACKAGES: readonly { name: string; importers: readonly RegExp[]; because: 
   },
   {
     name: 'tap',
-    importers: [/\.test\.ts$/, /^mesh\/kvstore\/conformance[^/]*\.ts$/, /\/testing\//, /^e2e\//],
+    importers: [
+      /\.test\.ts$/,
+      /^mesh\/kvstore\/conformance[^/]*\.ts$/,
+      /\/testing\//,
+      /^e2e\//,
+      /^scripts\/test-shared\.ts$/,
+    ],
     because: 'it is not installed where the programs run',
   },
   {

@@ -1,6 +1,6 @@
 /**
- * `npm test`: runs every compiled test file, some at a time, and prints one line for each file, what failed and why, what was
- * skipped and why, and last the line `N passed, N failed`. Arguments select files by a part of their path.
+ * `npm test`: runs every compiled test file, some at a time and short ones together, and prints one line for each file, what
+ * failed and why, what was skipped and why, and last the line `N passed, N failed`. Arguments select files by a part of their path.
  *
  * A few files that fail run once more, alone: one that passes then counts as passed and is named as unsteady, with what
  * failed, so that a fault which needs a busy machine is seen and does not hide the rest.
@@ -8,23 +8,17 @@
 import { createWriteStream, mkdirSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { projectPath } from '../mesh/runtime/project-path.ts';
-import { type FileResult, runTestFile } from './test-file.ts';
-
-/** Files that take longest start first, so that the lanes end together. */
-const SLOW_FIRST = [
-  'dist/e2e/demo.',
-  'dist/e2e/scenarios/',
-  'dist/e2e/',
-  'dist/agent/',
-  'dist/clustermesh-apiserver/',
-  'dist/mesh/kvstore/',
-];
+import { type FileResult, runSharedFiles, runTestFile } from './test-file.ts';
+import { runInLanes } from './test-lanes.ts';
+import { isUnexpectedlySlow, planJobs, type TestJob } from './test-plan.ts';
 
 const RAW_OUTPUT = 'dist/test-results/all.tap';
 const SECOND_OUTPUT = 'dist/test-results/again.tap';
 /** More than these fail for a reason of their own. */
 const MOST_FILES_AGAIN = 8;
-const DEFAULT_LANES = '2';
+const DEFAULT_LANES = 2;
+/** So many jobs at most run at a time while processors idle, unless ISTHMUS_TEST_JOBS says how many always do. */
+const MOST_LANES = 4;
 /** Failures of a file that are shown as soon as it ends, each up to so many characters. */
 const FAILURES_AT_ONCE = 3;
 const SHORT_FAILURE = 600;
@@ -39,12 +33,16 @@ async function main(selected: readonly string[]): Promise<number> {
     );
     return 2;
   }
-  const lanes = Number(process.env.ISTHMUS_TEST_JOBS ?? DEFAULT_LANES);
+  const given = process.env.ISTHMUS_TEST_JOBS;
+  const lanes = Number(given ?? DEFAULT_LANES);
   if (!Number.isInteger(lanes) || lanes < 1) {
-    console.error(`ISTHMUS_TEST_JOBS=${process.env.ISTHMUS_TEST_JOBS}: expected a number from 1`);
+    console.error(`ISTHMUS_TEST_JOBS=${given}: expected a number from 1`);
     return 2;
   }
-  const first = await runFiles(files, { lanes, raw: RAW_OUTPUT });
+  // Long tests are for one process each, too.
+  const jobs = planJobs(files, { apart: process.env.ISTHMUS_LONG === 'true' });
+  const most = given === undefined ? MOST_LANES : lanes;
+  const first = await runJobs(jobs, { lanes, most, raw: RAW_OUTPUT });
   const results = await againWhereFailed(first);
   const skips = results.flatMap((result) => result.skips.map((skip) => `${result.name}: ${skip}`));
   for (const skip of skips) console.log(`skipped ${skip}`);
@@ -60,16 +58,11 @@ async function main(selected: readonly string[]): Promise<number> {
 }
 
 async function testFiles(selected: readonly string[]): Promise<string[]> {
-  const rank = (file: string): number => {
-    const index = SLOW_FIRST.findIndex((prefix) => file.startsWith(prefix));
-    return index === -1 ? SLOW_FIRST.length : index;
-  };
   const entries = await readdir(projectPath('dist'), { recursive: true });
   return entries
     .filter((entry) => entry.endsWith('.test.js'))
     .map((entry) => `dist/${entry}`)
-    .filter((file) => selected.length === 0 || selected.some((part) => file.includes(part)))
-    .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+    .filter((file) => selected.length === 0 || selected.some((part) => file.includes(part)));
 }
 
 /** Results in which files that failed are replaced by what they did alone. */
@@ -80,7 +73,8 @@ async function againWhereFailed(first: readonly FileResult[]): Promise<readonly 
     return first;
   }
   console.log(`\nonce more, alone: ${again.join(', ')}`);
-  const second = await runFiles(again, { lanes: 1, raw: SECOND_OUTPUT });
+  const jobs = again.map((name) => [name]);
+  const second = await runJobs(jobs, { lanes: 1, most: 1, raw: SECOND_OUTPUT });
   for (const result of second) {
     if (result.failed > 0) continue;
     console.log(`unsteady ${result.name}: it failed beside others and passed alone`);
@@ -96,28 +90,37 @@ function inShort(failure: string): string {
   return failure.slice(0, SHORT_FAILURE).replaceAll(/^/gm, '       ');
 }
 
-/** Runs files in their order, as many at a time as there are lanes. */
-async function runFiles(
-  files: readonly string[],
-  { lanes, raw }: { readonly lanes: number; readonly raw: string },
+/** Runs jobs, some at a time, and tells of each file as it ends. */
+async function runJobs(
+  jobs: readonly TestJob[],
+  { raw, ...options }: { readonly lanes: number; readonly most: number; readonly raw: string },
 ): Promise<FileResult[]> {
   mkdirSync(projectPath('dist/test-results'), { recursive: true });
   const all = createWriteStream(projectPath(raw));
-  const waiting = [...files];
   const results: FileResult[] = [];
-  const lane = async (): Promise<void> => {
-    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
-      const result = await runTestFile(file);
-      results.push(result);
-      const { name, seconds, failed } = result;
-      all.write(`# ${name}\n${result.output}\n`);
-      console.log(`${failed === 0 ? 'ok    ' : 'not ok'} ${name} (${seconds.toFixed(1)} s)`);
-      // Whoever reads a log that was cut, or while it grows, sees why.
-      for (const failure of result.failures.slice(0, FAILURES_AT_ONCE))
-        console.log(inShort(failure));
-    }
+  const tell = (result: FileResult): void => {
+    results.push(result);
+    const { name, seconds, failed } = result;
+    all.write(`# ${name}\n${result.output}\n`);
+    const slow = isUnexpectedlySlow(name, seconds) ? ', not in scripts/slow-tests.ts' : '';
+    console.log(`${failed === 0 ? 'ok    ' : 'not ok'} ${name} (${seconds.toFixed(1)} s${slow})`);
+    // Whoever reads a log that was cut, or while it grows, sees why.
+    for (const failure of result.failures.slice(0, FAILURES_AT_ONCE)) console.log(inShort(failure));
   };
-  await Promise.all(Array.from({ length: Math.min(lanes, files.length) }, lane));
+  const run = async (job: TestJob): Promise<void> => {
+    const shared = job.length > 1 ? await runSharedFiles(job) : undefined;
+    if (shared?.kind === 'passed') {
+      for (const result of shared.results) tell(result);
+      return;
+    }
+    if (shared !== undefined) {
+      all.write(`# ${job.join(' ')}\n${shared.output}\n`);
+      console.log(`unsteady: ${job.length} files in one process failed, each runs alone now`);
+      for (const failure of shared.failures) console.log(inShort(failure));
+    }
+    for (const name of job) tell(await runTestFile(name));
+  };
+  await runInLanes(jobs, run, options);
   all.end();
   return results;
 }
