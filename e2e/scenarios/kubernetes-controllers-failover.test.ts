@@ -28,7 +28,7 @@ const BACKENDS = 120;
 test(
   'the leader is cut off in the middle of its work',
   { skip: kube.skip, timeout: 120_000 },
-  (t) => failOver(t, { times: SHORT_LEASE, boundMs: 8_000 }),
+  (t) => failOver(t, { times: SHORT_LEASE, boundMs: 12_000 }),
 );
 
 if (process.env.ISTHMUS_LONG === 'true') {
@@ -71,7 +71,11 @@ async function failOver(
   const tookMs = systemClock.monotonic() - cutAt;
   t.notOk(isLeading(first), 'the first has stopped before');
   t.ok(tookMs < boundMs, `it took over after ${Math.round(tookMs)} ms`);
-  await until('all is there', async () => (await allSlices(rig)).size === SERVICES.length * 2);
+  await until(
+    'all is there',
+    async () => (await allSlices(rig)).size === SERVICES.length * 2,
+    30_000,
+  );
   await checkAll(t, rig);
 
   const before = await allSlices(rig);
@@ -85,7 +89,8 @@ async function failOver(
   t.same(await allSlices(rig), before);
 
   await second.stop();
-  await until('the first leads again, at once', () => isLeading(first), times.retryMs * 2 + 2_000);
+  // A lease that was given back is taken before it would have run out.
+  await until('the first leads again, at once', () => isLeading(first), times.durationMs - 500);
   await beta.service('web-0', backendsOf(2, range(0, BACKENDS + 1)));
   await until(
     'it works',

@@ -304,6 +304,10 @@ const CASES: Readonly<Record<string, (t: Test, site: Site) => Promise<void>>> = 
     t.match(told, /Warning\s+Failing\s+NetworkPolicy\/plain\s+node n1: the map is full/);
 
     const reconciled = (): number => controllers.status.parts[0]?.controllers[0]?.reconciled ?? 0;
+    // A write is counted when its answer is here, which is after others can see it.
+    const isCounted = (count: number): Promise<void> =>
+      until('it is counted', () => controllers.status.writes.written >= count);
+    await isCounted(3);
     const { written } = controllers.status.writes;
     const looks = reconciled();
     await tell();
@@ -316,12 +320,14 @@ const CASES: Readonly<Record<string, (t: Test, site: Site) => Promise<void>>> = 
     t.match(await conditionsOf(cluster, 'bad'), [{ status: 'False' }, {}], 'no node knows it yet');
     await tell();
     await isValid('bad', 'True');
+    await isCounted(written + 1);
     t.equal(controllers.status.writes.written, written + 1);
     const emptied = JSON.stringify({ status: { conditions: [] } });
     const patch = ['patch', 'cnp', 'good', '-n', 'demo', '--subresource=status', '--type=merge'];
     await cluster.kubectl([...patch, '-p', emptied]);
     // What somebody took away is there again.
     await isValid('good', 'True');
+    await isCounted(written + 2);
     t.equal(controllers.status.writes.written, written + 2);
     t.equal(controllers.status.parts[0]?.controllers[0]?.failures, 0);
   },
