@@ -9,6 +9,7 @@
 #include "lib/config.h"
 #include "lib/deliver.h"
 #include "lib/endpoints.h"
+#include "lib/firewall.h"
 #include "lib/flow.h"
 #include "lib/host.h"
 #include "lib/ipcache.h"
@@ -106,7 +107,8 @@ static __always_inline int to_own_stack(struct __sk_buff *ctx, const struct mesh
 	__u32 identity;
 	int reason;
 
-	if (!(config->flags & CONFIG_HOST_JUDGED))
+	/* A firewall has judged it by now, as it came. */
+	if ((config->flags & (CONFIG_HOST_JUDGED | CONFIG_FIREWALL)) != CONFIG_HOST_JUDGED)
 		return TC_ACT_UNSPEC;
 	identity = identity_of(&flow->source);
 	if (!is_of_mesh(identity) || !enters_host(ctx))
@@ -129,7 +131,11 @@ int mesh_from_host(struct __sk_buff *ctx)
 	struct flow *flow;
 	int reason;
 
-	if (!config || !scratch || is_tunnel_frame(ctx))
+	if (!config || !scratch)
+		return TC_ACT_UNSPEC;
+	if (config->flags & CONFIG_FIREWALL && pass_firewall_in(ctx) != TC_ACT_UNSPEC)
+		return TC_ACT_SHOT;
+	if (is_tunnel_frame(ctx))
 		return TC_ACT_UNSPEC;
 	reason = parse_packet(ctx);
 	flow = &scratch->flow;
@@ -174,7 +180,11 @@ int mesh_to_host(struct __sk_buff *ctx)
 	__u32 identity;
 	int reason;
 
-	if (!config || !scratch || is_tunnel_frame(ctx))
+	if (!config || !scratch)
+		return TC_ACT_UNSPEC;
+	if (config->flags & CONFIG_FIREWALL && pass_firewall_out(ctx) != TC_ACT_UNSPEC)
+		return TC_ACT_SHOT;
+	if (is_tunnel_frame(ctx))
 		return TC_ACT_UNSPEC;
 	reason = parse_packet(ctx);
 	flow = &scratch->flow;
@@ -182,8 +192,8 @@ int mesh_to_host(struct __sk_buff *ctx)
 		return refuse_unread(ctx, config, flow, reason, DIRECTION_EGRESS);
 	if (flow->kind == FLOW_LINK_LOCAL || is_of_tunnel(flow))
 		return TC_ACT_UNSPEC;
-	/* What the host only passes on is none of its own. */
-	if (config->flags & CONFIG_HOST_JUDGED && !ctx->ingress_ifindex) {
+	/* What the host only passes on is none of its own; and a firewall has judged it by now. */
+	if ((config->flags & (CONFIG_HOST_JUDGED | CONFIG_FIREWALL)) == CONFIG_HOST_JUDGED && !ctx->ingress_ifindex) {
 		identity = identity_of(&flow->destination);
 		if (is_of_mesh(identity)) {
 			reason = judge_host(ctx, DIRECTION_EGRESS, identity);

@@ -51,7 +51,7 @@ static __always_inline bool is_node(const struct mesh_ipcache_value *entry)
 			 entry->identity >= IDENTITY_FIRST_OF_NODES);
 }
 
-/* A machine of a mesh that is no node, and tunnels for itself alone. */
+/* A machine of a mesh that is no node, and has a tunnel of its own. */
 static __always_inline bool is_machine(const struct mesh_ipcache_value *entry, const struct mesh_address *address)
 {
 	return entry && (entry->flags & IPCACHE_HAS_TUNNEL) && same_address(&entry->tunnel_endpoint, address);
@@ -94,8 +94,26 @@ static __always_inline int check_place(const struct mesh_ipcache_value *entry, c
 }
 
 /*
- * A machine sends for itself alone: under an address that its cluster has published for a machine of its labels, and under
- * the identity of those, or as the world's what it passes on. Returns 0 or the reason to drop.
+ * Whether an address is one of a machine of these labels: its own, or that of an endpoint which its cluster has put behind it. It
+ * may have an address of each family, and tunnel from either.
+ */
+static __always_inline bool is_of_machine(const struct flow *flow, const struct mesh_ipcache_value *entry,
+					  const struct mesh_ipcache_value *machine)
+{
+	const struct mesh_ipcache_value *host;
+
+	if (is_machine(entry, &flow->source))
+		return entry->identity == machine->identity;
+	if (!(entry->flags & IPCACHE_HAS_TUNNEL))
+		return false;
+	host = lookup_ipcache(&entry->tunnel_endpoint);
+	return is_machine(host, &entry->tunnel_endpoint) && host->identity == machine->identity &&
+	       host->cluster_id == machine->cluster_id;
+}
+
+/*
+ * A machine sends for itself and for the endpoints behind it: under an address that its cluster has published so, and under
+ * the identity that is published with it, or as the world's what it passes on. Returns 0 or the reason to drop.
  */
 static __always_inline int check_machine(const struct flow *flow, struct tunnel *tunnel,
 					 const struct mesh_ipcache_value *entry, const struct mesh_ipcache_value *machine)
@@ -104,11 +122,10 @@ static __always_inline int check_machine(const struct flow *flow, struct tunnel 
 		return DROP_OVERLAY_SOURCE_UNKNOWN;
 	if (entry->cluster_id != machine->cluster_id)
 		return DROP_OVERLAY_SOURCE_CLUSTER;
-	/* It may have an address of each family, and tunnel from either. */
-	if (!is_machine(entry, &flow->source) || entry->identity != machine->identity)
+	if (!is_of_machine(flow, entry, machine))
 		return DROP_OVERLAY_SOURCE_MISMATCH;
 	if (tunnel->identity != IDENTITY_WORLD)
-		tunnel->identity = machine->identity;
+		tunnel->identity = entry->identity;
 	return 0;
 }
 

@@ -1,3 +1,4 @@
+import { firewallLine } from '../host-firewall/firewall-report.ts';
 import { datapathLine } from './render-datapath.ts';
 import { intakeProblems, verifiedText } from './render-intake.ts';
 import { clockProblems, LAG_HEADER, lagRow } from './render-lag.ts';
@@ -67,6 +68,7 @@ export function renderStatus(status: AgentStatus): string {
           ),
         ]),
     ...(status.datapath === undefined ? [] : [datapathLine(status.datapath)]),
+    ...(status.hostPolicy === undefined ? [] : [firewallLine(status.hostPolicy)]),
     `services: ${status.services.local}, global: ${status.services.global}, translated are ${status.services.translated}; identities: ${status.identities}${status.registry === undefined ? '' : `; registry: ${status.registry.text}`}`,
   ];
   const problems = problemsOf(status);

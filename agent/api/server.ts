@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { dirname } from 'node:path';
+import type { Check } from '../../mesh/diagnosis/check.ts';
 import { encodeDiagnoses } from '../../mesh/diagnosis/diagnosis.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import { TRACE_LEVELS } from '../../mesh/wire/maps.ts';
@@ -8,9 +9,16 @@ import type { Datapath } from '../datapath/desired.ts';
 import { parseCniRequest } from '../endpoints/cni-request.ts';
 import { CniError } from '../endpoints/endpoint-error.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
+import { answerFirewall } from '../host-firewall/firewall-requests.ts';
+import type { HostFirewall } from '../host-firewall/host-firewall.ts';
 import type { TraceLevel } from '../monitor/monitor.ts';
 import { MonitorError } from '../monitor/monitor-error.ts';
-import { type TroubleshootSources, troubleshootPeers } from '../troubleshoot/troubleshoot.ts';
+import { TraceError } from '../policy/trace-error.ts';
+import {
+  parseTroubleshoot,
+  type TroubleshootSources,
+  troubleshootPeers,
+} from '../troubleshoot/troubleshoot.ts';
 import type { ServeDrain } from '../withdrawal/drain-request.ts';
 import { ApiError } from './api-error.ts';
 import { isAnswering } from './client.ts';
@@ -27,6 +35,7 @@ const METHODS: Readonly<Record<string, readonly string[]>> = {
   '/v1/drain': ['POST'],
   '/v1/undrain': ['POST'],
   '/v1/trace-level': ['GET', 'PUT'],
+  '/v1/firewall': ['GET', 'POST'],
 };
 const MAP_NAMES = ['ipcache', 'endpoints', 'policy', 'services'] as const;
 
@@ -41,10 +50,14 @@ export interface ApiSources {
   readonly drain?: ServeDrain;
   /** Events of this node; absent: not offered. */
   readonly stream?: MonitorStreamSources;
+  /** Host policy of a machine; absent: this host has none. */
+  readonly firewall?: HostFirewall | undefined;
   /** What policies come to; absent: not offered. */
   readonly policies?: PolicySources;
   /** What is known of the mesh; absent: not offered. */
   readonly inspection?: InspectSources;
+  /** Looks whether this node does its part; absent: there is nothing to say. */
+  readonly check?: () => Promise<readonly Check[]>;
   /** Finds out what keeps this node from peers; absent: not offered. */
   readonly troubleshoot?: TroubleshootSources;
 }
@@ -135,7 +148,7 @@ async function respond(
       return;
     }
     const message = error instanceof Error ? error.message : String(error);
-    if (error instanceof MonitorError) {
+    if (error instanceof MonitorError || error instanceof TraceError) {
       answer = json(400, { error: message });
     } else {
       options.logger.error({ err: error, url: request.url }, 'request failed');
@@ -175,6 +188,8 @@ async function handle(
       return json(200, sources.status());
     case '/v1/metrics':
       return json(200, metrics(sources));
+    case '/v1/check':
+      return json(200, await (sources.check?.() ?? []));
     case '/v1/troubleshoot':
       return serveTroubleshoot(request, sources.troubleshoot);
     case '/healthz':
@@ -186,6 +201,11 @@ async function handle(
       const action = pathname === '/v1/drain' ? 'drain' : 'undrain';
       const answer = sources.drain?.(action, await readBody(request));
       return json(answer?.status ?? 404, answer?.body ?? { error: `nothing at ${pathname}` });
+    }
+    case '/v1/firewall': {
+      const body = (): Promise<string> => readBody(request);
+      const answer = await answerFirewall({ method, body }, sources.firewall);
+      return json(answer.status, answer.body);
     }
     case '/v1/trace-level':
       return serveTraceLevel(request, sources.stream);
@@ -205,7 +225,7 @@ async function serveTroubleshoot(
   const gone = new AbortController();
   // Whoever has left needs no answer, and what is asked of the network ends.
   request.socket.once('close', () => gone.abort());
-  const found = await troubleshootPeers(searchParams.get('peer') ?? '', sources, gone.signal);
+  const found = await troubleshootPeers(parseTroubleshoot(searchParams), sources, gone.signal);
   return { status: 200, body: encodeDiagnoses(found) };
 }
 

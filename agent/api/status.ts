@@ -3,8 +3,13 @@ import type { PeerStatus } from '../../mesh/remote/peer.ts';
 import type { DatapathUpkeep, UpkeepReport } from '../datapath/desired.ts';
 import type { EndpointManager } from '../endpoints/manager.ts';
 import type { EndpointRecord } from '../endpoints/record.ts';
+import type { FirewallReport } from '../host-firewall/firewall-report.ts';
 import type { NodeContext } from '../merge/addresses.ts';
-import type { DecidedServices } from '../merge/service-rules.ts';
+import {
+  DEFAULT_SERVICE_RULES,
+  type DecidedServices,
+  type ServiceScope,
+} from '../merge/service-rules.ts';
 import { conflictsByCluster } from '../metrics/agent-metrics.ts';
 import type { Readiness } from '../metrics/readiness.ts';
 import { policyName, selectsEndpoint } from '../policy/compile.ts';
@@ -81,6 +86,8 @@ export interface AgentStatus {
   readonly services: EngineStatus['services'] & {
     /** Which ones this node translates, and why. */
     readonly translated: string;
+    readonly scope: ServiceScope;
+    readonly kubeProxyReplacement: boolean;
   };
   readonly identities: number;
   readonly conflicts: readonly string[];
@@ -88,6 +95,8 @@ export interface AgentStatus {
   readonly datapath: UpkeepReport | undefined;
   /** State of the stream to the own cluster's registry; undefined where there is none. */
   readonly registry: RegistryReport | undefined;
+  /** Whom policies of a machine judge; undefined on nodes. */
+  readonly hostPolicy: FirewallReport | undefined;
 }
 
 /** What a status is made of. */
@@ -106,6 +115,8 @@ export interface StatusSources {
   readonly decidedServices?: DecidedServices | undefined;
   /** Asked anew each time. */
   readonly registry: () => RegistryReport | undefined;
+  /** The same. Absent on nodes. */
+  readonly hostPolicy?: (() => FirewallReport) | undefined;
 }
 
 /** Gathers the state of an agent. */
@@ -118,6 +129,8 @@ export function buildStatus(sources: StatusSources): AgentStatus {
   const refused = conflictsByCluster(engine);
   const missing = sources.readiness.missing(mesh);
   const datapath = sources.upkeep?.report();
+  const hostPolicy = sources.hostPolicy?.();
+  const rules = sources.decidedServices?.rules ?? DEFAULT_SERVICE_RULES;
   return {
     cluster: { name: node.clusterName, id: node.clusterId },
     node: node.nodeName,
@@ -133,6 +146,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
       ...mesh.notes,
       ...sources.withdrawal.notes(),
       ...sources.endpoints.problems(),
+      ...(hostPolicy?.problems ?? []),
       ...pressureNotes(engine),
       ...(datapath?.problems ?? []),
       ...(sources.decidedServices?.problem === undefined ? [] : [sources.decidedServices.problem]),
@@ -144,6 +158,8 @@ export function buildStatus(sources: StatusSources): AgentStatus {
     services: {
       ...engine.services,
       translated: sources.decidedServices?.reason ?? 'all',
+      scope: rules.services,
+      kubeProxyReplacement: rules.kubeProxyReplacement,
     },
     identities: engine.identities,
     conflicts: [
@@ -157,6 +173,7 @@ export function buildStatus(sources: StatusSources): AgentStatus {
     ],
     datapath,
     registry: sources.registry(),
+    hostPolicy,
   };
 }
 

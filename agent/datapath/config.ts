@@ -4,6 +4,7 @@ import { ipFamily } from '../../mesh/wire/ip.ts';
 import {
   CONFIG,
   CONFIG_EXTERNAL_SERVICES,
+  CONFIG_FIREWALL,
   CONFIG_HOST_JUDGED,
   CONFIG_LOCALHOST_JUDGED,
   CONFIG_MACHINE,
@@ -75,24 +76,39 @@ function encodeConfig(options: ConfigOptions): Buffer {
 
 /**
  * Writes the whole entry; programs without a valid one drop every packet. The revision of the policy rises: a previous
- * process may have changed policy without having come to say so. Whether the host is judged stays as it is: that follows
- * its row among the endpoints.
+ * process may have changed policy without having come to say so. Whether the host is judged, and is a firewall, stays as it
+ * is: that follows its row among the endpoints, and what an operator has said.
  */
 export function writeConfig(map: { readonly fd: number }, options: ConfigOptions): void {
   const value = encodeConfig(options);
   const before = readConfig(map);
   const { flags, policyRevision } = CONFIG.fields;
   value.writeUInt16LE(nextRevision(before), policyRevision);
-  value.writeUInt8(value.readUInt8(flags) | (before.readUInt8(flags) & CONFIG_HOST_JUDGED), flags);
+  const kept = before.readUInt8(flags) & (CONFIG_HOST_JUDGED | CONFIG_FIREWALL);
+  value.writeUInt8(value.readUInt8(flags) | kept, flags);
   updateElement(map.fd, Buffer.alloc(4), value);
 }
 
 /** Says whether the host's own packets are to be judged by its row among the endpoints. */
 export function writeHostJudged(map: { readonly fd: number }, isJudged: boolean): void {
+  writeFlag(map, CONFIG_HOST_JUDGED, isJudged);
+}
+
+/** Says whether the host is a firewall: whoever is at the other end, its own packets are judged. */
+export function writeFirewall(map: { readonly fd: number }, isOn: boolean): void {
+  writeFlag(map, CONFIG_FIREWALL, isOn);
+}
+
+/** Whether the host is a firewall. */
+export function isFirewall(map: { readonly fd: number }): boolean {
+  return (readConfig(map).readUInt8(CONFIG.fields.flags) & CONFIG_FIREWALL) !== 0;
+}
+
+function writeFlag(map: { readonly fd: number }, flag: number, isSet: boolean): void {
   const value = readConfig(map);
   const { flags } = CONFIG.fields;
   const before = value.readUInt8(flags);
-  const after = isJudged ? before | CONFIG_HOST_JUDGED : before & ~CONFIG_HOST_JUDGED;
+  const after = isSet ? before | flag : before & ~flag;
   if (before === after) return;
   value.writeUInt8(after, flags);
   updateElement(map.fd, Buffer.alloc(4), value);

@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { readTraceLevel, writeConfig, writeTraceLevel } from './config.ts';
 import { readCounters } from './counters.ts';
 import type { Datapath, DatapathOptions } from './desired.ts';
-import { ensureTunnelDevice, removeTunnelDevice } from './devices.ts';
+import { ensureTunnelDevice, findFirewallDevices, removeTunnelDevice } from './devices.ts';
 import { createDatapathEvents } from './events.ts';
 import { probeSwitches } from './features.ts';
+import { type DatapathFirewall, openFirewall } from './firewall.ts';
 import {
   attachEndpoint,
   attachMissing,
@@ -52,6 +53,7 @@ export type HookStep = 'overlay' | 'sockets' | 'endpoints';
 export interface OpenedDatapath extends Datapath {
   /** What fits through the tunnel: the MTU that endpoints should have at most. */
   readonly tunnelMtu: number;
+  readonly firewall: DatapathFirewall;
   /** Maps that began empty because this build cannot read what an earlier one left in them. */
   readonly lost: readonly string[];
 }
@@ -66,6 +68,10 @@ interface OpenParts {
   tunnelMtu: number;
   /** Where others reach the host without the tunnel. */
   hostDevices: HostDevices;
+  /** Those that the firewall of the host wants besides. */
+  firewallDevices: readonly string[];
+  /** Maps that an upgrade waits for. */
+  pending: readonly string[];
 }
 
 /**
@@ -103,16 +109,24 @@ export async function openDatapath(options: OpenDatapathOptions): Promise<Opened
       endpoints: openEndpointsTable(migration.objects.maps),
       tunnelMtu: 0,
       hostDevices: await findHostDevices(options),
+      firewallDevices: [],
+      pending: migration.refill,
     };
+    // Before any program is attached: a host that is a firewall for good is one from its first packet on.
+    const firewall = openFirewallOf(parts);
+    if (options.firewall !== undefined) {
+      const others = [options.tunnelDevice, ...endpointInterfaces(parts)];
+      parts.firewallDevices = (await findFirewallDevices(others, options.signal)).judged;
+    }
     const device = await ensureDevice(parts);
-    if (migration.refill.length === 0) replacePrograms(parts);
+    if (parts.pending.length === 0) replacePrograms(parts);
     else {
       const wanted = { ...hooksOf(parts), device, hostInterfaces: [], isUpgrading: true };
       attachMissing(migration.objects, links, wanted);
     }
     const services = openServicesTable(migration.objects.maps, options);
     await inSlices(services.takeOver(), options.signal);
-    return buildDatapath(parts, services);
+    return buildDatapath(parts, { services, firewall });
   } catch (error) {
     migration?.[Symbol.dispose]();
     lock[Symbol.dispose]();
@@ -139,32 +153,68 @@ async function ensureDevice(parts: OpenParts): Promise<string> {
 }
 
 /** Gives every hook this build's program, and then the maps their place. */
-function replacePrograms({ options, links, migration, hostDevices }: OpenParts): void {
+function replacePrograms(parts: OpenParts): void {
+  const { options, links, migration } = parts;
   const { objects } = migration;
   attachOverlay(objects, options.tunnelDevice, links);
   options.onStep?.('overlay');
   attachSockets(objects, options.cgroupRoot, links);
   options.onStep?.('sockets');
-  attachNodeDevices(objects, hostDevices.wanted(), links);
+  attachNodeDevices(objects, nodeDevicesOf(parts), links);
   // Those of an adopted datapath get theirs when the agent has looked at them.
   if (migration.kind === 'migrated') replaceEndpoints(objects, links);
   options.onStep?.('endpoints');
   migration.finish();
 }
 
-function hooksOf({ options, hostDevices }: OpenParts) {
+function hooksOf(parts: OpenParts) {
+  const { options } = parts;
   return {
     device: options.tunnelDevice,
     cgroup: options.cgroupRoot,
-    nodeDevices: hostDevices.wanted(),
+    nodeDevices: nodeDevicesOf(parts),
   };
 }
 
-function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapath {
+function nodeDevicesOf({ hostDevices, firewallDevices }: OpenParts): readonly string[] {
+  return [...new Set([...hostDevices.wanted(), ...firewallDevices])];
+}
+
+/** Programs of an earlier build know nothing of the host; this build's come with the others. */
+function attachHost(parts: OpenParts): void {
+  const { migration, links } = parts;
+  if (parts.pending.length > 0) return;
+  attachNodeDevices(migration.objects, nodeDevicesOf(parts), links);
+}
+
+function endpointInterfaces({ endpoints }: OpenParts): readonly string[] {
+  return endpoints.rows().map(({ hostInterface }) => hostInterface);
+}
+
+function openFirewallOf(parts: OpenParts): DatapathFirewall {
+  const { options, migration } = parts;
+  return openFirewall(
+    {
+      maps: migration.objects.maps,
+      tunnelDevice: options.tunnelDevice,
+      endpointInterfaces: () => endpointInterfaces(parts),
+      attach(devices) {
+        if (devices.join() === parts.firewallDevices.join()) return;
+        parts.firewallDevices = devices;
+        attachHost(parts);
+      },
+    },
+    options.firewall,
+  );
+}
+
+function buildDatapath(
+  parts: OpenParts,
+  { services, firewall }: { readonly services: ServicesTable; readonly firewall: DatapathFirewall },
+): OpenedDatapath {
   const { options, links, migration, lock } = parts;
   const { objects } = migration;
   const { maps } = objects;
-  let pending = migration.refill;
   const tables = {
     ipcache: openIpcacheTable(maps),
     endpoints: withHostDevices(parts.endpoints, {
@@ -172,16 +222,13 @@ function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapat
         wanted: () => parts.hostDevices.wanted(),
         setJudged: (isJudged) => parts.hostDevices.setJudged(isJudged),
       },
-      // Programs of an earlier build know nothing of the host; this build's come with the others.
-      attach() {
-        if (pending.length === 0) attachNodeDevices(objects, parts.hostDevices.wanted(), links);
-      },
+      attach: () => attachHost(parts),
     }),
   };
   const wantedHooks = (hostInterfaces: readonly string[]) => ({
     ...hooksOf(parts),
     hostInterfaces,
-    isUpgrading: pending.length > 0,
+    isUpgrading: parts.pending.length > 0,
   });
   const dispose = (): void => {
     migration[Symbol.dispose]();
@@ -198,13 +245,14 @@ function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapat
       tunnelMtu: parts.tunnelMtu,
       gcIntervalMs: options.conntrackGcIntervalMs,
     }),
+    firewall,
     hostRoutes: createHostRoutes({ device: options.tunnelDevice, nodeIps: options.nodeIps }),
     policy: openPolicyTable(maps),
     services,
     orphans: createSocketOrphans(maps.get('mesh_translations'), services),
     attachEndpoint: (hostInterface) => {
       const hooks = wantedHooks([hostInterface]);
-      if (pending.length === 0) attachEndpoint(objects, hostInterface, links);
+      if (parts.pending.length === 0) attachEndpoint(objects, hostInterface, links);
       else attachMissing(objects, links, hooks);
     },
     detachEndpoint: (hostInterface) => detachEndpoint(hostInterface, links),
@@ -227,11 +275,11 @@ function buildDatapath(parts: OpenParts, services: ServicesTable): OpenedDatapat
       return attachMissing(objects, links, wanted);
     },
     upgrade: {
-      pending: () => pending,
+      pending: () => parts.pending,
       finish() {
-        if (pending.length === 0) return;
+        if (parts.pending.length === 0) return;
         replacePrograms(parts);
-        pending = [];
+        parts.pending = [];
       },
     },
     async uninstall() {

@@ -8,6 +8,7 @@ import type { LocalIdentity, NumericIdentity } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { EVENT_KINDS, TRACE_LEVELS } from '../../mesh/wire/maps.ts';
 import type { Protocol } from '../../mesh/wire/service.ts';
+import type { DatapathFirewall, FirewallCall } from './firewall.ts';
 import type { HostRoutes } from './host-routes.ts';
 import type { MaglevTableSize } from './ops/maglev.ts';
 import type { SocketOrphans } from './socket-orphans.ts';
@@ -243,6 +244,8 @@ export interface Datapath extends AsyncDisposable {
   readonly upkeep?: DatapathUpkeep;
   /** By which the node's own programs reach endpoints elsewhere. Absent: there is no tunnel device. */
   readonly hostRoutes?: HostRoutes;
+  /** The host as its own firewall. Absent: there are no programs that could judge it. */
+  readonly firewall?: DatapathFirewall;
   /** Most entries that each map can hold. */
   capacities(): readonly MapCapacity[];
   /**
@@ -325,6 +328,11 @@ export interface DatapathOptions {
    * and an endpoint as long as policies select it.
    */
   readonly hostEndpoint?: 'machine' | undefined;
+  /**
+   * The host is a firewall for good, from the first packet on, with these calls open. Default: it is none until told, whatever
+   * an earlier process has left.
+   */
+  readonly firewall?: { readonly open: readonly FirewallCall[] } | undefined;
   /** TCP ports of the mesh's own services, which no policy of the host closes. Default: DEFAULT_OPEN_PORTS of `host-settings.ts`. */
   readonly openPorts?: readonly number[] | undefined;
   /** Ports of the node that source translation may use, both included. Default: DEFAULT_NAT_PORTS of `config.ts`. */

@@ -31,6 +31,7 @@ const linkSchema = z.looseObject({
   linkinfo: z
     .looseObject({
       info_kind: z.string().optional(),
+      info_slave_kind: z.string().optional(),
       info_data: z
         .looseObject({
           port: z.number().optional(),
@@ -215,6 +216,39 @@ export async function findNodeDevices(options: {
     found.add(name);
   }
   return [...found];
+}
+
+/** Where a firewall of the host stands. */
+export interface FirewallDevices {
+  readonly judged: readonly string[];
+  /** Those that are up and cannot be judged, with the reason. */
+  readonly unjudged: readonly { readonly name: string; readonly reason: string }[];
+}
+
+/** What a device does with the packets of those that are a part of it: they are seen again as its own. */
+const GATHERS: ReadonlySet<string | undefined> = new Set(['bridge', 'bond', 'team', 'openvswitch']);
+
+/**
+ * Interfaces by which packets reach the host or leave it, but for loopback, `others` and those that are a part of another
+ * one. Throws `device-failed`.
+ */
+export async function findFirewallDevices(
+  others: readonly string[],
+  signal?: AbortSignal,
+): Promise<FirewallDevices> {
+  const links = (await listLinks(signal)).filter(
+    ({ ifname, link_type: type, linkinfo }) =>
+      type !== 'loopback' && !others.includes(ifname) && !GATHERS.has(linkinfo?.info_slave_kind),
+  );
+  return {
+    judged: links.filter(({ link_type: type }) => type === 'ether').map(({ ifname }) => ifname),
+    unjudged: links
+      .filter(({ link_type: type, flags }) => type !== 'ether' && flags.includes('UP'))
+      .map(({ ifname, link_type: type }) => ({
+        name: ifname,
+        reason: `it is of type ${type ?? 'unknown'}, not Ethernet`,
+      })),
+  };
 }
 
 /** MTU of each interface, by its name. Throws `device-failed`. */

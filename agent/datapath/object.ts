@@ -45,6 +45,8 @@ export const MAP_NAMES = [
   'mesh_scratch',
   'mesh_metrics',
   'mesh_config',
+  'mesh_firewall',
+  'mesh_firewall_open',
   'mesh_events',
   'mesh_event_control',
   'mesh_event_buckets',

@@ -141,18 +141,13 @@ static __always_inline bool is_lease_port(__be16 port)
 }
 
 /*
- * What is never judged, so that no policy cuts a host off from its mesh (docs/policy.md, Policies of nodes): errors about
- * packets, DHCP, and TCP between the host and a node by the ports of the mesh's own services. A machine has none of these:
- * it only calls them. What answers by such a port opens nothing.
+ * TCP between the host and a node by the ports of the mesh's own services. A machine has none of these: it only calls them.
+ * What answers by such a port opens nothing.
  */
-static __always_inline bool is_always_open(const struct flow *flow, __u32 direction, __u32 identity)
+static __always_inline bool is_mesh_service(const struct flow *flow, __u32 direction, __u32 identity)
 {
 	bool is_call, is_answer;
 
-	if (flow->kind == FLOW_ICMP_ERROR)
-		return true;
-	if (flow->protocol == IPPROTO_UDP)
-		return is_lease_port(flow->destination_port);
 	if (flow->protocol != IPPROTO_TCP || identity_kind(identity) != IDENTITY_KIND_NODE)
 		return false;
 	is_call = is_open_port(flow->destination_port);
@@ -160,6 +155,19 @@ static __always_inline bool is_always_open(const struct flow *flow, __u32 direct
 	if (has_config_flag(CONFIG_MACHINE))
 		return direction == DIRECTION_EGRESS ? is_call : is_answer;
 	return is_call || is_answer;
+}
+
+/*
+ * What is never judged, so that no policy cuts a host off from its mesh (docs/policy.md, Policies of nodes): errors about
+ * packets, DHCP, and the mesh's own services.
+ */
+static __always_inline bool is_always_open(const struct flow *flow, __u32 direction, __u32 identity)
+{
+	if (flow->kind == FLOW_ICMP_ERROR)
+		return true;
+	if (flow->protocol == IPPROTO_UDP)
+		return is_lease_port(flow->destination_port);
+	return is_mesh_service(flow, direction, identity);
 }
 
 /*
@@ -186,6 +194,21 @@ __noinline int is_late_answer(__u64 what, __u32 direction, __u32 identity)
 	       !policy_verdict(host.endpoint_id, forward, identity, flow->protocol, flow->source_port);
 }
 
+/* Judges the packet of mesh_scratch by the host's row, or only remembers it, where it `is_open` in any case. */
+static __always_inline int judge_by_row(struct __sk_buff *ctx, const struct mesh_endpoint *row, bool is_open,
+					__u32 direction, __u32 identity)
+{
+	__u64 what = row->endpoint_id | (__u64)row->identity << 32;
+	int reason;
+
+	if (!is_open)
+		what |= (__u64)row->flags << 16;
+	reason = judge_packet(ctx, what, direction, identity);
+	if (reason && is_late_answer(what, direction, identity))
+		return 0;
+	return reason;
+}
+
 /*
  * May the packet of mesh_scratch enter (ingress) or leave (egress) the host, the other side being `identity`? Returns 0,
  * having remembered the flow, or the reason to drop. The verifier reads it once.
@@ -193,19 +216,11 @@ __noinline int is_late_answer(__u64 what, __u32 direction, __u32 identity)
 __noinline int judge_host(struct __sk_buff *ctx, __u32 direction, __u32 identity)
 {
 	const struct mesh_endpoint *row = lookup_host();
-	struct scratch *scratch = lookup_scratch();
-	__u64 what;
-	int reason;
+	const struct scratch *scratch = lookup_scratch();
 
 	if (!row || !scratch)
 		return 0;
-	what = row->endpoint_id | (__u64)row->identity << 32;
-	if (!is_always_open(&scratch->flow, direction, identity))
-		what |= (__u64)row->flags << 16;
-	reason = judge_packet(ctx, what, direction, identity);
-	if (reason && is_late_answer(what, direction, identity))
-		return 0;
-	return reason;
+	return judge_by_row(ctx, row, is_always_open(&scratch->flow, direction, identity), direction, identity);
 }
 
 static __always_inline bool is_multicast(const struct mesh_address *address)
@@ -278,6 +293,16 @@ static __always_inline void trace_host(struct __sk_buff *ctx, __u32 reason, __u3
 		emit_trace_of_host(ctx, reason, direction, identity);
 }
 
+/* Whether policy closes the host in a direction, but for what it allows. */
+static __always_inline bool is_host_closed(const struct mesh_config *config, __u32 direction)
+{
+	__u16 closed = direction == DIRECTION_INGRESS ? ENDPOINT_INGRESS_ENFORCED : ENDPOINT_EGRESS_ENFORCED;
+	const struct mesh_endpoint *host = lookup_host();
+
+	return host && host->flags & closed && !(host->flags & ENDPOINT_AUDIT) &&
+	       !(config->flags & CONFIG_POLICY_AUDIT);
+}
+
 /*
  * A packet that cannot be read: it is for the stack to judge, but where the host is closed to who sends it, or gets it. A
  * fragment without its first one comes to nothing: that one is judged.
@@ -285,17 +310,14 @@ static __always_inline void trace_host(struct __sk_buff *ctx, __u32 reason, __u3
 static __always_inline int refuse_unread(struct __sk_buff *ctx, const struct mesh_config *config, const struct flow *flow,
 					 __u32 reason, __u32 direction)
 {
-	__u16 closed = direction == DIRECTION_INGRESS ? ENDPOINT_INGRESS_ENFORCED : ENDPOINT_EGRESS_ENFORCED;
 	bool enters = direction == DIRECTION_INGRESS;
-	const struct mesh_endpoint *host;
 	__u32 identity;
 
 	if (!(config->flags & CONFIG_HOST_JUDGED) || reason == DROP_FRAGMENT_NOT_FOUND)
 		return TC_ACT_UNSPEC;
 	if (!enters && ctx->ingress_ifindex)
 		return TC_ACT_UNSPEC;
-	host = lookup_host();
-	if (!host || !(host->flags & closed) || host->flags & ENDPOINT_AUDIT || config->flags & CONFIG_POLICY_AUDIT)
+	if (!is_host_closed(config, direction))
 		return TC_ACT_UNSPEC;
 	identity = identity_of(enters ? &flow->source : &flow->destination);
 	if (!is_of_mesh(identity) || (enters && !enters_host(ctx)))

@@ -411,6 +411,8 @@ ASSERT_SIZE(struct mesh_fragment_value, 4);
 #define CONFIG_HOST_JUDGED 16
 /* The host is no node: it has an identity of its own, and is called through the tunnel as a pod is. */
 #define CONFIG_MACHINE 32
+/* All that the host sends and gets by its own devices is judged, whoever is at the other end; mesh_firewall says how long. */
+#define CONFIG_FIREWALL 64
 
 struct mesh_config {
 	__u32 layout_version;
@@ -452,6 +454,28 @@ ASSERT_OFFSET(struct mesh_config, nat_port_last, 20);
 ASSERT_OFFSET(struct mesh_config, policy_revision, 22);
 ASSERT_OFFSET(struct mesh_config, node4, 24);
 ASSERT_OFFSET(struct mesh_config, node6, 40);
+
+/* mesh_firewall: one entry, which counts with CONFIG_FIREWALL. */
+struct mesh_firewall {
+	/* Clock of bpf_ktime_get_ns(), from when on the host is no firewall any more; 0: it stays one. */
+	__u64 until_ns;
+};
+ASSERT_SIZE(struct mesh_firewall, 8);
+
+/* mesh_firewall_open: calls that no policy of the host denies while it is a firewall; the value says nothing. */
+struct mesh_firewall_key {
+	/* The other side; "::": anybody. */
+	struct mesh_address peer;
+	/* Of the side that is called. */
+	__be16 port;
+	__u8 protocol;
+	/* Of the call. */
+	__u8 direction;
+};
+ASSERT_SIZE(struct mesh_firewall_key, 20);
+ASSERT_OFFSET(struct mesh_firewall_key, port, 16);
+ASSERT_OFFSET(struct mesh_firewall_key, protocol, 18);
+ASSERT_OFFSET(struct mesh_firewall_key, direction, 19);
 
 /* mesh_metrics: per CPU, index reason * 2 + direction. */
 struct mesh_counter {

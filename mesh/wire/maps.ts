@@ -263,9 +263,21 @@ export const CONFIG_LOCALHOST_JUDGED = 8;
 export const CONFIG_HOST_JUDGED = 16;
 /** Flag of CONFIG: the host is no node; it has an identity of its own, and is called through the tunnel as a pod is. */
 export const CONFIG_MACHINE = 32;
+/** Flag of CONFIG: all that the host sends and gets by its own devices is judged; FIREWALL says how long. */
+export const CONFIG_FIREWALL = 64;
 
 /** Values of CONFIG's overlaySourceCheck, by index. */
 export const OVERLAY_SOURCE_CHECKS = ['off', 'cluster', 'strict'] as const;
+
+export const FIREWALL = {
+  size: 8,
+  fields: { untilNs: 0 },
+} as const satisfies StructLayout;
+
+export const FIREWALL_KEY = {
+  size: 20,
+  fields: { peer: 0, port: 16, protocol: 18, direction: 19 },
+} as const satisfies StructLayout;
 
 export const COUNTER = {
   size: 16,
@@ -355,6 +367,8 @@ export const STRUCT_LAYOUTS: Readonly<Record<string, StructLayout>> = {
   mesh_fragment_key: FRAGMENT_KEY,
   mesh_fragment_value: FRAGMENT_VALUE,
   mesh_config: CONFIG,
+  mesh_firewall: FIREWALL,
+  mesh_firewall_key: FIREWALL_KEY,
   mesh_counter: COUNTER,
   mesh_event: EVENT,
   mesh_service_event: SERVICE_EVENT,

@@ -16,6 +16,7 @@ import type {
   PolicyEntry,
   UpkeepReport,
 } from '../desired.ts';
+import type { FirewallCall } from '../firewall.ts';
 import type { HostRouteResult } from '../host-routes.ts';
 import type { KernelSwitches } from '../kernel-switches.ts';
 import type { MapSizes } from '../object.ts';
@@ -40,6 +41,8 @@ export interface DatapathRequest {
   /** Networks that the node itself is to reach through the tunnel, and those of its routes that are to stay in any case. */
   readonly hostRoutes?: readonly IpPrefix[];
   readonly keptRoutes?: readonly IpPrefix[];
+  /** Makes the host a firewall on all its devices with these calls open, for so many milliseconds; 0: it ends to be one. */
+  readonly firewall?: { readonly open: readonly FirewallCall[]; readonly lastsMs: number };
   /** The rows are written: an upgrade that waited for them may go on. */
   readonly finishUpgrade?: boolean;
 }
@@ -144,6 +147,19 @@ const fastClock: Clock = {
   sleep: (milliseconds, signal) => systemClock.sleep(Math.min(milliseconds, 200), signal),
 };
 
+async function switchFirewall(
+  { firewall }: OpenedDatapath,
+  { open, lastsMs }: NonNullable<DatapathRequest['firewall']>,
+): Promise<void> {
+  if (lastsMs === 0) {
+    firewall.switchOff();
+    return;
+  }
+  firewall.setOpen(open);
+  await firewall.follow();
+  firewall.switchOn(process.hrtime.bigint() + BigInt(lastsMs) * 1_000_000n);
+}
+
 function runUpkeep(datapath: OpenedDatapath, signal: AbortSignal): Promise<void> | undefined {
   const warn = (fields: unknown, text?: string): void =>
     console.error(text, JSON.stringify(fields));
@@ -177,6 +193,7 @@ async function main(): Promise<void> {
     }
     try {
       handle(datapath, request);
+      if (request.firewall !== undefined) await switchFirewall(datapath, request.firewall);
       const healed = request.heal === undefined ? [] : await datapath.heal?.(request.heal);
       const { hostRoutes: wanted, keptRoutes = [], look = [] } = request;
       const keep = (): ReadonlySet<IpPrefix> => new Set(keptRoutes);
