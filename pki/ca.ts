@@ -42,6 +42,8 @@ export interface LeafOptions extends ValidityOptions {
   readonly usage: 'server' | 'client';
   readonly dnsNames?: readonly string[];
   readonly ipAddresses?: readonly string[];
+  /** ASCII. */
+  readonly uris?: readonly string[];
 }
 
 const DAY_MS = 86_400_000;
@@ -132,6 +134,7 @@ export function issueForKey(
   const altNames = [
     ...(options.dnsNames ?? []).map((value) => ({ type: 2, value })),
     ...(options.ipAddresses ?? []).map((ip) => ({ type: 7, ip: checkedIp(ip) })),
+    ...(options.uris ?? []).map((value) => ({ type: 6, value })),
   ];
   certificate.setExtensions([
     { name: 'basicConstraints', cA: false, critical: true },

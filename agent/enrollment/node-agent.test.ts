@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Test, test } from 'tap';
@@ -33,6 +34,7 @@ const ALPHA = parseClusterName('alpha');
 const HASTY: Clock = {
   ...systemClock,
   sleep: (milliseconds, signal) => systemClock.sleep(milliseconds / 60, signal),
+  monotonic: () => systemClock.monotonic() * 60,
 };
 
 async function until(condition: () => boolean): Promise<void> {
@@ -65,14 +67,26 @@ async function openCluster(t: Test) {
       files,
       clusterName: 'alpha',
       book: createNodeBook({ ...node, store, graceMs: 1000, clock, logger }),
+      nodes: {
+        judge: (_name, uid) => (uid === nodeUid ? undefined : 'former-node'),
+        onChange: (callback) => {
+          tellTrust = callback;
+        },
+      },
       policies: createPolicyBoard({ store, isHere: () => true, clock, logger }),
       signal,
       logger,
     });
+  let nodeUid = randomUUID();
+  let tellTrust = (): void => undefined;
   let registry = await openRegistry();
   const limits = createEnrollmentLimits({ clock });
   const enrollment = createNodeEnrollment({
-    offer: { kind: 'offered', review: async () => ({ kind: 'node', node: 'n1', pod: 'agent' }) },
+    offer: {
+      kind: 'offered',
+      review: async () => ({ kind: 'node', node: 'n1', pod: 'agent' }),
+      find: async () => ({ kind: 'there', uid: nodeUid }),
+    },
     authority,
     ttlMs: 3_600_000,
     limits,
@@ -131,6 +145,10 @@ async function openCluster(t: Test) {
       logger,
     },
     registryPort: () => registry.address.port,
+    makeNodeAnew() {
+      nodeUid = randomUUID();
+      tellTrust();
+    },
     async moveRegistry() {
       const former = registry;
       registry = await openRegistry();
@@ -178,6 +196,23 @@ test('a node whose registry is elsewhere asks again where it is', {
   t.equal(after?.record.registry.port, cluster.registryPort());
   t.not(after?.certificates.certificate, before?.certificates.certificate);
   t.not(after?.certificates.key, before?.certificates.key, 'with another key');
+  t.equal(cluster.enrollment.status.enrolled, 2);
+});
+
+test('a node whose Node was made anew enrols as that one, once', {
+  timeout: 60_000,
+}, async (t) => {
+  const cluster = await openCluster(t);
+  // Sixty times as slow as elsewhere: what happens in a moment does not wait for a look.
+  const { session } = start(t, { ...cluster.agent, clock: systemClock });
+  await until(() => session.state.kind === 'accepted');
+  cluster.makeNodeAnew();
+  await until(() => session.state.kind === 'disconnected');
+  await until(() => session.state.kind === 'accepted');
+  t.equal(cluster.enrollment.status.enrolled, 2);
+  // Twice within a minute is no remedy: the certificate has only just come.
+  cluster.makeNodeAnew();
+  await until(() => /of a former Node n1/.test(session.describe()));
   t.equal(cluster.enrollment.status.enrolled, 2);
 });
 

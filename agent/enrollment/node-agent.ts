@@ -27,11 +27,13 @@ import {
 /** How long a start waits for the first attempt to enrol: what is missing then is asked for while the agent runs. */
 const FIRST_ATTEMPT_MS = 3000;
 const LONG_MS = 60_000;
+/** Just below the time between two looks. */
+const LOST_MS = 55_000;
 
 /** A session that begins when the node has enrolled. */
 export type EnrolledSessionOptions = Omit<
   NodeSessionOptions,
-  'registry' | 'otherRegistries' | 'serverName' | 'machine' | 'readTls' | 'onConfig'
+  'registry' | 'otherRegistries' | 'serverName' | 'machine' | 'readTls' | 'onConfig' | 'onForbidden'
 >;
 
 /** The part of an agent that is about enrolling. */
@@ -65,22 +67,29 @@ export function openNodeAgent(
   let leaveRegistry: (() => void) | undefined;
   let peers: MachineConfig['peers'] | undefined;
   let configProblem: string | undefined;
-  let wasLost = false;
+  /** Since when the session is lost, and when this process has enrolled last; monotonic. */
+  let lostSince: number | undefined;
+  let enrolledAt = Number.NEGATIVE_INFINITY;
+  /** The registry knows our certificate and lets nobody in with it: its Node was deleted, or deleted and made anew. */
+  let isForbidden = false;
 
   const upkeep = createCertificateUpkeep({
     stateDir,
     whose: 'this node',
     read: () => readNodeState(stateDir)?.certificates,
-    // Looked at a minute apart: a registry that is started anew is back by then. Else its address, its port or its authority is
-    // another one, or this certificate is revoked.
+    // A registry that is started anew is back within a minute. Else its address, its port or its authority is another one, or this
+    // certificate is revoked. Who is told so need not wait, but for a certificate that has only just come: that would not end.
     isSpoilt() {
       if (record !== undefined && hostPortText(record.enrollment) !== hostPortText(server)) {
         return true;
       }
-      const isLost = current?.state.kind === 'disconnected';
-      const isLostAgain = isLost && wasLost;
-      wasLost = isLost;
-      return isLostAgain;
+      if (current?.state.kind !== 'disconnected') {
+        lostSince = undefined;
+        return false;
+      }
+      const now = clock.monotonic();
+      lostSince ??= now;
+      return now - (isForbidden ? enrolledAt : lostSince) >= LOST_MS;
     },
     async renew(_attempt, signal) {
       try {
@@ -88,10 +97,14 @@ export function openNodeAgent(
         const before = record;
         writeNodeState(stateDir, state);
         record = state.record;
-        wasLost = false;
+        lostSince = undefined;
+        enrolledAt = clock.monotonic();
+        const wasForbidden = isForbidden;
+        isForbidden = false;
         if (peers !== undefined) writePeerFiles(stateDir, record, peers);
         enrolled.ring();
-        if (before !== undefined && !isSameRegistry(before, record)) leaveRegistry?.();
+        const isElsewhere = before !== undefined && !isSameRegistry(before, record);
+        if (isElsewhere || wasForbidden) leaveRegistry?.();
       } finally {
         attempted.ring();
       }
@@ -121,6 +134,11 @@ export function openNodeAgent(
     }
   };
 
+  const onForbidden = (): void => {
+    isForbidden = true;
+    upkeep.lookNow();
+  };
+
   const session = (given: EnrolledSessionOptions): NodeSession => ({
     async run(signal, reports) {
       const letGo = onAbort(signal, enrolled.ring);
@@ -139,7 +157,14 @@ export function openNodeAgent(
         };
         const moved = new AbortController();
         leaveRegistry = () => moved.abort();
-        current = createNodeSession({ ...given, registry, serverName, readTls, onConfig });
+        current = createNodeSession({
+          ...given,
+          registry,
+          serverName,
+          readTls,
+          onConfig,
+          onForbidden,
+        });
         await current.run(AbortSignal.any([signal, moved.signal]), reports);
       }
       letGo();

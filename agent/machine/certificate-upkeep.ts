@@ -36,6 +36,8 @@ export interface CertificateUpkeep {
    * other may be believed no more before two thirds of its life are over.
    */
   setIssuer(fingerprint: string): void;
+  /** Looks at once whether another certificate is needed. */
+  lookNow(): void;
   /** Why the latest attempt has failed; undefined: it has not. */
   readonly failure: string | undefined;
 }
@@ -152,6 +154,7 @@ export function createCertificateUpkeep(options: {
       leaveAt = clock.monotonic() + Math.random() * spreadMs;
       bell.ring();
     },
+    lookNow: bell.ring,
     get failure() {
       return failure;
     },

@@ -18,6 +18,8 @@ export type RefusalReason =
   | 'name-beyond-enrollment'
   | 'revoked'
   | 'unknown-machine'
+  | 'unknown-node'
+  | 'former-node'
   | 'unknown-peer'
   | 'outside-range'
   | 'forbidden-method'

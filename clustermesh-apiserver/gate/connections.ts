@@ -11,6 +11,7 @@ import {
 } from './caller.ts';
 import { createChainMemory } from './chain-memory.ts';
 import { GateError } from './gate-error.ts';
+import { nodeUidOf } from './node-uid.ts';
 import type { PeerTrust } from './peer-trust.ts';
 import { isRevoked, plainFingerprint } from './revocations.ts';
 import type { Trust } from './trust.ts';
@@ -118,10 +119,7 @@ export async function listenConnections(options: {
     const caller = identifyCaller(commonName, ends, { clusterName });
     if (caller === undefined) return refused('unknown-name');
     if (isFormerPeer(caller, ends, trust.peers)) return refused('unknown-peer');
-    const reason =
-      caller.kind === 'machine'
-        ? trust.machines?.judge(commonName, () => publicKeyHash(leaf))
-        : undefined;
+    const reason = judgeOwn({ caller, leaf, ends }, trust);
     return reason === undefined ? { kind: 'known', caller } : refused(reason);
   };
   const admit = (socket: TLSSocket): void => {
@@ -310,6 +308,17 @@ function describeChain({ leaf, intermediates }: ShownChain, now: number): string
     if (fault !== undefined) return fault.text;
   }
   return `${describeCertificate(leaf)}, issued by ${leaf.issuer.replaceAll('\n', ', ')}`;
+}
+
+/** What else is known of the holder of a certificate of our own. Nodes whose certificates people gave have no Node to end with. */
+function judgeOwn(
+  shown: { readonly caller: Caller; readonly leaf: X509Certificate; readonly ends: ChainEnds },
+  { machines, nodes }: Trust,
+): RefusalReason | undefined {
+  const { caller, leaf, ends } = shown;
+  if (caller.kind === 'machine') return machines?.judge(caller.name, () => publicKeyHash(leaf));
+  if (caller.kind !== 'node' || !ends.own || !ends.enrolled) return undefined;
+  return nodes?.judge(caller.name, nodeUidOf(leaf));
 }
 
 function publicKeyHash({ publicKey }: X509Certificate): string {

@@ -15,6 +15,7 @@ import {
 import { type Connections, listenConnections } from './connections.ts';
 import { etcdService } from './etcd-service.ts';
 import type { MachineTrust } from './machine-trust.ts';
+import type { NodeTrust } from './node-trust.ts';
 import type { PeerTrust } from './peer-trust.ts';
 import { createRefusals, type RefusalCounts } from './refusals.ts';
 import { createSharedWatches } from './shared-watches.ts';
@@ -38,6 +39,8 @@ export interface GateOptions extends TrustFiles {
   readonly callerLimits?: Partial<CallerLimits>;
   /** What is known of machines. Default: their certificates alone count. */
   readonly machines?: MachineTrust | undefined;
+  /** What is known of nodes that enrol. Default: their certificates alone count. */
+  readonly nodes?: NodeTrust | undefined;
   /** What is known of peers that enrol. Default: their certificates alone count. */
   readonly peers?: PeerTrust | undefined;
   readonly signal: AbortSignal;
@@ -98,6 +101,7 @@ export async function listenGate(options: GateOptions): Promise<Gate> {
     clock,
     signal,
     machines: options.machines,
+    nodes: options.nodes,
     peers: options.peers,
     ...(logger === undefined ? {} : { logger }),
   });

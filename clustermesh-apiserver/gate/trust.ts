@@ -8,6 +8,7 @@ import { parseClusterName } from '../../mesh/wire/ids.ts';
 import { findSharedCas, parseBundle, type TrustBundles } from './certificate-chain.ts';
 import { GateError } from './gate-error.ts';
 import type { MachineTrust } from './machine-trust.ts';
+import type { NodeTrust } from './node-trust.ts';
 import type { PeerTrust } from './peer-trust.ts';
 import { NO_REVOCATIONS, parseRevocations, type Revocations } from './revocations.ts';
 import { type FileContents, watchFiles } from './watch-files.ts';
@@ -35,6 +36,8 @@ export interface Trust {
   readonly revocations: Revocations;
   /** What is known of machines; undefined: their certificates alone count. */
   readonly machines?: MachineTrust | undefined;
+  /** What is known of nodes that enrolled; undefined: their certificates alone count. */
+  readonly nodes?: NodeTrust | undefined;
   /** Which peers there are; undefined: certificates that we gave to peers count until they run out. */
   readonly peers?: PeerTrust | undefined;
 }
@@ -59,11 +62,12 @@ export async function openTrust(
     readonly signal: AbortSignal;
     readonly logger?: Logger;
     readonly machines?: MachineTrust | undefined;
+    readonly nodes?: NodeTrust | undefined;
     readonly peers?: PeerTrust | undefined;
   },
 ): Promise<TrustStore> {
   const { clock, logger } = options;
-  const known = { machines: options.machines, peers: options.peers };
+  const known = { machines: options.machines, nodes: options.nodes, peers: options.peers };
   const stopping = new AbortController();
   const signal = AbortSignal.any([options.signal, stopping.signal]);
   const callbacks: (() => void)[] = [];
@@ -91,7 +95,7 @@ export async function openTrust(
   const { cert, key, own } = readOwn(files, first.value);
   const revocations = readFirstRevocations(files.revokedFile, first.value);
   publish({ cert, key, bundles: { own, peers }, revocations, ...known });
-  for (const knowledge of [known.machines, known.peers]) {
+  for (const knowledge of [known.machines, known.nodes, known.peers]) {
     knowledge?.onChange(() => {
       if (trust !== undefined && !signal.aborted) publish({ ...trust });
     });

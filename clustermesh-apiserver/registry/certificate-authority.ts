@@ -54,6 +54,8 @@ export interface IssuingAuthority extends AsyncDisposable {
     readonly commonName: string;
     readonly publicKey: KeyObject;
     readonly notAfter: number;
+    /** Written beside the common name. Default: none. */
+    readonly uris?: readonly string[];
   }): IssuedCertificate;
 }
 
@@ -123,13 +125,20 @@ export async function openIssuingAuthority(
     },
     // A leaf that outlives its authority is refused all the same: better that its holder knows when.
     notAfter: () => Math.min(clock.now() + ttlMs, endOf()),
-    issue({ commonName, publicKey, notAfter }) {
+    issue({ commonName, publicKey, notAfter, uris = [] }) {
       const now = state();
       if (now.kind === 'unusable') throw unusable(now.reason);
       const { certificate, chain, privateKey, trustBundle } = material;
       const leaf = issueForKey(
         { certificate: certificate.toString(), privateKey, root: trustBundle, chain },
-        { commonName, usage: 'client', publicKey, notBefore: clock.now() - 300_000, notAfter },
+        {
+          commonName,
+          usage: 'client',
+          publicKey,
+          uris,
+          notBefore: clock.now() - 300_000,
+          notAfter,
+        },
       );
       return { certificate: leaf, notAfter };
     },

@@ -1,29 +1,17 @@
-import { generateKeyPairSync, sign } from 'node:crypto';
+import { X509Certificate } from 'node:crypto';
 import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { test } from 'tap';
-import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
-import { systemClock } from '../../mesh/runtime/clock.ts';
-import { createLogger } from '../../mesh/runtime/log.ts';
-import { loadProtoFile } from '../../mesh/runtime/proto-file.ts';
-import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { enrollProofInput } from '../../mesh/wire/key-proof.ts';
-import { createCa, createEnrollmentCa, issueCertificate } from '../../pki/ca.ts';
-import { writeSecret } from '../../pki/layout.ts';
-import { serverLeaf } from '../../pki/names.ts';
-import { openIssuingAuthority } from './certificate-authority.ts';
-import { createEnrollment } from './enrollment.ts';
-import { createEnrollmentLimits } from './enrollment-limits.ts';
-import { listenEnrollment } from './enrollment-listener.ts';
-import type { MachineOutcome } from './machine-book.ts';
-import type { MachineEnrolment } from './machine-enrolment.ts';
-import { createTokenBook } from './token-book.ts';
+import { makeMachineKeys } from './testing/enrollment-site.ts';
+import { type FuzzedMethod, nodeRequest, openFuzzSite, peerRequest } from './testing/fuzz-site.ts';
 
 const SEED = Number(process.env.ISTHMUS_SEED ?? Date.now() % 1_000_000);
-const ROUNDS = process.env.ISTHMUS_LONG === 'true' ? 100_000 : 600;
+const IS_LONG = process.env.ISTHMUS_LONG === 'true';
+/** Of each way to enrol. */
+const ROUNDS = IS_LONG ? 50_000 : 250;
+const BATCH = 50;
 const NOT_SERVED = [status.UNIMPLEMENTED, status.RESOURCE_EXHAUSTED, status.INTERNAL];
-const MANY = Number.MAX_SAFE_INTEGER;
 
 /** Numbers that a seed decides, so that a failure can be had again. */
 function createRandom(seed: number): (below: number) => number {
@@ -35,161 +23,128 @@ function createRandom(seed: number): (below: number) => number {
 }
 
 test('whatever strangers send, nobody is enrolled and nothing breaks', {
-  timeout: 600_000,
+  timeout: IS_LONG ? 3_600_000 : 300_000,
 }, async (t) => {
   t.comment(`seed ${SEED}`);
   const random = createRandom(SEED);
-  const clock = systemClock;
-  const logger = createLogger('test', { level: 'silent' });
-  const stopping = new AbortController();
-  t.teardown(() => stopping.abort());
-  const { signal } = stopping;
-  await using dir = await openTempDir('enrollment-fuzz');
-  const ca = await createCa();
-  const enrolling = await createEnrollmentCa(ca);
-  const server = await writeSecret(dir.path, 'server', {
-    ca: ca.root,
-    pair: await issueCertificate(ca, serverLeaf('alpha')),
-  });
-  const intermediate = await writeSecret(dir.path, 'enrollment', {
-    ca: ca.root,
-    pair: { certificate: enrolling.chain.join(''), privateKey: enrolling.privateKey },
-  });
-  await using authority = await openIssuingAuthority(
-    {
-      certFile: intermediate.certificate,
-      keyFile: intermediate.privateKey,
-      ownCaFile: intermediate.ca,
-    },
-    { ttlMs: 3_600_000, clock, signal, logger },
-  );
-  await using store = createMemoryStore();
-  const tokens = createTokenBook({ store, clock, logger });
-  const enrolled: MachineEnrolment[] = [];
-  // Limits of attempts are tested elsewhere; here every message is to be read.
-  const limits = createEnrollmentLimits({ clock, burst: MANY, totalBurst: MANY });
-  const enrollment = createEnrollment({
-    tokens,
-    machines: {
-      get: () => undefined,
-      judgeAddresses: () => undefined,
-      async enrol(enrolment): Promise<MachineOutcome> {
-        enrolled.push(enrolment);
-        return {
-          kind: 'taken',
-          record: {
-            ...enrolment,
-            publicKeyHash: enrolment.key.hash,
-            keys: [enrolment.key],
-            revokedKeys: [],
-            enrolledAt: clock.now(),
-            addresses: [],
-            bootId: '',
-            checks: new Map(),
-            removedAt: undefined,
-          },
-        };
-      },
-    },
-    authority,
-    limits,
-    clock,
-    logger,
-  });
-  await using listener = await listenEnrollment({
-    address: { host: '127.0.0.1', port: 0 },
-    files: { certFile: server.certificate, keyFile: server.privateKey, ownCaFile: server.ca },
-    clusterName: 'alpha',
-    enrollment,
-    limits,
-    socketLimits: { connectionsPerSource: 256, maxAgeMs: 600_000 },
-    facts: () => ({
-      clusterName: 'alpha',
-      clusterId: 1,
-      maxConnectedClusters: 255,
-      etcdEndpoints: ['https://127.0.0.1:1'],
-      registryEndpoints: ['127.0.0.1:1'],
-      tunnelPort: 8472,
-      podNetworks: [],
-    }),
-    clock,
-    logger,
-    signal,
-  });
-
-  const method = enrollMethod();
-  const { record, secret } = await tokens.create(
-    {
-      names: 'vm',
-      namespace: 'default',
-      labels: {},
-      addressRanges: [],
-      ttlSeconds: 3600,
-      uses: 1,
-    },
-    { by: 'admin-alpha', from: 'test' },
-    signal,
-  );
-  const pair = generateKeyPairSync('rsa', { modulusLength: 2048 });
-  const publicKey = pair.publicKey.export({ type: 'spki', format: 'der' });
-  const input = enrollProofInput({ tokenId: record.id, machineName: 'vm', publicKey });
-  const valid = method.requestSerialize({
-    schema: 1,
-    token_id: record.id,
-    token_secret: secret,
-    machine_name: 'vm',
-    addresses: ['127.0.0.1'],
-    public_key: publicKey,
-    proof: sign('sha256', input, pair.privateKey),
-    agent_version: 'test',
-  });
-
-  let client = openClient(listener.address.port);
+  await using site = await openFuzzSite();
+  let client = openClient(site.address.port);
   t.teardown(() => client.close());
-  const send = (bytes: Buffer, path: string = method.path): Promise<ServiceError | Buffer> =>
+  const send = (path: string, bytes: Buffer): Promise<ServiceError | Buffer> =>
     new Promise((resolve) => {
       const deadline = { deadline: Date.now() + 20_000 };
       client.makeUnaryRequest(path, asIs, asIs, bytes, new Metadata(), deadline, (error, answer) =>
         resolve(error ?? answer ?? Buffer.alloc(0)),
       );
     });
+  /** Why a request was refused, in words; undefined: it was not. */
+  const ask = async (method: FuzzedMethod, bytes: Buffer): Promise<string | undefined> => {
+    const answer = await send(method.path, bytes);
+    if (!Buffer.isBuffer(answer)) {
+      const isTold = answer.details !== '' && !/has failed/.test(answer.details);
+      return isTold && answer.code !== status.DEADLINE_EXCEEDED
+        ? answer.details
+        : `not in words: ${answer.message}`;
+    }
+    const { certificate, refused = '' } = method.read(answer);
+    if (refused !== '') return refused;
+    // Bytes that are no condition may differ, and everything else be right.
+    const leaf = new X509Certificate(certificate ?? Buffer.alloc(0));
+    const spki = leaf.publicKey.export({ type: 'spki', format: 'der' });
+    t.equal(leaf.subject, `CN=${method.commonName}`, 'nobody else is enrolled');
+    t.ok(spki.equals(method.keys.spki), 'nor another key');
+    return undefined;
+  };
+  const NOT_IN_WORDS = /^not in words/;
 
-  await t.test('a request that is damaged in any way', async (t) => {
-    const before = process.memoryUsage().rss;
-    const odd: string[] = [];
-    for (let round = 0; round < ROUNDS; round += 50) {
-      const batch = Array.from({ length: 50 }, () => damage(valid, random));
-      for (const answer of await Promise.all(batch.map((bytes) => send(bytes)))) {
-        // Bytes of the version that the agent tells may differ, and everything else be right.
-        if (Buffer.isBuffer(answer)) continue;
-        const isTold = answer.details !== '' && !/has failed/.test(answer.details);
-        if (!isTold || answer.code === status.DEADLINE_EXCEEDED) odd.push(answer.message);
+  for (const method of site.methods) {
+    const valid = method.request();
+
+    await t.test(`${method.name}: a request that is damaged in any way`, async (t) => {
+      const odd: string[] = [];
+      let settled = 0;
+      for (let round = 0; round < ROUNDS; round += BATCH) {
+        const batch = Array.from({ length: BATCH }, () => damage(valid, random));
+        for (const reason of await Promise.all(batch.map((bytes) => ask(method, bytes)))) {
+          if (reason !== undefined && NOT_IN_WORDS.test(reason)) odd.push(reason);
+        }
+        // What a first part has taken for good, such as code and buffers, is taken once.
+        if (round < ROUNDS / 5) settled = process.memoryUsage().rss;
+      }
+      t.same(odd, [], 'each is refused in words');
+      const grownMb = (process.memoryUsage().rss - settled) / 2 ** 20;
+      t.ok(grownMb < 100, `memory grew by ${Math.round(grownMb)} MiB`);
+    });
+
+    await t.test(`${method.name}: every prefix of a request`, async (t) => {
+      const needed = valid.length - method.idleBytes;
+      const ends = Array.from({ length: IS_LONG ? needed : 60 }, (_, end) =>
+        IS_LONG ? end : random(needed),
+      );
+      const answers = await Promise.all(ends.map((end) => ask(method, valid.subarray(0, end))));
+      t.notOk(answers.includes(undefined), 'none is served');
+    });
+
+    await t.test(`${method.name}: too much`, async (t) => {
+      for (const bytes of [4097, 16_000, 20_000, 1_000_000, 20_000_000]) {
+        const answer = await send(method.path, Buffer.concat([valid, Buffer.alloc(bytes)]));
+        t.notOk(Buffer.isBuffer(answer), `${bytes} bytes more`);
+      }
+      client.close();
+      client = openClient(site.address.port);
+    });
+  }
+
+  await t.test('keys that are not held, names of others, tokens for others', async (t) => {
+    const [machine, node, peer] = site.methods;
+    if (machine === undefined || node === undefined || peer === undefined) throw new Error('three');
+    const stranger = await makeMachineKeys();
+    const weak = await makeMachineKeys(1024);
+    const theirs = { peering: stranger, keys: stranger };
+    const key = { public_key: stranger.spki };
+    const noProof = { proof: Buffer.alloc(256) };
+    const cases: readonly [FuzzedMethod, string, object, RegExp][] = [
+      [machine, 'the key of somebody else', key, /proof/],
+      [machine, 'no proof', noProof, /proof/],
+      [machine, 'another name', { machine_name: 'db' }, /proof/],
+      [machine, 'a name that is a path', { machine_name: '../n1' }, /proof/],
+      [machine, 'a secret that is guessed', { token_secret: Buffer.alloc(32) }, /token/],
+      [node, 'the key of somebody else', key, /proof/],
+      [node, 'no proof', noProof, /proof/],
+      [node, 'a token for others', nodeRequest('another.audience.token', stranger), /audience/],
+      [node, 'a token that nobody gave', nodeRequest('a.b.c', stranger), /does not take the token/],
+      [node, 'a token beside its proof', { service_account_token: 'a.b.c' }, /proof/],
+      [node, 'a weak key', nodeRequest('node.agent.token', weak), /1024 bits/],
+      [peer, 'the key of somebody else', key, /proof/],
+      [peer, 'no proof', noProof, /proof/],
+      [peer, 'no proof of the peering key', { peering_proof: Buffer.alloc(256) }, /proof/],
+      [peer, 'another name', { cluster_name: 'gamma' }, /no peer "gamma"/],
+      [
+        peer,
+        'the name of a peer, and a key of its own',
+        peerRequest({ caller: 'beta', called: 'alpha' }, theirs),
+        /no peer "beta" with this key/,
+      ],
+      [
+        peer,
+        'what was said to another cluster',
+        peerRequest({ caller: 'beta', called: 'gamma' }, theirs),
+        /"gamma" was called/,
+      ],
+    ];
+    for (const [method, what, changes, words] of cases) {
+      t.match(await ask(method, method.request(changes)), words, `${method.name}: ${what}`);
+    }
+    for (const method of site.methods) {
+      for (const other of site.methods) {
+        if (other === method) continue;
+        const reason = await ask(method, other.request());
+        t.ok(reason, `${method.name}: a request of ${other.name}`);
       }
     }
-    t.same(odd, [], 'each is refused in words');
-    for (const machine of enrolled) {
-      t.equal(machine.name, 'vm', 'nobody else is enrolled');
-      t.equal(machine.tokenId, record.id);
-    }
-    const grownMb = (process.memoryUsage().rss - before) / 2 ** 20;
-    t.ok(grownMb < 150, `memory grew by ${Math.round(grownMb)} MiB`);
   });
 
-  await t.test('every prefix of a request', async (t) => {
-    // The last field is the agent's version, which is no condition.
-    const needed = valid.length - Buffer.from('..test').length;
-    const ends = Array.from({ length: 120 }, () => random(needed));
-    const answers = await Promise.all(ends.map((end) => send(valid.subarray(0, end))));
-    t.same(answers.filter(Buffer.isBuffer), [], 'none is served');
-  });
-
-  await t.test('too much, and what nobody serves', async (t) => {
-    for (const bytes of [4097, 16_000, 20_000, 1_000_000, 20_000_000]) {
-      const answer = await send(Buffer.concat([valid, Buffer.alloc(bytes)]));
-      t.notOk(Buffer.isBuffer(answer), `${bytes} bytes more`);
-    }
-    client.close();
-    client = openClient(listener.address.port);
+  await t.test('what nobody serves', async (t) => {
     for (const path of [
       '/isthmus.registry.v1.Admin/CreateToken',
       '/isthmus.registry.v1.Registry/Session',
@@ -197,14 +152,14 @@ test('whatever strangers send, nobody is enrolled and nothing breaks', {
       '/etcdserverpb.KV/Range',
       '/',
     ]) {
-      const answer = await send(valid, path);
+      const answer = await send(path, Buffer.alloc(10));
       t.notOk(Buffer.isBuffer(answer), path);
       if (!Buffer.isBuffer(answer)) t.ok(NOT_SERVED.includes(answer.code), answer.message);
     }
   });
 
   await t.test('no TLS, no HTTP/2, no end', async (t) => {
-    const { port } = listener.address;
+    const { port } = site.address;
     const sockets = Array.from({ length: 40 }, (_, index) => {
       const socket =
         index % 2 === 0
@@ -222,13 +177,28 @@ test('whatever strangers send, nobody is enrolled and nothing breaks', {
     t.teardown(() => {
       for (const socket of sockets) socket.destroy();
     });
-    const answer = await send(valid);
-    t.equal(Buffer.isBuffer(answer) ? '' : answer.message, '', 'others are served meanwhile');
+    for (const method of site.methods) {
+      t.equal(await ask(method, method.request()), undefined, `${method.name} is served meanwhile`);
+      // Whoever repeats what was overheard has a certificate for a key that is not theirs.
+      t.equal(await ask(method, method.request()), undefined, `${method.name} again`);
+    }
   });
 
-  t.equal(new Set(enrolled.map(({ key }) => key.hash)).size, 1, 'one key in all');
-  const [listed] = await tokens.list(signal);
+  const lines = site.refusals.map(({ from, reason }) => `${from} ${reason}`);
+  t.ok(
+    lines.every((line) => line.startsWith('127.0.0.1 ')),
+    'each line says where from',
+  );
+  // Three ways to enrol, each with its own reasons.
+  for (const line of new Set(lines)) {
+    t.ok(lines.filter((one) => one === line).length <= 3, `${line} is logged once for each`);
+  }
+  const [listed] = await site.tokens.list(site.signal);
   t.match(listed, { state: 'used-up', record: { usesLeft: 0 }, uses: [{ machine: 'vm' }] });
+  t.same(
+    site.machines.report.map(({ record }) => record.name),
+    ['vm'],
+  );
 });
 
 function openClient(port: number): Client {
@@ -241,13 +211,6 @@ function openClient(port: number): Client {
 
 function asIs(bytes: Buffer): Buffer {
   return bytes;
-}
-
-function enrollMethod() {
-  const service = loadProtoFile('mesh/wire/registry.proto')['isthmus.registry.v1.Enrollment'];
-  const method = service === undefined || 'format' in service ? undefined : service.Enroll;
-  if (method === undefined) throw new Error('registry.proto has no Enroll');
-  return method;
 }
 
 /** Changes, cuts, doubles or replaces a part. */

@@ -4,13 +4,16 @@ import type { ConversionMode } from '../convert/published-sets.ts';
 import type { KubernetesApi } from '../kubernetes/api.ts';
 import type { NodeOffer } from './node-enrollment.ts';
 import { createNodeTokenReview } from './node-enrollment-review.ts';
+import type { FindNode } from './node-trust.ts';
 
 /** `account`: the agents' service account; undefined: nobody enrols here at all. */
 export function nodeOffer(
   source: {
     readonly mode: ConversionMode;
     /** Undefined without an API server. */
-    readonly kubernetes: { readonly api: KubernetesApi } | undefined;
+    readonly kubernetes:
+      | { readonly api: KubernetesApi; readonly nodes: { readonly find: FindNode } }
+      | undefined;
   },
   options: {
     readonly account: { readonly namespace: string | undefined; readonly name: string } | undefined;
@@ -28,9 +31,10 @@ export function nodeOffer(
     return notOffered('Cilium runs this cluster, and its agents are not ours');
   }
   if (account === undefined) return notOffered('it takes nobody in');
-  const { api } = kubernetes;
+  const { api, nodes } = kubernetes;
   const serviceAccount = { namespace: account.namespace ?? api.namespace, name: account.name };
-  return { kind: 'offered', review: createNodeTokenReview({ api, serviceAccount, logger }) };
+  const review = createNodeTokenReview({ api, serviceAccount, logger });
+  return { kind: 'offered', review, find: nodes.find };
 }
 
 function notOffered(why: string): NodeOffer {

@@ -13,6 +13,7 @@ import { nodeNameOf } from './node-facts.ts';
 export const NODE_TOKEN_AUDIENCE = 'isthmus-registry';
 
 const REVIEW_TIMEOUT_MS = 5000;
+const QUESTION = { what: 'whose a token is', right: 'create tokenreviews' };
 const MAX_ERROR_LENGTH = 300;
 /** Where an API server tells what a token is bound to (`k8s.io/kubernetes/pkg/serviceaccount`, from 1.30 on unless switched off). */
 const NODE_NAME = 'authentication.kubernetes.io/node-name';
@@ -72,7 +73,7 @@ export function createNodeTokenReview(options: {
     } catch (error) {
       if (!(error instanceof KubernetesError)) throw error;
       logger.warn({ err: error }, 'the API server cannot be asked whose a token is');
-      return { kind: 'unavailable', reason: wordsOf(error) };
+      return { kind: 'unavailable', reason: whyUnasked(error, QUESTION) };
     }
   };
 }
@@ -120,15 +121,21 @@ function refused(reason: string): TokenVerdict {
   return { kind: 'refused', reason };
 }
 
-/** For strangers, who need not know where the API server is. */
-function wordsOf({ code }: KubernetesError): string {
+/**
+ * Why the API server was not asked, for strangers, who need not know where it is: `what` it was to be asked, and the `right` that
+ * this takes.
+ */
+export function whyUnasked(
+  { code }: KubernetesError,
+  { what, right }: { readonly what: string; readonly right: string },
+): string {
   switch (code) {
     case 'forbidden':
-      return 'this clustermesh-apiserver may not ask the API server whose a token is: give its service account the right to create tokenreviews';
+      return `this clustermesh-apiserver may not ask the API server ${what}: give its service account the right to ${right}`;
     case 'unauthorized':
     case 'configuration':
-      return 'this clustermesh-apiserver cannot ask the API server whose a token is: its credentials are not taken, its log says more';
+      return `this clustermesh-apiserver cannot ask the API server ${what}: its credentials are not taken, its log says more`;
     default:
-      return `this clustermesh-apiserver cannot ask the API server whose a token is (${code}): try again`;
+      return `this clustermesh-apiserver cannot ask the API server ${what} (${code}): try again`;
   }
 }

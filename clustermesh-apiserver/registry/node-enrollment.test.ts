@@ -14,6 +14,7 @@ import { enrollNodeProofInput } from '../../mesh/wire/key-proof.ts';
 import { createCa, createEnrollmentCa, issueCertificate } from '../../pki/ca.ts';
 import { writeEnrollmentCa, writeSecret } from '../../pki/layout.ts';
 import { serverLeaf } from '../../pki/names.ts';
+import { nodeUidOf } from '../gate/node-uid.ts';
 import type { KubernetesApi, KubernetesRequest } from '../kubernetes/api.ts';
 import { KubernetesError } from '../kubernetes/kubernetes-error.ts';
 import { openIssuingAuthority } from './certificate-authority.ts';
@@ -22,11 +23,13 @@ import { listenEnrollment } from './enrollment-listener.ts';
 import { createNodeEnrollment, type NodeOffer, nodeEnrollmentMethod } from './node-enrollment.ts';
 import { nodeOffer } from './node-enrollment-offer.ts';
 import { createNodeTokenReview, judgeReview, type TokenVerdict } from './node-enrollment-review.ts';
+import type { NodeFinding } from './node-trust.ts';
 import { callFrom, type MachineKeys, makeMachineKeys } from './testing/enrollment-site.ts';
 
 const ACCOUNT = { namespace: 'kube-system', name: 'clustermesh-agent' };
 const TOKEN = 'head.body.signature';
 const HOUR_MS = 3_600_000;
+const THERE: NodeFinding = { kind: 'there', uid: '6a0b8b9e-2d53-4c79-9f5e-1f3d0c9a7b11' };
 const logger = createLogger('test', { level: 'silent' });
 
 /** A review as an API server answers it for the token of an agent's pod. */
@@ -62,7 +65,11 @@ function request(keys: MachineKeys, more: object = {}): object {
 }
 
 /** An enrollment with a real authority; `verdict` is what the API server would say. */
-async function openSite(t: Test, verdict: () => TokenVerdict, offer?: NodeOffer) {
+async function openSite(
+  t: Test,
+  verdict: () => TokenVerdict,
+  { offer, finding = () => THERE }: { offer?: NodeOffer; finding?: () => NodeFinding } = {},
+) {
   const dir = await openTempDir('node-enrollment');
   t.teardown(() => dir[Symbol.asyncDispose]());
   const clock = createManualClock({ now: Date.now() });
@@ -87,6 +94,7 @@ async function openSite(t: Test, verdict: () => TokenVerdict, offer?: NodeOffer)
         reviews.push(token);
         return verdict();
       },
+      find: async () => finding(),
     },
     authority,
     ttlMs: 2 * HOUR_MS,
@@ -178,7 +186,10 @@ test('createNodeTokenReview() asks for the audience, and says who has to mend wh
 
 test('a node is given a certificate of the name that the API server says', async (t) => {
   let verdict: TokenVerdict = { kind: 'node', node: 'worker-1', pod: 'agent-x' };
-  const { enrollment, reviews, clock } = await openSite(t, () => verdict);
+  let finding: NodeFinding = THERE;
+  const { enrollment, reviews, clock } = await openSite(t, () => verdict, {
+    finding: () => finding,
+  });
   const keys = await makeMachineKeys();
   const call = (message: object) => enrollment.enrol(callFrom('192.0.2.1', message));
   const outcome = await call(request(keys));
@@ -186,9 +197,24 @@ test('a node is given a certificate of the name that the API server says', async
   const leaf = new X509Certificate(outcome.certificate);
   t.equal(outcome.node, 'worker-1');
   t.match(leaf.subject, /CN=node-worker-1$/);
+  t.match(THERE, { uid: nodeUidOf(leaf) ?? '' }, 'it names the Node it is for');
   t.ok(leaf.publicKey.export({ type: 'spki', format: 'der' }).equals(keys.spki));
   const lifeMs = Date.parse(leaf.validTo) - clock.now();
   t.ok(Math.abs(lifeMs - 2 * HOUR_MS) <= 1000, 'for as long as nodes are believed');
+
+  finding = { kind: 'gone' };
+  t.match(await call(request(keys)), {
+    kind: 'refused',
+    reason: 'bad-token',
+    details: /no Node worker-1/,
+  });
+  finding = { kind: 'unknown', error: new KubernetesError('forbidden', 'GET https://192.0.2.1') };
+  t.match(await call(request(keys)), {
+    kind: 'refused',
+    reason: 'unavailable',
+    details: /may not ask .* whether a Node is there: .* right to list nodes$/,
+  });
+  finding = THERE;
 
   const before = reviews.length;
   const other = await makeMachineKeys();
@@ -215,29 +241,30 @@ test('a node is given a certificate of the name that the API server says', async
   t.match(await call(request(keys)), { kind: 'refused', reason: 'unavailable', details: 'later' });
   verdict = { kind: 'refused', reason: 'no' };
   t.match(await call(request(keys)), { kind: 'refused', reason: 'bad-token', details: 'no' });
-  for (let attempt = 0; attempt < 3; attempt += 1) await call(request(keys));
+  for (let attempt = 0; attempt < 2; attempt += 1) await call(request(keys));
   const asked = reviews.length;
   t.match(await call(request(keys)), { kind: 'refused', reason: 'rate-limited' });
   t.equal(reviews.length, asked, 'who is refused again and again is not asked for any more');
-  t.match(enrollment.status, { enrolled: 1, refused: { 'bad-token': 4, unavailable: 1 } });
+  t.match(enrollment.status, { enrolled: 1, refused: { 'bad-token': 4, unavailable: 2 } });
 });
 
 test('nodes enrol where somebody can say whose their tokens are', async (t) => {
   const api = {} as KubernetesApi;
+  const nodes = { find: async () => THERE };
   const options = { account: { namespace: undefined, name: 'a' }, logger };
-  t.match(nodeOffer({ mode: 'any-cni', kubernetes: { api } }, options), { kind: 'offered' });
-  const { enrollment } = await openSite(
-    t,
-    () => ({ kind: 'unavailable', reason: '' }),
-    nodeOffer({ mode: 'any-cni', kubernetes: undefined }, options),
-  );
+  t.match(nodeOffer({ mode: 'any-cni', kubernetes: { api, nodes } }, options), { kind: 'offered' });
+  const { enrollment } = await openSite(t, () => ({ kind: 'unavailable', reason: '' }), {
+    offer: nodeOffer({ mode: 'any-cni', kubernetes: undefined }, options),
+  });
   const keys = await makeMachineKeys();
   t.match(await enrollment.enrol(callFrom('192.0.2.1', request(keys))), {
     kind: 'refused',
     reason: 'not-offered',
     details: /without Kubernetes.*clustermesh pki/,
   });
-  t.match(nodeOffer({ mode: 'cilium', kubernetes: { api } }, options), { reason: /Cilium runs/ });
+  t.match(nodeOffer({ mode: 'cilium', kubernetes: { api, nodes } }, options), {
+    reason: /Cilium runs/,
+  });
 });
 
 test('the listener serves EnrollNode, and no more of it than fits', async (t) => {

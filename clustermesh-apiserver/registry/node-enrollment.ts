@@ -1,12 +1,13 @@
 /**
  * Nodes of a cluster in Kubernetes enrol by the projected token of their agent's service account. The API server names the node;
- * nothing that the caller says of itself does. Nothing is kept either: a node renews its certificate by enrolling again, so that
- * one whose pod or Node is gone has its certificate only until that runs out.
+ * nothing that the caller says of itself does. Nothing is kept either: a node renews its certificate by enrolling again, and a
+ * certificate names the Node that it was given for, by which `NodeTrust` knows when it has ended.
  */
 import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../../mesh/wire/ids.ts';
 import { enrollNodeProofInput } from '../../mesh/wire/key-proof.ts';
+import { nodeUidUris } from '../gate/node-uid.ts';
 import type { IssuingAuthority } from './certificate-authority.ts';
 import {
   createEnrollmentGuard,
@@ -18,7 +19,9 @@ import type { EnrollmentMethod } from './enrollment-listener.ts';
 import { type EnrollmentRefusal, refusal } from './enrollment-refusal.ts';
 import { isProven, readClaimedKey } from './key-claim.ts';
 import { readNodeEnrollmentRequest } from './node-enrollment-request.ts';
-import type { ReviewNodeToken } from './node-enrollment-review.ts';
+import { type ReviewNodeToken, whyUnasked } from './node-enrollment-review.ts';
+import type { FindNode } from './node-trust.ts';
+import { goneReason } from './node-words.ts';
 
 /** What came of a call. */
 export type NodeEnrollmentOutcome =
@@ -38,9 +41,11 @@ export interface NodeEnrollment {
   readonly status: { readonly enrolled: number; readonly refused: RefusalCounts };
 }
 
+const QUESTION = { what: 'whether a Node is there', right: 'list nodes' };
+
 /** How nodes enrol: who says whose a token is, or why they do not. */
 export type NodeOffer =
-  | { readonly kind: 'offered'; readonly review: ReviewNodeToken }
+  | { readonly kind: 'offered'; readonly review: ReviewNodeToken; readonly find: FindNode }
   | { readonly kind: 'not-offered'; readonly reason: string };
 
 /** Makes it. */
@@ -83,11 +88,16 @@ export function createNodeEnrollment(options: {
         return verdict satisfies never;
     }
     const { node, pod } = verdict;
+    const found = await offer.find(node, call.signal);
+    if (found.kind === 'gone') return refusal('bad-token', goneReason(node));
+    if (found.kind === 'unknown') return refusal('unavailable', whyUnasked(found.error, QUESTION));
     const notAfter = Math.min(state.notAfter, clock.now() + ttlMs);
     const { certificate } = authority.issue({
       commonName: `node-${node}`,
       publicKey: claimed.key.publicKey,
       notAfter,
+      // Of the Node as it is now: a pod that has outlived the Node it was made on belongs to the one that took its place.
+      uris: nodeUidUris(found.uid),
     });
     enrolled += 1;
     logger.info(

@@ -6,7 +6,7 @@ import type { Logger } from '../../mesh/runtime/log.ts';
 import { type ConversionMode, kindsOf } from '../convert/published-sets.ts';
 import type { KubernetesApi } from '../kubernetes/api.ts';
 import { type ReflectOptions, reflect } from '../kubernetes/reflector.ts';
-import { type KubernetesResource, RESOURCES } from '../kubernetes/resource.ts';
+import { type KubernetesResource, RESOURCES, resourceName } from '../kubernetes/resource.ts';
 import { createKindBoard, type KindBoard } from './kind-board.ts';
 import { mergeBatches } from './merge-batches.ts';
 import type { ObjectEvent } from './object-event.ts';
@@ -78,6 +78,11 @@ const KIND_SOURCES: Readonly<Record<ClusterObjectKind, KindSource>> = {
     otherVersions: ['v1beta1'],
   },
 };
+
+/** A kind as `kubectl` calls it: `serviceexports.multicluster.x-k8s.io`. */
+export function resourceOfKind(kind: ClusterObjectKind): string {
+  return resourceName(KIND_SOURCES[kind].resource);
+}
 
 const CILIUM_POLICIES: readonly ClusterObjectKind[] = [
   'CiliumNetworkPolicy',

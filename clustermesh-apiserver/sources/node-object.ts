@@ -9,6 +9,8 @@ import { listOf, metadataField, prefixField } from './object-fields.ts';
 export interface NodeObject {
   readonly kind: 'Node';
   readonly name: string;
+  /** Differs for each Node that had this name; empty when unknown. */
+  readonly uid: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   readonly podCidrs: readonly IpPrefix[];
@@ -48,6 +50,7 @@ export function parseNodeObject(input: unknown): NodeObject {
   return {
     kind: 'Node',
     name: object.metadata.name,
+    uid: object.metadata.uid,
     labels: object.metadata.labels,
     annotations: object.metadata.annotations,
     podCidrs: podCIDRs.length > 0 || podCIDR === undefined ? podCIDRs : [podCIDR],

@@ -3,13 +3,14 @@
  * clustermesh-apiserver asks it with exactly the permissions of its manifests, and the agent's own part keeps its files.
  */
 import { createPrivateKey, generateKeyPairSync, sign, X509Certificate } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import { type NodeAgent, openNodeAgent } from '../../agent/enrollment/node-agent.ts';
 import { enrolNode, type NodeEnrolmentOptions } from '../../agent/enrollment/node-enrolment.ts';
 import type { NodeSession } from '../../agent/registry/session.ts';
 import { openEtcd } from '../../mesh/kvstore/etcd.ts';
+import type { KvEvent, KvStore } from '../../mesh/kvstore/kvstore.ts';
 import { connectionReader } from '../../mesh/remote/connection.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
@@ -33,6 +34,8 @@ const kube = needKube(process.env);
 const MANIFESTS = 'clustermesh-apiserver/kubernetes/manifests';
 const NAMESPACE = 'isthmus-system';
 const CLUSTER = { name: parseClusterName('alpha'), id: 1 };
+const OWN_NODES = 'cilium/state/nodes/v1/';
+const NODES = /\/api\/v1\/nodes\b/;
 const logger = createLogger('test', { level: 'silent' });
 const AGENT: TokenPod = {
   namespace: NAMESPACE,
@@ -45,91 +48,8 @@ test('nodes enrol by the tokens of their agents', {
   skip: kube.skip,
   timeout: 240_000,
 }, async (t) => {
-  const cluster = await openKubeCluster({ name: 'enrollment', programs: kube.programs });
-  t.teardown(() => cluster[Symbol.asyncDispose]());
-  const proxy = await openKubeFaultProxy(cluster.endpoint);
-  t.teardown(() => proxy[Symbol.asyncDispose]());
-  const etcd = await openEtcdServer();
-  t.teardown(() => etcd[Symbol.asyncDispose]());
-  const store = await openEtcd({ endpoints: [etcd.endpoint] });
-  t.teardown(() => store[Symbol.asyncDispose]());
-  const dir = await openTempDir('node-enrollment');
-  t.teardown(() => dir[Symbol.asyncDispose]());
-  for (const file of ['rbac-any-cni.yaml', 'rbac-enrollment.yaml']) {
-    await cluster.kubectl(['apply', '-f', projectPath(`${MANIFESTS}/${file}`)]);
-  }
-  const user = await cluster.addUser('clustermesh-apiserver', { namespace: NAMESPACE });
-  for (const name of ['n1', 'n2']) {
-    await cluster.ask('POST', '/api/v1/nodes', { body: { metadata: { name } } });
-  }
-
-  const ending = new AbortController();
-  const { signal } = ending;
-  const server = { host: '127.0.0.1', port: await findFreePort() };
-  const signing = secretFiles(dir.path, SECRET_NAMES.enrollment);
-  const ours = await prepareOurApiserver({
-    cluster: CLUSTER,
-    etcdEndpoint: etcd.endpoint,
-    source: [
-      '--mode=any-cni',
-      `--kubeconfig=${await user.kubeconfigAt('proxied', proxy.endpoint)}`,
-      `--lease-namespace=${NAMESPACE}`,
-      `--enrollment-address=[::]:${server.port}`,
-      `--enrollment-ca-cert-file=${signing.certificate}`,
-      `--enrollment-ca-key-file=${signing.privateKey}`,
-      `--enrollment-service-account=${NAMESPACE}:clustermesh-agent`,
-      '--node-certificate-ttl=15s',
-    ],
-    dir,
-    signal,
-  });
-  t.teardown(async () => {
-    await ours[Symbol.asyncDispose]();
-    ending.abort();
-  });
-  await writeEnrollmentCa(dir.path, await createEnrollmentCa(ours.ca));
-
-  const caFile = dir.file('ca.crt');
-  writeFileSync(caFile, ours.ca.root);
-  const tokenFile = dir.file('token');
-  const uid = await makeTokenPod(cluster, AGENT);
-  const project = (token: string): void => {
-    // As a kubelet does: replaced as a whole.
-    writeFileSync(`${tokenFile}.new`, token);
-    renameSync(`${tokenFile}.new`, tokenFile);
-  };
-  project(await requestToken(cluster, AGENT, { uid }));
-  const base: Omit<NodeEnrolmentOptions, 'signal'> = {
-    server,
-    tokenFile,
-    trustedCaFile: caFile,
-    nodeName: 'n1',
-    cluster: CLUSTER,
-    agentVersion: 'test',
-  };
-  /** An agent's own part of enrolling, with its session. */
-  const startNode = (stateDir: string): RunningNode => {
-    const node = openNodeAgent({ ...base, stateDir, clock: systemClock, logger });
-    const stopping = new AbortController();
-    const session = node.session({
-      clusterName: CLUSTER.name,
-      nodeName: 'n1',
-      agentVersion: 'test',
-      facts: { addresses: [parseIpAddress('192.0.2.1')], podCidrs: [], bootId: 'b1' },
-      clock: systemClock,
-      logger,
-    });
-    const running = node.run(async (whole) => {
-      await Promise.all([session.run(whole), node.part.run(whole)]);
-    }, stopping.signal);
-    const stop = async (): Promise<void> => {
-      stopping.abort();
-      await running;
-    };
-    t.teardown(stop);
-    return { node, session, stop };
-  };
-
+  const site = await openSite(t, { name: 'enrollment', nodeTtl: '15s' });
+  const { cluster, proxy, ours, store, dir, signal, server, base, project, uid, startNode } = site;
   const stateDir = dir.file('state');
   const first = startNode(stateDir);
   await t.test('an agent that is there before its cluster waits, and says for what', async (t) => {
@@ -221,9 +141,186 @@ test('nodes enrol by the tokens of their agents', {
       await waitFor('it is renewed', () => leafOf(stateDir).serialNumber !== before);
       await waitFor('nothing is wrong', () => last.node.part.problems().length === 0);
       await waitFor('its session goes on', () => last.session.state.kind === 'accepted');
+      await last.stop();
     },
   );
 });
+
+test('a node ends with its Node', { skip: kube.skip, timeout: 240_000 }, async (t) => {
+  const site = await openSite(t, { name: 'node-trust', nodeTtl: '1h' });
+  const { cluster, proxy, dir, signal, base, startNode } = site;
+  await site.ours.start();
+  const stateDir = dir.file('state');
+  const running = startNode(stateDir);
+  const { session } = running;
+  await waitFor('it has a session', () => session.state.kind === 'accepted');
+  const former = dir.file('former');
+  cpSync(stateDir, former, { recursive: true, dereference: true });
+  const config = join(former, 'etcd.config');
+  writeFileSync(config, readFileSync(config, 'utf8').replaceAll(stateDir, former));
+  await using gate = await openGate(config, signal);
+  await gate.list(OWN_NODES, { signal });
+
+  await t.test('while the API server is out of reach nobody ends', async (t) => {
+    proxy.forget();
+    proxy.setFault(() => ({ kind: 'cut' }));
+    proxy.cutOpen();
+    await waitFor('it is asked in vain', () => proxy.count(/nodes$/) >= 3);
+    // Both listeners look each 5 s at whom they have.
+    await systemClock.sleep(5500, signal);
+    t.equal(session.state.kind, 'accepted');
+    await gate.list(OWN_NODES, { signal });
+    proxy.forget();
+    proxy.setFault(undefined);
+    const isBack = () => proxy.requests.some(({ path, isWatch }) => isWatch && NODES.test(path));
+    await waitFor('its Nodes are followed again', isBack);
+    t.equal(session.state.kind, 'accepted');
+  });
+
+  await t.test('within 10 s of the deletion it has no session, watch or renewal', async (t) => {
+    const leaving = new AbortController();
+    const watch = gate.watch({ prefix: OWN_NODES }, { signal: leaving.signal });
+    const events = watch[Symbol.asyncIterator]();
+    await untilTold(events, 'synced');
+    const began = systemClock.monotonic();
+    await cluster.ask('DELETE', '/api/v1/nodes/n1');
+    await waitFor('its session has ended', () => session.state.kind !== 'accepted');
+    await untilTold(events, 'disconnected');
+    leaving.abort();
+    const tookMs = systemClock.monotonic() - began;
+    t.comment(`cut after ${Math.round(tookMs)} ms`);
+    t.ok(tookMs < 10_000);
+    await t.rejects(gate.list(OWN_NODES, { signal }), 'nothing is read');
+    await t.rejects(enrolNode({ ...base, signal }), {
+      code: 'refused',
+      message: /there is no Node n1 in this cluster/,
+    });
+    await waitFor('the agent says why', () =>
+      running.node.part.problems().some((text) => /there is no Node n1/.test(text)),
+    );
+    await running.stop();
+  });
+
+  await t.test(
+    'the Node that takes its place enrols by itself, by a new certificate',
+    async (t) => {
+      await cluster.ask('POST', '/api/v1/nodes', { body: { metadata: { name: 'n1' } } });
+      // Pods outlive a Node that is soon there again, and so do their tokens.
+      const again = startNode(stateDir);
+      await waitFor('it has a session', () => again.session.state.kind === 'accepted');
+      t.not(leafOf(stateDir).serialNumber, leafOf(former).serialNumber);
+      await using own = await openGate(join(stateDir, 'etcd.config'), signal);
+      await own.list(OWN_NODES, { signal });
+      await using late = await openGate(config, signal);
+      await t.rejects(late.list(OWN_NODES, { signal }), 'that of before is no use');
+      await again.stop();
+    },
+  );
+});
+
+async function openGate(config: string, signal: AbortSignal): Promise<KvStore> {
+  const connection = await connectionReader({ clock: systemClock })(config);
+  return connection.open(signal);
+}
+
+/** Follows a watch up to an event of a kind. */
+async function untilTold(watch: AsyncIterator<KvEvent>, kind: KvEvent['kind']): Promise<void> {
+  for (;;) {
+    const { done, value } = await watch.next();
+    if (done) throw new Error(`the watch has ended before it told ${kind}`);
+    if (value.kind === kind) return;
+  }
+}
+
+/** A cluster with two Nodes and our apiserver, which does not run yet, and the token of an agent on the first. */
+async function openSite(t: Test, options: { readonly name: string; readonly nodeTtl: string }) {
+  const { name, nodeTtl } = options;
+  const cluster = await openKubeCluster({ name, programs: kube.programs });
+  t.teardown(() => cluster[Symbol.asyncDispose]());
+  const proxy = await openKubeFaultProxy(cluster.endpoint);
+  t.teardown(() => proxy[Symbol.asyncDispose]());
+  const etcd = await openEtcdServer();
+  t.teardown(() => etcd[Symbol.asyncDispose]());
+  const store = await openEtcd({ endpoints: [etcd.endpoint] });
+  t.teardown(() => store[Symbol.asyncDispose]());
+  const dir = await openTempDir('node-enrollment');
+  t.teardown(() => dir[Symbol.asyncDispose]());
+  for (const file of ['rbac-any-cni.yaml', 'rbac-enrollment.yaml']) {
+    await cluster.kubectl(['apply', '-f', projectPath(`${MANIFESTS}/${file}`)]);
+  }
+  const user = await cluster.addUser('clustermesh-apiserver', { namespace: NAMESPACE });
+  for (const node of ['n1', 'n2']) {
+    await cluster.ask('POST', '/api/v1/nodes', { body: { metadata: { name: node } } });
+  }
+
+  const ending = new AbortController();
+  const { signal } = ending;
+  const server = { host: '127.0.0.1', port: await findFreePort() };
+  const signing = secretFiles(dir.path, SECRET_NAMES.enrollment);
+  const ours = await prepareOurApiserver({
+    cluster: CLUSTER,
+    etcdEndpoint: etcd.endpoint,
+    source: [
+      '--mode=any-cni',
+      `--kubeconfig=${await user.kubeconfigAt('proxied', proxy.endpoint)}`,
+      `--lease-namespace=${NAMESPACE}`,
+      `--enrollment-address=[::]:${server.port}`,
+      `--enrollment-ca-cert-file=${signing.certificate}`,
+      `--enrollment-ca-key-file=${signing.privateKey}`,
+      `--enrollment-service-account=${NAMESPACE}:clustermesh-agent`,
+      `--node-certificate-ttl=${nodeTtl}`,
+    ],
+    dir,
+    signal,
+  });
+  t.teardown(async () => {
+    await ours[Symbol.asyncDispose]();
+    ending.abort();
+  });
+  await writeEnrollmentCa(dir.path, await createEnrollmentCa(ours.ca));
+
+  const caFile = dir.file('ca.crt');
+  writeFileSync(caFile, ours.ca.root);
+  const tokenFile = dir.file('token');
+  const uid = await makeTokenPod(cluster, AGENT);
+  const project = (token: string): void => {
+    // As a kubelet does: replaced as a whole.
+    writeFileSync(`${tokenFile}.new`, token);
+    renameSync(`${tokenFile}.new`, tokenFile);
+  };
+  project(await requestToken(cluster, AGENT, { uid }));
+  const base: Omit<NodeEnrolmentOptions, 'signal'> = {
+    server,
+    tokenFile,
+    trustedCaFile: caFile,
+    nodeName: 'n1',
+    cluster: CLUSTER,
+    agentVersion: 'test',
+  };
+  /** An agent's own part of enrolling, with its session. */
+  const startNode = (stateDir: string): RunningNode => {
+    const node = openNodeAgent({ ...base, stateDir, clock: systemClock, logger });
+    const stopping = new AbortController();
+    const session = node.session({
+      clusterName: CLUSTER.name,
+      nodeName: 'n1',
+      agentVersion: 'test',
+      facts: { addresses: [parseIpAddress('192.0.2.1')], podCidrs: [], bootId: 'b1' },
+      clock: systemClock,
+      logger,
+    });
+    const running = node.run(async (whole) => {
+      await Promise.all([session.run(whole), node.part.run(whole)]);
+    }, stopping.signal);
+    const stop = async (): Promise<void> => {
+      stopping.abort();
+      await running;
+    };
+    t.teardown(stop);
+    return { node, session, stop };
+  };
+  return { cluster, proxy, ours, store, dir, signal, server, base, project, uid, startNode };
+}
 
 interface RunningNode {
   readonly node: NodeAgent;
