@@ -68,6 +68,9 @@ const machineSchema = z
     failing_checks: z
       .array(z.object({ check: z.string().default(''), reason: z.string().default('') }))
       .default([]),
+    endpoints: z
+      .array(z.object({ name: z.string(), addresses: textsSchema, labels: labelsSchema }))
+      .default([]),
   })
   .transform((machine) => ({
     name: machine.name,
@@ -82,6 +85,7 @@ const machineSchema = z
     agentVersion: machine.agent_version,
     problems: machine.problems,
     failingChecks: machine.failing_checks,
+    endpoints: machine.endpoints,
   }));
 
 /** A token as the registry tells of it: not what lets anyone in. Times are ISO 8601. */
@@ -103,6 +107,8 @@ export const ANSWERS = {
   GetMachine: z.object({ machine: machineSchema }),
   LabelMachine: z.object({ machine: machineSchema }),
   RemoveMachine: z.object({ machine: machineSchema }),
+  SetMachineEndpoint: z.object({ machine: machineSchema }),
+  RemoveMachineEndpoint: z.object({ machine: machineSchema }),
 } as const;
 
 /** Asks once. Throws CliError as `openClusterAccess` and `ClusterAccess.ask` do. */

@@ -1,5 +1,7 @@
 /** `clustermesh vm`: machines outside Kubernetes. */
 import { Command } from 'commander';
+import { vmEndpointCommand } from './vm-endpoint.ts';
+import { vmFirewallCommand } from './vm-firewall.ts';
 import { vmJoinCommand } from './vm-join.ts';
 import { vmLabelCommand } from './vm-label.ts';
 import { vmLeaveCommand } from './vm-leave.ts';
@@ -16,7 +18,9 @@ export function vmCommand(context: VmContext): Command {
     .addCommand(vmListCommand(context))
     .addCommand(vmStatusCommand(context))
     .addCommand(vmLabelCommand(context))
+    .addCommand(vmEndpointCommand(context))
     .addCommand(vmRemoveCommand(context))
     .addCommand(vmJoinCommand(context))
-    .addCommand(vmLeaveCommand(context));
+    .addCommand(vmLeaveCommand(context))
+    .addCommand(vmFirewallCommand(context));
 }

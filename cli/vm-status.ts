@@ -36,6 +36,10 @@ export function renderMachine(machine: MachineAnswer): string {
     ],
     ['enrolled', `${machine.enrolledAt ?? 'never'}, token ${machine.tokenId}`],
     ['agent', machine.agentVersion === '' ? '-' : machine.agentVersion],
+    ...machine.endpoints.map(({ name, addresses, labels }): readonly [string, string] => [
+      'endpoint',
+      `${name}: ${listText(addresses)}, ${labelsText(labels)}`,
+    ]),
     ...machine.failingChecks.map(({ check, reason }): readonly [string, string] => [
       'check fails',
       `${check}: ${reason}`,

@@ -13,6 +13,8 @@ import type { KubernetesApi } from './kubernetes/api.ts';
 import { publishManifests } from './publish/publish-manifests.ts';
 import { type PublishedSource, publishSource } from './publish/publish-source.ts';
 import type { Publisher, PublisherOptions } from './publish/publisher.ts';
+import { createNodeTrust, type NodeTrustBook } from './registry/node-trust.ts';
+import type { ObjectEvent } from './sources/object-event.ts';
 
 /** Where a cluster's objects come from. */
 export type SourceSettings =
@@ -22,8 +24,14 @@ export type SourceSettings =
 /** A cluster that is being published. Disposing ends that; keys stay. */
 export interface PublishedCluster extends PublishedSource {
   readonly mode: ConversionMode;
-  /** The API server that it comes from, and Events about its objects; undefined with manifests. */
-  readonly kubernetes: { readonly api: KubernetesApi; readonly events: EventRecorder } | undefined;
+  /** The API server that it comes from, Events about its objects, and which Nodes there are; undefined with manifests. */
+  readonly kubernetes:
+    | {
+        readonly api: KubernetesApi;
+        readonly events: EventRecorder;
+        readonly nodes: NodeTrustBook;
+      }
+    | undefined;
   /** Objects that cannot be used, and why. */
   readonly problems: readonly { readonly where: string; readonly message: string }[];
   /** What the source has not told yet, and why. */
@@ -66,11 +74,12 @@ export async function publishCluster(
   const { api, mode, kinds } = opened;
   const { clock, logger, replica: instance } = options;
   const events = createEventRecorder({ api, instance, clock, logger });
+  const nodes = createNodeTrust({ api, clock, logger });
   const published = publishSource({
     ...options,
     conversion: { ...options.conversion, mode },
     kinds,
-    open: opened.open,
+    open: (signal) => telling(opened.open(signal), nodes.take),
     refresh: opened.refresh,
     onAnnotationWarning: (warning) => recordWarning(events, warning),
   });
@@ -79,7 +88,7 @@ export async function publishCluster(
     ended: published.ended,
     ready: published.ready,
     mode,
-    kubernetes: { api, events },
+    kubernetes: { api, events, nodes },
     get missing() {
       return opened.missing;
     },
@@ -91,6 +100,17 @@ export async function publishCluster(
       await opened[Symbol.asyncDispose]();
     },
   };
+}
+
+/** Tells somebody else what passes. */
+async function* telling(
+  batches: AsyncIterable<readonly ObjectEvent[]>,
+  tell: (batch: readonly ObjectEvent[]) => void,
+): AsyncGenerator<readonly ObjectEvent[]> {
+  for await (const batch of batches) {
+    tell(batch);
+    yield batch;
+  }
 }
 
 /** Tells whoever wrote an annotation what it counts as. */

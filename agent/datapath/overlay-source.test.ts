@@ -23,6 +23,9 @@ type Mode = (typeof OVERLAY_SOURCE_CHECKS)[number];
 const OWN = 0x10000 + 500;
 const PEER = 0x20000 + 500;
 const THIRD = 0x30000 + 500;
+/** Of another machine, and of an endpoint behind the first. */
+const OTHER_MACHINE = PEER + 8;
+const BEHIND = PEER + 18;
 const REMOTE_NODE = 6;
 const KUBE_APISERVER = 7;
 
@@ -52,6 +55,10 @@ async function openRun(): Promise<ProgramRun> {
       testPrefix('fd02::7/128', PEER, { tunnelEndpoint: 'fd00::2', clusterId: 2 }),
       testPrefix('192.0.2.9/32', PEER, { tunnelEndpoint: '192.0.2.9', clusterId: 2 }),
       testPrefix('fd00::9/128', PEER, { tunnelEndpoint: 'fd00::9', clusterId: 2 }),
+      testPrefix('192.0.2.8/32', OTHER_MACHINE, { tunnelEndpoint: '192.0.2.8', clusterId: 2 }),
+      testPrefix('fd00::8/128', OTHER_MACHINE, { tunnelEndpoint: 'fd00::8', clusterId: 2 }),
+      testPrefix('172.18.0.2/32', BEHIND, { tunnelEndpoint: '192.0.2.9', clusterId: 2 }),
+      testPrefix('fd18::2/128', BEHIND, { tunnelEndpoint: '192.0.2.9', clusterId: 2 }),
       testPrefix('10.3.0.7/32', THIRD, { tunnelEndpoint: '192.0.2.3', clusterId: 3 }),
       testPrefix('fd03::7/128', THIRD, { tunnelEndpoint: 'fd00::3', clusterId: 3 }),
       testPrefix('10.1.4.7/32', OWN, { tunnelEndpoint: '192.0.2.4', clusterId: 1 }),
@@ -75,6 +82,8 @@ const ADDRESSES = {
   'the third node': ['192.0.2.3', 'fd00::3'],
   'our other node': ['192.0.2.4', 'fd00::4'],
   'a machine': ['192.0.2.9', 'fd00::9'],
+  'another machine': ['192.0.2.8', 'fd00::8'],
+  'behind a machine': ['172.18.0.2', 'fd18::2'],
   'a stranger': ['192.0.2.66', 'fd00::66'],
 } as const;
 
@@ -134,6 +143,25 @@ const CASES: readonly Case[] = [
     outer: 'a machine',
     vni: THIRD,
     expected: everywhere('overlay-cluster-mismatch'),
+  },
+  { inner: 'behind a machine', outer: 'a machine', vni: BEHIND, expected: FINE },
+  {
+    inner: 'behind a machine',
+    outer: 'another machine',
+    vni: BEHIND,
+    expected: everywhere('overlay-source-mismatch'),
+  },
+  {
+    inner: 'the peer pod',
+    outer: 'a machine',
+    vni: PEER,
+    expected: everywhere('overlay-source-mismatch'),
+  },
+  {
+    inner: 'a late pod',
+    outer: 'a machine',
+    vni: PEER,
+    expected: everywhere('overlay-source-unknown'),
   },
   {
     inner: 'the peer pod',
@@ -264,6 +292,23 @@ test('mesh_from_overlay: nobody becomes our host', { skip }, async (t) => {
   );
   run.tables.policy.apply({ upserts: [testPolicy(1, REMOTE_NODE)], deletes: [] });
   t.equal(run.fromOverlay(forged, { vni: REMOTE_NODE, remote: '192.0.2.66' }).kind, 'peer');
+});
+
+test('mesh_from_overlay: what is behind a machine has its own identity, whatever the machine says', {
+  skip,
+}, async (t) => {
+  await using run = await openRun();
+  setMode(run, 'cluster');
+  const enforced = testEndpoint(1, '10.1.0.2', { ingressEnforced: true });
+  run.tables.endpoints.apply({ upserts: [enforced], deletes: [] });
+  run.tables.policy.apply({ upserts: [testPolicy(1, BEHIND)], deletes: [] });
+  const from = (address: string, vni: number): unknown => {
+    const packet: PacketSpec = { from: address, to: '10.1.0.2', protocol: 'tcp' };
+    return run.fromOverlay(packet, { vni, remote: '192.0.2.9' }).kind;
+  };
+  t.equal(from('172.18.0.2', BEHIND), 'peer');
+  t.equal(from('172.18.0.2', PEER), 'peer', 'as what its cluster says it is');
+  t.equal(from('192.0.2.9', BEHIND), 'drop', 'the machine is not what is behind it');
 });
 
 function setMode(run: ProgramRun, overlaySourceCheck: Mode): void {

@@ -197,6 +197,7 @@ test('promise 16: a pod that cannot be found is told after a while, and looked f
       records: () => [],
       adopt: async () => [],
       serve: async () => '',
+      release: async () => undefined,
       dropGone: async () => undefined,
     },
     pods: {

@@ -30,7 +30,7 @@ export interface Discovery {
 
 /** Makes a discovery that has not begun. */
 export function createDiscovery(options: {
-  readonly endpoints: Pick<EndpointManager, 'records' | 'adopt' | 'serve' | 'dropGone'>;
+  readonly endpoints: Pick<EndpointManager, 'records' | 'adopt' | 'serve' | 'release' | 'dropGone'>;
   readonly pods: ClusterPods;
   readonly opened: OpenedPods;
   readonly interfaces: Pick<Interfaces, 'containers' | 'changes'>;
@@ -39,6 +39,11 @@ export function createDiscovery(options: {
    * policies are not known yet is open to nobody.
    */
   readonly isOwnRead: () => boolean;
+  /**
+   * Whether what is found ceases to be an endpoint when the own cluster has it no more. Default: it stays one until its interface
+   * goes, which of pods is the same.
+   */
+  readonly releases?: boolean;
   readonly clock: Clock;
   readonly logger: Logger;
 }): Discovery {
@@ -105,6 +110,9 @@ export function createDiscovery(options: {
     openedProblems = refused;
     const again = refused.length > 0 ? LAST_RETRY_MS : FOR_EVER_MS;
     if (!isOwnRead()) return again;
+    if (options.releases === true) {
+      await endpoints.release(new Set(pods.all().map(({ address }) => address)));
+    }
     const wanted = lonely().map(({ address }) => address);
     if (wanted.length === 0) {
       inVain = new Set();
@@ -172,9 +180,10 @@ export function createDiscovery(options: {
       const now = clock.monotonic();
       const texts = lonely()
         .filter(({ address }) => now - (lonelySince.get(address) ?? now) >= LONELY_PATIENCE_MS)
-        .map(
-          (pod) =>
-            `pod ${podText(pod)} is said to be on this node, and no endpoint has its address ${pod.address}: it is not in the mesh; is clustermesh-cni in the CNI configuration, and does the pod have a veth?`,
+        .map((pod) =>
+          options.releases === true
+            ? `endpoint ${podText(pod)} is said to be on this machine, and no container has its address ${pod.address}: it is not in the mesh; does the container run, with a veth of its own?`
+            : `pod ${podText(pod)} is said to be on this node, and no endpoint has its address ${pod.address}: it is not in the mesh; is clustermesh-cni in the CNI configuration, and does the pod have a veth?`,
         );
       return [...openedProblems, ...found, ...texts];
     },

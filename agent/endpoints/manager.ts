@@ -22,6 +22,11 @@ export interface EndpointManager {
   serve(request: CniRequest): Promise<string>;
   /** Makes endpoints of pods that the runtime did not tell of. Returns why one could not be made, a sentence each. */
   adopt(found: readonly DiscoveredPod[]): Promise<readonly string[]>;
+  /**
+   * Lets go of endpoints that were found and have none of these addresses: their containers stay, and are none of the mesh any
+   * more.
+   */
+  release(wanted: ReadonlySet<IpAddress>): Promise<void>;
   /** Drops endpoints whose interface is gone: their pod went without a word. */
   dropGone(): Promise<void>;
   records(): readonly EndpointRecord[];
@@ -217,6 +222,14 @@ export function createEndpointManager(options: {
           }
         }
         return problems;
+      }),
+    release: (wanted) =>
+      inTurn(async () => {
+        for (const record of endpoints.records()) {
+          if (record.origin !== 'discovered') continue;
+          if (record.addresses.some((address) => wanted.has(address))) continue;
+          endpoints.drop(record, 'its cluster has it as an endpoint no more');
+        }
       }),
     dropGone: () => inTurn(endpoints.dropGone),
     records: endpoints.records,

@@ -17,6 +17,7 @@ import {
 import { isAnswering } from '../api/client.ts';
 import { findCgroupRoot } from '../datapath/cgroup-root.ts';
 import { interfaceMtus } from '../datapath/devices.ts';
+import { findKubeProxy } from '../datapath/kube-proxy.ts';
 import { findPortHolder, holderText } from '../datapath/port-holder.ts';
 import { preflightProblems } from '../datapath/preflight.ts';
 import { reasonOf } from './machine-error.ts';
@@ -75,6 +76,8 @@ export interface Surroundings {
   isAgentAnswering(socketPath: string): Promise<boolean>;
   /** Names in a folder; empty where there is none. */
   namesIn(folder: string): readonly string[];
+  /** What of a kube-proxy is here, in words; undefined: nothing. */
+  kubeProxy(): Promise<string | undefined>;
 }
 
 /** How long a connection may take. */
@@ -110,6 +113,7 @@ export function thisMachine(): Surroundings {
     },
     isAgentAnswering: (socketPath) => isAnswering(socketPath),
     namesIn: (folder) => (existsSync(folder) ? readdirSync(folder) : []),
+    kubeProxy: () => findKubeProxy(),
   };
 }
 

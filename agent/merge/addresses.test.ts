@@ -121,4 +121,12 @@ test('an address is tunnelled to its host, unless that is this node or there is 
   t.equal(ipRow(entry('198.51.100.1'), { clusterId: 2 }, context).tunnelEndpoint, '198.51.100.1');
   t.equal(ipRow(entry('192.0.2.1'), { clusterId: 1 }, context).tunnelEndpoint, undefined);
   t.equal(ipRow(entry(null), { clusterId: 2 }, context).tunnelEndpoint, undefined);
+  const machine = { ...context, hostEndpoint: 'machine' } as const;
+  t.equal(
+    ipRow(entry('192.0.2.1'), { clusterId: 1 }, machine).tunnelEndpoint,
+    '192.0.2.1',
+    'what is behind a machine is not the machine itself',
+  );
+  const own = { ...entry('192.0.2.1'), prefix: parseIpPrefix('192.0.2.1') };
+  t.equal(ipRow(own, { clusterId: 1 }, machine).tunnelEndpoint, undefined);
 });

@@ -1,5 +1,5 @@
 import { type ClusterName, type NumericIdentity, reservedIdentity } from '../../mesh/wire/ids.ts';
-import { type IpAddress, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
+import { type IpAddress, type IpPrefix, ipFamily, makePrefix } from '../../mesh/wire/ip.ts';
 import type { IpIdentity } from '../../mesh/wire/ip-identity.ts';
 import { type Node, nodeAddresses } from '../../mesh/wire/node.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
@@ -65,20 +65,30 @@ export function nodeRows(
   return rows;
 }
 
-/** Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. */
+/**
+ * Row of one entry of a cluster's ip table. On this node, and without a host, nothing is encapsulated. What has no tunnel is a
+ * machine's own, so that its endpoints have one which leads to itself: packets for one that is not there are dropped.
+ */
 export function ipRow(
   entry: Pick<IpIdentity, 'prefix' | 'identity' | 'hostIp'>,
   origin: { readonly clusterId: number },
   context: NodeContext,
 ): IpcacheEntry {
   const { hostIp } = entry;
-  const near = hostIp === null || context.nodeIps.includes(hostIp);
+  const isHere = hostIp !== null && context.nodeIps.includes(hostIp);
+  const isBehind = isHere && context.hostEndpoint === 'machine' && !isWhole(entry.prefix, hostIp);
+  const near = hostIp === null || (isHere && !isBehind);
   return {
     prefix: entry.prefix,
     identity: entry.identity,
     tunnelEndpoint: near ? undefined : hostIp,
     clusterId: origin.clusterId,
   };
+}
+
+/** Whether a prefix is one address, and that one. */
+function isWhole(prefix: IpPrefix, address: IpAddress): boolean {
+  return prefix === makePrefix(address, ipFamily(address) === 4 ? 32 : 128);
 }
 
 /** Address to encapsulate to: of a family that this node has, InternalIP before ExternalIP. */

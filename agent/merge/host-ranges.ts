@@ -82,8 +82,9 @@ export function createHostRanges(
     clusterId !== LOCAL_ORIGIN &&
     (mode === 'all' || clusterId !== context.clusterId) &&
     families.has(ipFamily(prefix)) &&
-    // A machine that is its own host: its tunnel would lead into itself.
+    // A machine that is its own host, and what is behind this one: the tunnel would lead into itself.
     splitPrefix(prefix).address !== tunnelEndpoint &&
+    !context.nodeIps.includes(tunnelEndpoint) &&
     !networks.covers(prefix) &&
     !own.covers(prefix);
 

@@ -12,6 +12,16 @@ export interface Machine {
   readonly addresses: readonly IpAddress[];
   /** Checks that its agent says are passed, by `HealthCheck.check`. */
   readonly healthy: ReadonlySet<string>;
+  /** Default: there are none. */
+  readonly endpoints?: readonly MachineEndpoint[] | undefined;
+}
+
+/** An endpoint behind a machine, such as a container: it has a name on its machine, and labels of its own. */
+export interface MachineEndpoint {
+  /** A DNS label. */
+  readonly name: string;
+  readonly addresses: readonly IpAddress[];
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 /** Service account in the identity of every machine: Kubernetes' own default. */
@@ -22,4 +32,9 @@ export const MACHINE_SERVICE_ACCOUNT = 'default';
  */
 export function machinePath(name: string): string {
   return `/${name}`;
+}
+
+/** The same of an endpoint behind a machine. */
+export function machineEndpointPath(machine: string, endpoint: string): string {
+  return `${machinePath(machine)}/${endpoint}`;
 }

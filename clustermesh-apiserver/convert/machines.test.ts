@@ -330,3 +330,37 @@ test('checksOfService() asks each check once for each port that machines have', 
     checksOfService({ ports }, { kind: 'target' }).map(({ check }) => check);
   t.same(names(port(8080), port(undefined), port('http'), port(53, 'UDP')), ['tcp:8080', 'tcp:80']);
 });
+
+test('what is behind a machine is an endpoint at its host, with labels of its own, while the machine is', async (t) => {
+  const rig = modelRig();
+  rig.set(namespace({ team: 'x' }));
+  const web = {
+    name: 'web',
+    addresses: ['172.18.0.2', 'fd18::2'].map(parseIpAddress),
+    labels: { app: 'web' },
+  };
+  rig.machine('db-1', machine({ endpoints: [web] }));
+  const record = rig.endpoint('172.18.0.2');
+  t.match(record, { hostIp: '192.0.2.10', podName: 'db-1.web', namespace: 'demo' });
+  t.match(encodeLabels(record?.labels ?? []), /k8s:app=web/);
+  t.notMatch(encodeLabels(record?.labels ?? []), /k8s:app=db/);
+  t.match(rig.endpoint('fd18::2'), { hostIp: '2001:db8::10' });
+  t.match(rig.endpoint('192.0.2.10'), { hostIp: '192.0.2.10', podName: 'db-1' });
+  const conflict = (name: string, address: string) =>
+    rig.model.findMachineConflict(name, [parseIpAddress(address)])?.reason;
+  t.match(conflict('db-2', '172.18.0.2'), /held by machine db-1\/web/);
+  t.equal(conflict('db-1/web', '172.18.0.2'), undefined);
+  t.match(conflict('db-1/other', '192.0.2.10'), /held by machine db-1$/);
+
+  const only4 = { addresses: [parseIpAddress('192.0.2.10')] };
+  rig.machine('db-1', machine({ ...only4, endpoints: [{ ...web, labels: { app: 'cache' } }] }));
+  t.match(rig.endpoint('fd18::2'), { hostIp: '192.0.2.10' }, 'over the family that there is');
+  t.match(encodeLabels(rig.endpoint('172.18.0.2')?.labels ?? []), /k8s:app=cache/);
+  rig.set(namespace({ team: 'y' }));
+  t.match(encodeLabels(rig.endpoint('172.18.0.2')?.labels ?? []), /team=y/);
+  rig.machine('db-1', machine());
+  t.equal(rig.endpoint('172.18.0.2'), undefined, 'taken away');
+  rig.machine('db-1', machine({ endpoints: [web] }));
+  rig.machine('db-1', undefined);
+  t.equal(rig.endpoint('172.18.0.2'), undefined, 'gone with its machine');
+});

@@ -4,11 +4,17 @@
  */
 import type { Labels } from '../../mesh/wire/identity.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
-import { type IpAddress, type IpPrefix, prefixContains } from '../../mesh/wire/ip.ts';
+import { type IpAddress, type IpPrefix, ipFamily, prefixContains } from '../../mesh/wire/ip.ts';
 import type { PodObject } from '../sources/objects.ts';
 import { createAddressOwners } from './address-owners.ts';
 import type { LabelFilter } from './label-filter.ts';
-import { MACHINE_SERVICE_ACCOUNT, type Machine, machinePath } from './machine.ts';
+import {
+  MACHINE_SERVICE_ACCOUNT,
+  type Machine,
+  type MachineEndpoint,
+  machineEndpointPath,
+  machinePath,
+} from './machine.ts';
 import type { Namespaces } from './namespaces.ts';
 import { type NestedMap, pathOf, setNested } from './nested-map.ts';
 import { createLabelSets, type IdentitySubject, podIdentityLabels } from './pod-labels.ts';
@@ -46,8 +52,16 @@ export function createPodEndpoints(options: {
     const [namespace = '', name = ''] = path.split('/');
     return pods.get(namespace)?.get(name);
   };
-  const machineAt = (path: string): Machine | undefined =>
-    path.startsWith('/') ? machines.get(path.slice(1)) : undefined;
+  /** A machine, and the endpoint behind it that is meant, if one is. */
+  const machineAt = (
+    path: string,
+  ): { readonly machine: Machine; readonly endpoint: MachineEndpoint | undefined } | undefined => {
+    const [none, name = '', behind] = path.split('/');
+    const machine = none === '' ? machines.get(name) : undefined;
+    if (machine === undefined) return undefined;
+    const endpoint = machine.endpoints?.find((one) => one.name === behind);
+    return behind !== undefined && endpoint === undefined ? undefined : { machine, endpoint };
+  };
   const labelsOf = (subject: IdentitySubject): Labels =>
     labelSets.intern(
       podIdentityLabels(subject, {
@@ -58,18 +72,20 @@ export function createPodEndpoints(options: {
     );
   const recordOf = (address: IpAddress): EndpointRecord | undefined => {
     const owner = owners.ownerOf(address) ?? '';
-    const machine = machineAt(owner);
-    if (machine !== undefined) {
+    const found = machineAt(owner);
+    if (found !== undefined) {
+      const { machine, endpoint } = found;
       const { namespace, name } = machine;
       const serviceAccount = MACHINE_SERVICE_ACCOUNT;
+      const { labels } = endpoint ?? machine;
       return {
         address,
         // A machine is its own host, so that readers send to it what they send to nodes for pods.
-        hostIp: address,
+        hostIp: endpoint === undefined ? address : hostOf(machine, address),
         isLocal: !namespaces.isGlobal(namespace),
-        labels: labelsOf({ ...machine, serviceAccount }),
+        labels: labelsOf({ namespace, labels, serviceAccount }),
         namespace,
-        podName: name,
+        podName: endpoint === undefined ? name : `${name}.${endpoint.name}`,
         serviceAccount,
         namedPorts: undefined,
       };
@@ -116,10 +132,13 @@ export function createPodEndpoints(options: {
       setHeld(id, { before, after: exists ? addressesOf(pod) : [] });
     },
     setMachine(name, machine) {
-      const before = machines.get(name)?.addresses ?? [];
+      const former = machines.get(name);
       if (machine === undefined) machines.delete(name);
       else machines.set(name, machine);
-      setHeld(machinePath(name), { before, after: machine?.addresses ?? [] });
+      const [before, after] = [heldBy(former), heldBy(machine)];
+      for (const path of new Set([...before.keys(), ...after.keys()])) {
+        setHeld(path, { before: before.get(path) ?? [], after: after.get(path) ?? [] });
+      }
     },
     touchNamespace(name) {
       for (const pod of pods.get(name)?.values() ?? []) {
@@ -127,17 +146,19 @@ export function createPodEndpoints(options: {
       }
       for (const machine of machines.values()) {
         if (machine.namespace !== name) continue;
-        for (const address of machine.addresses) touched.add(address);
+        for (const address of [...heldBy(machine).values()].flat()) touched.add(address);
       }
     },
     holderOf(address) {
       const owner = owners.ownerOf(address);
-      if (owner === undefined) return undefined;
-      return owner.startsWith('/') ? `machine ${owner.slice(1)}` : `pod ${owner}`;
+      return owner === undefined ? undefined : holderText(owner);
     },
     machineWithin(network) {
-      for (const { name, addresses } of machines.values()) {
-        if (addresses.some((address) => prefixContains(network, address))) return `machine ${name}`;
+      for (const machine of machines.values()) {
+        for (const [path, addresses] of heldBy(machine)) {
+          if (addresses.some((address) => prefixContains(network, address)))
+            return holderText(path);
+        }
       }
       return undefined;
     },
@@ -148,6 +169,29 @@ export function createPodEndpoints(options: {
       }
     },
   };
+}
+
+/** Who holds an address, by its name among the claimants. */
+function holderText(path: string): string {
+  return path.startsWith('/') ? `machine ${path.slice(1)}` : `pod ${path}`;
+}
+
+/** What a machine holds, itself and by its endpoints. */
+function heldBy(machine: Machine | undefined): ReadonlyMap<string, readonly IpAddress[]> {
+  if (machine === undefined) return new Map();
+  const { name, addresses, endpoints = [] } = machine;
+  return new Map([
+    [machinePath(name), addresses],
+    ...endpoints.map(
+      (endpoint) => [machineEndpointPath(name, endpoint.name), endpoint.addresses] as const,
+    ),
+  ]);
+}
+
+/** Address at which an endpoint's machine takes its packets: of the same family if it has one. */
+function hostOf({ addresses }: Machine, address: IpAddress): IpAddress | null {
+  const same = addresses.find((one) => ipFamily(one) === ipFamily(address));
+  return same ?? addresses[0] ?? null;
 }
 
 /** Addresses that a pod holds: none on the host's network, none before it has one, and none when it has finished. */

@@ -5,9 +5,10 @@ import { createManualClock } from '../../mesh/testing/manual-clock.ts';
 import { parseIpAddress, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import type { HealthCheck } from '../convert/health-check.ts';
 import type { Machine } from '../convert/machine.ts';
-import { createMachineBook, type MachineBook, type MachineGreeting } from './machine-book.ts';
+import { createMachineBook, type MachineBook } from './machine-book.ts';
 import type { MachineEnrolment } from './machine-enrolment.ts';
 import { decodeMachineRecord, MACHINES_PREFIX } from './machine-record.ts';
+import type { MachineGreeting } from './machine-visits.ts';
 
 const signal = new AbortController().signal;
 const DAY_MS = 86_400_000;

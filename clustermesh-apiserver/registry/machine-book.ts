@@ -7,68 +7,39 @@ import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { HealthCheck } from '../convert/health-check.ts';
-import type { Machine } from '../convert/machine.ts';
+import type { Machine, MachineEndpoint } from '../convert/machine.ts';
 import type { MachineTrust } from '../gate/machine-trust.ts';
+import {
+  findEndpointConflict,
+  parseMachineEndpoint,
+  withEndpoint,
+  withoutEndpoint,
+} from './machine-endpoints.ts';
 import { enrolMachine, type MachineEnrolment, type MachineRefusal } from './machine-enrolment.ts';
 import { distrustOf, withKey } from './machine-keys.ts';
-import {
-  checkRanges,
-  type MachineClaim,
-  parseHealthReport,
-  parseMachineAddresses,
-  parseMachineFacts,
-} from './machine-messages.ts';
+import { checkRanges, parseMachineAddresses, refusalOf } from './machine-messages.ts';
 import {
   type CheckStanding,
   isMachineName,
   type MachineKey,
   type MachineRecord,
   machineNameOf,
-  machineOf,
   publishedMachine,
 } from './machine-record.ts';
 import { createMachineRecords, type MachineChange } from './machine-records.ts';
 import { createMachineSeats, type Seat } from './machine-seats.ts';
 import { type MachineReplicas, machineUpkeep } from './machine-upkeep.ts';
 import {
-  clonedReason,
-  occupiedReason,
-  removedReason,
-  replacedReason,
-  unknownReason,
-} from './machine-words.ts';
-import { FactsError } from './node-facts.ts';
+  createMachineVisits,
+  type MachineGreeting,
+  type MachineOpening,
+} from './machine-visits.ts';
+import { removedReason, replacedReason, unknownReason } from './machine-words.ts';
 
 /** What came of it. */
 export type MachineOutcome =
   | { readonly kind: 'taken'; readonly record: MachineRecord }
   | ({ readonly kind: 'refused' } & MachineRefusal);
-
-/** Who opens a session. */
-export interface MachineGreeting {
-  /** Differs after each boot, and on each clone of a disk. */
-  readonly instanceId: string;
-  /** Random for each process of the agent. */
-  readonly runId: string;
-  readonly agentVersion: string;
-}
-
-/** What came of a greeting. */
-export type MachineOpening =
-  | { readonly kind: 'open'; readonly session: MachineSession }
-  /** Nothing is wrong with the machine itself, and it may soon be let in: an earlier session may be dead. */
-  | ({ readonly kind: 'wait' } & MachineRefusal)
-  | ({ readonly kind: 'refused' } & MachineRefusal);
-
-/** One stream of one machine. */
-export interface MachineSession {
-  /** Takes facts as they came, or says what is wrong with them: then those before still count. */
-  offer(message: unknown, signal: AbortSignal): Promise<MachineRefusal | undefined>;
-  /** Takes what a HealthReport says, as it came; what cannot be read of it counts for nothing. */
-  takeHealth(message: unknown, signal: AbortSignal): Promise<void>;
-  /** The stream has ended. A session that was replaced may end without consequence. */
-  close(): void;
-}
 
 /** A machine, as people are shown it. Nothing of it is secret. */
 export interface MachineReport {
@@ -99,6 +70,9 @@ export interface MachineBook {
     change: { readonly set: Readonly<Record<string, string>>; readonly remove: readonly string[] },
     signal: AbortSignal,
   ): Promise<MachineOutcome>;
+  /** Puts an endpoint behind a machine, a MachineEndpoint as it came; one of its name is replaced. */
+  setEndpoint(name: string, message: unknown, signal: AbortSignal): Promise<MachineOutcome>;
+  removeEndpoint(name: string, endpoint: string, signal: AbortSignal): Promise<MachineOutcome>;
   /** Takes a machine away: its session is cut, its addresses go, its certificates are believed no more. */
   remove(name: string, signal: AbortSignal): Promise<MachineOutcome>;
   /** Begins a session. An earlier one that this replaces is told by its `onReplaced`, with the reason in words. */
@@ -157,8 +131,6 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
   const tell = (name: string): void => {
     for (const callback of callbacks) callback(name);
   };
-  /** Facts that a session offered last and that were not taken. */
-  const rejections = new Map<string, MachineRefusal>();
   /** What gate and registry were told last, by name. */
   const distrusted = new Map<string, string>();
 
@@ -179,7 +151,7 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
   const upkeep = machineUpkeep({ records, seats, replicas, graceMs, clock, logger });
   /** Ends the session of a machine that is not one any more. */
   const leave = (name: string, record: MachineRecord | undefined): void => {
-    rejections.delete(name);
+    visits.forget(name);
     const seat = seats.of(name);
     if (seat?.kind === 'connected') {
       replicas?.board.withdraw(name);
@@ -270,108 +242,18 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
     return outcome;
   };
 
-  const offer = async (
-    name: string,
-    message: unknown,
-    signal: AbortSignal,
-  ): Promise<MachineRefusal | undefined> => {
-    const record = records.get(name);
-    if (record === undefined) return { field: '', reason: unknownReason(name) };
-    let claim: MachineClaim;
-    try {
-      claim = parseMachineFacts(message);
-    } catch (error) {
-      return refusalOf(error);
-    }
-    const { addresses } = claim;
-    const refusal = judge(name, { addresses, ranges: record.addressRanges });
-    if (refusal !== undefined) return refusal;
-    const seat = seats.of(name);
-    const { instanceId: bootId = record.bootId, agentVersion = record.agentVersion } =
-      seat?.kind === 'connected' ? seat.greeting : {};
-    const claimed = (before: MachineRecord): MachineRecord => ({
-      ...before,
-      addresses,
-      bootId,
-      agentVersion,
-    });
-    const settled = records.assume(name, claimed);
-    try {
-      const outcome = await amend(name, claimed, signal);
-      return outcome.kind === 'refused' ? outcome : undefined;
-    } finally {
-      settled();
-    }
-  };
-  const takeHealth = async (name: string, message: unknown, signal: AbortSignal): Promise<void> => {
-    const news = parseHealthReport(message);
-    if (news === undefined) {
-      logger.warn({ machine: name }, 'cannot read what a machine says of its checks');
-      return;
-    }
-    await amend(
-      name,
-      (record) => {
-        const wanted = new Set(checksOf(machineOf(record)).map(({ check }) => check));
-        const checks = [...record.checks, ...news].filter(([check]) => wanted.has(check));
-        return { ...record, checks: new Map(checks) };
-      },
-      signal,
-    );
-  };
-
-  const open: MachineBook['open'] = (name, greeting, onReplaced) => {
-    const record = records.get(name);
-    if (record === undefined || record.removedAt !== undefined) {
-      const reason = record === undefined ? unknownReason(name) : removedReason(name);
-      return { kind: 'refused', field: 'hello.node_name', reason };
-    }
-    const verdict = seats.judge(name, { greeting, lastBootId: record.bootId });
-    if (verdict.kind !== 'free') {
-      const reason =
-        verdict.kind === 'cloned' ? clonedReason(name, greeting.instanceId) : occupiedReason(name);
-      if (verdict.kind === 'cloned' && verdict.isNews) {
-        logger.error(
-          { machine: name, bootId: greeting.instanceId },
-          'a clone of a machine was refused',
-        );
-        tell(name);
-      }
-      const kind = verdict.kind === 'cloned' ? 'refused' : 'wait';
-      return { kind, field: 'hello.instance_id', reason };
-    }
-    const seat: Seat = { kind: 'connected', since: clock.monotonic(), greeting, onReplaced };
-    const before = seats.of(name);
-    seats.put(name, seat);
-    if (before?.kind === 'connected') before.onReplaced(replacedReason(name));
-    replicas?.board.announce(name);
-    tell(name);
-    logger.info({ machine: name }, 'session of a machine begins');
-    const isCurrent = (): boolean => seats.of(name) === seat;
-    const session: MachineSession = {
-      async offer(message, signal) {
-        if (!isCurrent()) return { field: '', reason: replacedReason(name) };
-        const refusal = await offer(name, message, signal);
-        const isNews = refusal?.reason !== rejections.get(name)?.reason;
-        if (refusal === undefined) rejections.delete(name);
-        else rejections.set(name, refusal);
-        if (isNews) tell(name);
-        return refusal;
-      },
-      async takeHealth(message, signal) {
-        if (isCurrent()) await takeHealth(name, message, signal);
-      },
-      close() {
-        if (!isCurrent()) return;
-        seats.put(name, { kind: 'gone', since: clock.monotonic() });
-        replicas?.board.withdraw(name);
-        rejections.delete(name);
-        tell(name);
-        logger.info({ machine: name, graceMs }, 'session of a machine has ended');
-      },
-    };
-    return { kind: 'open', session };
-  };
+  const visits = createMachineVisits({
+    records,
+    seats,
+    amend,
+    judge,
+    checksOf,
+    replicas,
+    tell,
+    graceMs,
+    clock,
+    logger,
+  });
 
   /** Whoever has a session here loses it to another registry. */
   const moveElsewhere = (name: string): void => {
@@ -396,7 +278,7 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
   const describe = (record: MachineRecord): MachineReport => {
     const { name } = record;
     const seat = seats.of(name);
-    const rejection = rejections.get(name);
+    const rejection = visits.rejectionOf(name);
     const clone = seats.describeClone(name);
     return {
       record,
@@ -440,6 +322,23 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
         },
         signal,
       ),
+    async setEndpoint(name, message, signal) {
+      let endpoint: MachineEndpoint;
+      try {
+        endpoint = parseMachineEndpoint(message);
+      } catch (error) {
+        return { kind: 'refused', ...refusalOf(error) };
+      }
+      const { addresses } = endpoint;
+      const path = `${name}/${endpoint.name}`;
+      const refusal =
+        findEndpointConflict(records.all, { path, addresses }) ??
+        judge(path, { addresses, ranges: [] });
+      if (refusal !== undefined) return { kind: 'refused', ...refusal };
+      return amend(name, (record) => withEndpoint(record, endpoint), signal);
+    },
+    removeEndpoint: (name, endpoint, signal) =>
+      amend(name, (record) => withoutEndpoint(record, endpoint), signal),
     remove: (name, signal) =>
       write(
         name,
@@ -448,11 +347,12 @@ export function createMachineBook(options: MachineBookOptions): MachineBook {
             return { refusal: { field: 'name', reason: unknownReason(name) } };
           }
           const removedAt = record.removedAt ?? clock.now();
-          return { record: { ...record, addresses: [], checks: new Map(), removedAt } };
+          const gone = { addresses: [], checks: new Map(), endpoints: [], removedAt };
+          return { record: { ...record, ...gone } };
         },
         signal,
       ),
-    open,
+    open: visits.open,
     judgeAddresses,
     get(name) {
       const record = records.get(name);
@@ -486,9 +386,4 @@ function stateOf(record: MachineRecord, seat: Seat | undefined): MachineReport['
   return seat === undefined || (seat.kind === 'gone' && record.bootId === '')
     ? 'enrolled'
     : seat.kind;
-}
-
-function refusalOf(error: unknown): MachineRefusal {
-  if (!(error instanceof FactsError)) throw error;
-  return { field: error.field, reason: error.message };
 }

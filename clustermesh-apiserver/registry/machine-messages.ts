@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { type IpAddress, type IpPrefix, prefixContains } from '../../mesh/wire/ip.ts';
 import type { HealthCheck } from '../convert/health-check.ts';
+import type { MachineRefusal } from './machine-enrolment.ts';
 import type { CheckStanding } from './machine-record.ts';
 import { FactsError, parseUnderlayAddress } from './node-facts.ts';
 
@@ -50,7 +51,8 @@ export function parseMachineFacts(message: unknown): MachineClaim {
   if (containers.length > 0) {
     throw new FactsError({
       field: 'container_cidrs',
-      reason: 'networks of containers behind a machine are not supported, expected none',
+      reason:
+        'what is behind a machine is for administrators to say (clustermesh vm endpoint set), expected none',
     });
   }
   if (bootId.length > MAX_BOOT_ID_LENGTH) {
@@ -86,6 +88,12 @@ export function checkRanges(addresses: readonly IpAddress[], ranges: readonly Ip
       reason: `${address} is outside of what the machine's token allows: ${ranges.join(', ')}`,
     });
   }
+}
+
+/** What is wrong with a message, as it is told; rethrows what is no FactsError. */
+export function refusalOf(error: unknown): MachineRefusal {
+  if (!(error instanceof FactsError)) throw error;
+  return { field: error.field, reason: error.message };
 }
 
 /** What a HealthReport says, by check; undefined when it cannot be read. */

@@ -7,7 +7,7 @@ import {
   parseIpPrefix,
 } from '../../mesh/wire/ip.ts';
 import { REGISTRY_PREFIX } from '../../mesh/wire/keys.ts';
-import type { Machine } from '../convert/machine.ts';
+import type { Machine, MachineEndpoint } from '../convert/machine.ts';
 
 /** Where machines are kept, by name. */
 export const MACHINES_PREFIX = `${REGISTRY_PREFIX}machines/`;
@@ -55,6 +55,8 @@ export interface MachineRecord {
   readonly checks: ReadonlyMap<string, CheckStanding>;
   /** A machine that was removed is kept as long as one of its certificates is valid. */
   readonly removedAt: number | undefined;
+  /** Endpoints behind it, by name. Default: there are none. */
+  readonly endpoints?: readonly MachineEndpoint[] | undefined;
 }
 
 /** A record that cannot be read. */
@@ -97,17 +99,27 @@ const recordSchema = z.object({
   agentVersion: z.string().default(''),
   checks: z.record(z.string(), z.object({ healthy: z.boolean(), reason: z.string() })).default({}),
   removedAt: z.number().optional(),
+  endpoints: z
+    .array(
+      z.object({
+        name: z.string().refine(isMachineName, 'is no name of an endpoint'),
+        addresses: z.array(z.string()),
+        labels: z.record(z.string(), z.string()).default({}),
+      }),
+    )
+    .default([]),
 });
 
 /** Value under which a machine is kept. The same record is the same text. */
 export function encodeMachineRecord(record: MachineRecord): string {
-  const { checks, removedAt, ...rest } = record;
+  const { checks, removedAt, endpoints = [], ...rest } = record;
   const sorted = [...checks].sort(([a], [b]) => (a < b ? -1 : 1));
   return JSON.stringify({
     schema: SCHEMA,
     ...rest,
     checks: Object.fromEntries(sorted),
     ...(removedAt === undefined ? {} : { removedAt }),
+    ...(endpoints.length === 0 ? {} : { endpoints }),
   });
 }
 
@@ -125,7 +137,8 @@ export function decodeMachineRecord(value: string): MachineRecord {
     const field = (issue?.path ?? []).join('.');
     throw new MachineRecordError(`${field}: ${issue?.message ?? 'malformed'}`);
   }
-  const { schema: _schema, addressRanges, addresses, checks, removedAt, ...rest } = result.data;
+  const { schema: _schema, addressRanges, addresses, checks, removedAt, ...more } = result.data;
+  const { endpoints, ...rest } = more;
   try {
     return {
       ...rest,
@@ -133,6 +146,7 @@ export function decodeMachineRecord(value: string): MachineRecord {
       addresses: addresses.map(parseIpAddress),
       checks: new Map(Object.entries(checks)),
       removedAt,
+      ...(endpoints.length === 0 ? {} : { endpoints: endpoints.map(readEndpoint) }),
     };
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -148,7 +162,16 @@ export function publishedMachine(record: MachineRecord): Machine | undefined {
 }
 
 /** A machine as Services select it and as its checks are told. */
-export function machineOf({ name, namespace, labels, addresses, checks }: MachineRecord): Machine {
+export function machineOf(record: MachineRecord): Machine {
+  const { name, namespace, labels, addresses, checks, endpoints } = record;
   const passed = [...checks].filter(([, { healthy }]) => healthy).map(([check]) => check);
-  return { name, namespace, labels, addresses, healthy: new Set(passed) };
+  return { name, namespace, labels, addresses, healthy: new Set(passed), endpoints };
+}
+
+function readEndpoint(kept: {
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly labels: Readonly<Record<string, string>>;
+}): MachineEndpoint {
+  return { ...kept, addresses: kept.addresses.map(parseIpAddress) };
 }

@@ -1,6 +1,6 @@
 /** Where the sessions of machines are, and who tries to take a seat that is taken: a clone, or the same machine after a crash. */
 import type { Clock } from '../../mesh/runtime/clock.ts';
-import type { MachineGreeting } from './machine-book.ts';
+import type { MachineGreeting } from './machine-visits.ts';
 
 /**
  * How long a session of another boot may stand in the way before it counts as alive. The server asks silent clients after 10 s

@@ -3,9 +3,7 @@
  * work, and status names the verb that is missing. A real API server judges, with the admission plugin that asks who may say
  * that an object belongs to another.
  */
-import { readFile } from 'node:fs/promises';
 import { type Test, test } from 'tap';
-import { parseAllDocuments } from 'yaml';
 import { createMcsPart } from '../../clustermesh-apiserver/controllers/mcs/mcs-part.ts';
 import { createPolicyStatus } from '../../clustermesh-apiserver/controllers/policy-status.ts';
 import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
@@ -23,7 +21,7 @@ import type { KubeRule, KubeUser } from '../peers/kube-user.ts';
 import { needPeers } from '../peers/peer-binary.ts';
 import { SHORT_LEASE } from './controllers-rig.ts';
 import { followCluster } from './followed-cluster.ts';
-import { manifest } from './mcs-rig.ts';
+import { refusalOf, rulesOf, usesOf, without } from './permission-rules.ts';
 
 const kube = needKube(process.env);
 const skip = kube.skip || needPeers(crdPeers, process.env).skip;
@@ -124,40 +122,6 @@ test('the manifests allow what is used, and nothing else', {
   );
 });
 
-/** Rules that a file's ClusterRoles and Roles hold. */
-async function rulesOf(file: string): Promise<readonly KubeRule[]> {
-  const text = await readFile(manifest(file), 'utf8');
-  return parseAllDocuments(text).flatMap((document) => {
-    const { kind, rules = [] } = document.toJS() as { kind: string; rules?: readonly KubeRule[] };
-    return kind === 'ClusterRole' || kind === 'Role' ? rules : [];
-  });
-}
-
-/** What rules allow, one by one: `create services`; names of objects are left out. */
-function usesOf(rules: readonly KubeRule[]): string[] {
-  const uses = rules.flatMap(({ apiGroups = [], resources = [], verbs }) =>
-    verbs.flatMap((verb) =>
-      resources.map((resource) => `${verb} ${resource}${apiGroups[0] && `.${apiGroups[0]}`}`),
-    ),
-  );
-  return [...new Set(uses)];
-}
-
-/** The same rules without some uses. */
-function without(rules: readonly KubeRule[], isLeftOut: (use: string) => boolean): KubeRule[] {
-  return rules
-    .flatMap((rule) =>
-      (rule.resources ?? []).map((resource) => ({
-        ...rule,
-        resources: [resource],
-        verbs: rule.verbs.filter(
-          (verb) => !usesOf([{ ...rule, resources: [resource], verbs: [verb] }]).some(isLeftOut),
-        ),
-      })),
-    )
-    .filter(({ verbs }) => verbs.length > 0);
-}
-
 async function openRig(t: Test, given: Pick<Rig, 'cluster' | 'user' | 'all'>): Promise<Rig> {
   const directory = await openTempDir('permissions-peers');
   t.teardown(() => directory[Symbol.asyncDispose]());
@@ -248,12 +212,6 @@ async function says(
     timeoutMs: 15_000,
   }).catch(() => undefined);
   t.match(replica.status(), text, use);
-}
-
-/** How the API server, or we, say that a use is not allowed. */
-function refusalOf(use: string): RegExp {
-  const [, verb = '', resource = ''] = /^(\S+) ([^.]+)/.exec(use) ?? [];
-  return new RegExp(`(cannot|may not) ${verb} (resource \\\\+")?${resource}`);
 }
 
 async function definitions({ cluster, allow, all, start }: Rig, t: Test): Promise<void> {

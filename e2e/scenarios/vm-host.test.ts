@@ -1,6 +1,7 @@
 /** What membership means to the host itself: an endpoint at each of its addresses, and nothing left of it afterwards. */
 import { readdir, stat } from 'node:fs/promises';
 import { test } from 'tap';
+import { HOST_STATE_COMMAND } from '../lab/host-state.ts';
 import type { Lab } from '../lab/lab.ts';
 import type { LabMachine } from '../lab/machines.ts';
 import { addOutsider } from '../lab/outsider.ts';
@@ -14,23 +15,8 @@ const SECOND = '172.31.1.50';
 const PODS = ['client', 'friend'] as const;
 type Pod = (typeof PODS)[number];
 
-/**
- * Everything of a host that an agent might have changed, as text. What changes by itself is left out: counters, and times that
- * addresses have left.
- */
-const STATE_OF_HOST = `
-ip -brief link; ip -brief address; ip rule; ip -6 rule
-ip route show table all; ip -6 route show table all | sed 's/ expires [0-9]*sec//'
-ip neighbour show nud permanent
-tc qdisc show; for d in lo eth0; do tc filter show dev $d ingress; tc filter show dev $d egress; done
-sysctl -a --pattern '^net\\.(ipv4|ipv6|core)\\.' 2>/dev/null | grep -v -e random -e fastopen_key -e neigh.default.gc
-ss -Hlntu | awk '{print $1, $5}' | sort
-cat /etc/resolv.conf
-(iptables-save; ip6tables-save) 2>/dev/null | grep -v '^[#:]'
-`;
-
 function stateOf(machine: LabMachine): Promise<string> {
-  return machine.exec(['sh', '-c', STATE_OF_HOST]).then(({ stdout }) => stdout);
+  return machine.exec(HOST_STATE_COMMAND).then(({ stdout }) => stdout);
 }
 
 /** Identity that a node's kernel has for an address. */

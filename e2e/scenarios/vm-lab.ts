@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { SECRET_NAMES } from '../../pki/names.ts';
 import { REGISTRY_PORT } from '../lab/apiserver.ts';
 import { pkiFolder } from '../lab/certificates.ts';
-import type { CommandResult } from '../lab/command.ts';
+import type { CommandOptions, CommandResult } from '../lab/command.ts';
 import type { KubernetesObject } from '../lab/kubernetes-object.ts';
 import type { Lab, LabOptions } from '../lab/lab.ts';
 import { openSettledLab } from '../lab/settled-lab.ts';
@@ -84,6 +84,7 @@ export function asAdministrator(
   lab: Lab,
   cluster: string,
   argv: readonly string[],
+  options: Pick<CommandOptions, 'env'> = {},
 ): Promise<CommandResult> {
   const plan = lab.cluster(cluster);
   const registry = `${plan.first.addresses[0]}:${REGISTRY_PORT}`;
@@ -91,6 +92,7 @@ export function asAdministrator(
   const who = ['--registry', registry, '--certificates', certificates];
   return lab.execOnNode(plan.first.name, [process.execPath, CLI, ...argv, ...who], {
     timeoutMs: 120_000,
+    ...options,
   });
 }
 

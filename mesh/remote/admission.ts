@@ -30,7 +30,7 @@ export interface Scope {
 export type AdmissionVerdict =
   /** `host`: number of the node that it depends on, 0 for none. */
   | { readonly kind: 'admitted'; readonly host: number }
-  /** It depends on a node that the cluster has not published, at this address. */
+  /** It depends on a node or machine that the cluster has not published, at this address. */
   | {
       readonly kind: 'waiting';
       readonly address: IpAddress;
@@ -50,6 +50,11 @@ export interface Admission {
     name: string,
     node: Node | undefined,
   ): { readonly came: readonly IpAddress[]; readonly went: readonly IpAddress[] };
+  /**
+   * Takes note of an address that was admitted and is its own host, as those of machines are: what is behind it may be announced.
+   * Returns whether that is news.
+   */
+  setMachine(address: IpAddress, isThere: boolean): boolean;
   /** All nodes are known. */
   nodesSynced(): void;
   /** Whether an address is one of a node of the cluster. */
@@ -80,6 +85,7 @@ export function createAdmission(options: {
   /** Addresses of nodes, each with the number of nodes that have it. */
   const nodes = new Map<IpAddress, number>();
   const byName = new Map<string, readonly IpAddress[]>();
+  const machines = new Set<IpAddress>();
   const verdicts = new Map<IpAddress, Extract<AdmissionVerdict, { kind: 'admitted' }>>();
   /** What is in use and lies outside of the cluster's own ranges, so that another cluster may come to hold it. */
   const outside = { nodes: new Set<string>(), ips: new Set<IpPrefix>() };
@@ -115,11 +121,12 @@ export function createAdmission(options: {
     }
     if (hostIp === null || (hostIp === address && isHost)) return ADMITTED;
     if (announced.isMachine(cluster, wholePrefix(hostIp))) return ADMITTED;
+    if (machines.has(hostIp)) return admittedAt(hostIp);
     return {
       kind: 'waiting',
       address: hostIp,
       reason: 'host-unknown',
-      message: `address ${prefix}: its host ${hostIp} is no node of cluster ${cluster}`,
+      message: `address ${prefix}: its host ${hostIp} is no node or machine of cluster ${cluster}`,
     };
   };
 
@@ -174,6 +181,12 @@ export function createAdmission(options: {
       }
       return { came, went };
     },
+    setMachine(address, isThere) {
+      if (!isThere) return machines.delete(address);
+      if (machines.has(address)) return false;
+      machines.add(address);
+      return true;
+    },
     nodesSynced: () => announced.settle(cluster),
     isNodeAddress: (address) => nodes.has(address),
     numberOf: (address) => verdicts.get(address)?.host,
@@ -211,6 +224,7 @@ export function createAdmission(options: {
       outside.ips.clear();
       isMostOutside = false;
       nodes.clear();
+      machines.clear();
       byName.clear();
       verdicts.clear();
       announced.forget(cluster);

@@ -83,7 +83,7 @@ test('an address waits for its node, and comes with it', async (t) => {
   t.equal(await rig.ip('10.2.0.5', '198.51.100.1'), false);
   t.same(rig.reasons(), { 'host-unknown': 1 });
   t.match(rig.intake.refusals.status().examples, [
-    { reason: 'host-unknown', message: /198\.51\.100\.1 is no node of cluster beta/ },
+    { reason: 'host-unknown', message: /198\.51\.100\.1 is no node or machine of cluster beta/ },
   ]);
   t.same([...rig.sink.held.keys()], []);
   await rig.node('n1', '198.51.100.1');
@@ -116,6 +116,25 @@ test('a node that goes takes its addresses along after a while, and brings them 
   );
   rig.intake.offer((await rig.cluster.store.get(key!))!);
   t.ok(rig.sink.held.has('ip 10.2.0.5/32'));
+});
+
+test('what is behind a machine waits for it, and goes with it after a while', async (t) => {
+  const rig = open({ limits: { hostGraceMs: 1000 } });
+  t.equal(await rig.ip('172.18.0.2', '198.51.100.9'), false);
+  t.match(rig.intake.refusals.status().examples, [{ reason: 'host-unknown' }]);
+  t.equal(await rig.ip('198.51.100.9', '198.51.100.9'), true, 'a machine is its own host');
+  t.ok(rig.sink.held.has('ip 172.18.0.2/32'));
+  t.same(rig.reasons(), {});
+  t.equal(await rig.ip('198.51.100.9', '198.51.100.9'), true, 'told again');
+  t.equal(await rig.ip('172.18.0.3', '198.51.100.9'), true);
+  t.equal(await rig.ip('172.18.0.4', '172.18.0.3'), false, 'nothing is behind what is behind it');
+  rig.remove('ips', '198.51.100.9');
+  rig.expire(0);
+  rig.expire(999);
+  t.ok(rig.sink.held.has('ip 172.18.0.2/32'), 'for a moment it stays');
+  rig.expire(1000);
+  t.notOk(rig.sink.held.has('ip 172.18.0.2/32'));
+  t.notOk(rig.sink.held.has('ip 172.18.0.3/32'));
 });
 
 test('what was read again is of no use when something newer came meanwhile', async (t) => {

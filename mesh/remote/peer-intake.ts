@@ -167,14 +167,23 @@ export function createPeerIntake(options: {
     if (kind === 'ips') {
       lapsing.delete(name);
       admission.forgetIp(heldPrefix(name));
-      backends.touch(addressOf(name));
+      const address = addressOf(name);
+      backends.touch(address);
+      if (name === address + wholeLength(address)) setMachine(address, false);
     } else if (kind === 'services') backends.delete(name);
     else if (kind === 'nodes') moveNode(name, undefined);
     return true;
   };
 
   const moveNode = (name: string, node: Node | undefined): void => {
-    const { came, went } = admission.setNode(name, node);
+    moveHosts(admission.setNode(name, node));
+  };
+  const setMachine = (address: IpAddress, isThere: boolean): void => {
+    if (!admission.setMachine(address, isThere)) return;
+    moveHosts({ came: isThere ? [address] : [], went: isThere ? [] : [address] });
+  };
+  /** What depends on a host waits for it when it goes, and is used when it comes. */
+  const moveHosts = ({ came, went }: ReturnType<typeof admission.setNode>): void => {
     for (const address of went) {
       backends.touch(address);
       const number = admission.numberOf(address);
@@ -211,6 +220,7 @@ export function createPeerIntake(options: {
         if (waiting.size > 0) waiting.delete(name);
         tellOf(kind, change, pair);
         if (isNew && isChecked) backends.touch(splitPrefix(change.prefix).address);
+        if (!isOwn) setMachine(splitPrefix(change.prefix).address, isOwnHost(change));
         return;
       case 'node':
         emit(change, pair);
@@ -447,4 +457,11 @@ function* heldPrefixes(names: Iterable<string>): Generator<IpPrefix> {
 
 function wholeLength(address: IpAddress): string {
   return ipFamily(address) === 4 ? '/32' : '/128';
+}
+
+/** Whether an entry is of an address that is its own host, as those of machines are. */
+function isOwnHost({ prefix, value }: Extract<ClusterChange, { readonly kind: 'ip' }>): boolean {
+  const { address, length } = splitPrefix(prefix);
+  if (value?.hostIp !== address) return false;
+  return `/${length}` === wholeLength(address);
 }

@@ -234,6 +234,7 @@ export function testSurroundings(
     freeBytes: () => 1024 ** 3,
     isAgentAnswering: async () => false,
     namesIn: () => [],
+    kubeProxy: async () => undefined,
     ...changes,
   };
 }
