@@ -1,38 +1,39 @@
-/** `clustermesh connect` and `disconnect`: two clusters become peers of each other, or part. */
+/** `clustermesh connect`: two clusters become peers of each other. */
 import { Command } from 'commander';
 import { createBackoff } from '../mesh/runtime/backoff.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
-import type { CliContext } from './cli-context.ts';
 import { CliError } from './cli-error.ts';
 import {
-  addClusterOptions,
   type ClusterAccess,
-  type ClusterFlags,
-  type DestinationFlags,
   destinationFlags,
   namesCluster,
   openClusterAccess,
 } from './cluster-access.ts';
 import {
+  at,
+  isUnreachable,
+  type PairContext,
+  type PairFlags,
+  pairCommand,
+  printChanges,
+  type SideChange,
+  withContexts,
+} from './cluster-pair.ts';
+import {
   applyPeer,
-  deletePeer,
   exportPeer,
+  IGNORABLE_FINDINGS,
   listPeers,
+  type PeerAnswer,
   type PeerChangeAnswer,
   rollbackPeer,
 } from './peer-client.ts';
 import { isReady } from './peer-command.ts';
-import { renderChange } from './peer-text.ts';
-import { formatValue, type OutputFormat, outputOption } from './policy-output.ts';
+import { beginProgress } from './progress.ts';
 import { collectTexts, toSeconds } from './vm-text.ts';
 
-/** What the commands need of the process. */
-export type ConnectContext = Pick<CliContext, 'print' | 'say' | 'setProblem' | 'signal'>;
-
-interface PairFlags extends ClusterFlags, DestinationFlags {
-  readonly dryRun?: boolean;
-  readonly output: OutputFormat;
-}
+/** An apiserver that does not answer any more in the middle of it may be restarting: it is asked again for so long. */
+const COMES_BACK_SECONDS = 30;
 
 interface ConnectFlags extends PairFlags {
   readonly ignore: readonly string[];
@@ -40,11 +41,15 @@ interface ConnectFlags extends PairFlags {
   readonly timeout: number;
 }
 
-/** A change at one of the two sides, for JSON and YAML. */
-type SideChange = PeerChangeAnswer & { readonly at: string };
+/** A cluster with what it prints of itself. */
+interface Side {
+  readonly access: ClusterAccess;
+  readonly manifest: string;
+  readonly nodeAddresses: readonly string[];
+}
 
-/** Builds `connect`. */
-export function connectCommand(context: ConnectContext): Command {
+/** Builds the command. */
+export function connectCommand(context: PairContext): Command {
   return pairCommand(new Command('connect'))
     .option(
       '--ignore <id...>',
@@ -63,52 +68,9 @@ export function connectCommand(context: ConnectContext): Command {
     );
 }
 
-/** Builds `disconnect`. */
-export function disconnectCommand(context: ConnectContext): Command {
-  return pairCommand(new Command('disconnect'))
-    .option(
-      '--peer <name>',
-      'name of the other cluster, where it cannot be asked: only our side parts then',
-    )
-    .addHelpText(
-      'after',
-      '\nExamples:\n  clustermesh disconnect kind-a kind-b\n  clustermesh disconnect kind-a --peer b',
-    )
-    .action(
-      (
-        a: string | undefined,
-        b: string | undefined,
-        flags: PairFlags & { readonly peer?: string },
-      ) => disconnect(withContexts(flags, a, b), context),
-    );
-}
-
-function pairCommand(command: Command): Command {
-  const paired = addClusterOptions(addClusterOptions(command), { role: 'destination' });
-  return paired
-    .argument('[context]', 'the same as --context')
-    .argument('[destination-context]', 'the same as --destination-context')
-    .option('--dry-run', 'show the plan with all differences, change nothing')
-    .addOption(outputOption());
-}
-
-function withContexts<F extends PairFlags>(
-  flags: F,
-  a: string | undefined,
-  b: string | undefined,
-): F {
-  return {
-    ...flags,
-    ...(a === undefined ? {} : { context: a }),
-    ...(b === undefined ? {} : { destinationContext: b }),
-    // One file usually has both contexts.
-    destinationKubeconfig: flags.destinationKubeconfig ?? flags.kubeconfig,
-  };
-}
-
-async function connect(flags: ConnectFlags, context: ConnectContext): Promise<void> {
+async function connect(flags: ConnectFlags, context: PairContext): Promise<void> {
   const { signal } = context;
-  const { dryRun = false, ignore, output } = flags;
+  const { dryRun = false, output } = flags;
   const destination = destinationFlags(flags);
   if (!namesCluster(destination)) {
     throw new CliError(
@@ -118,139 +80,155 @@ async function connect(flags: ConnectFlags, context: ConnectContext): Promise<vo
   }
   using a = await openClusterAccess(flags, { signal });
   using b = await openClusterAccess(destination, { signal });
-  const [exportA, exportB] = await Promise.all([exportPeer(a, signal), exportPeer(b, signal)]);
-  for (const [access, { notes }] of [[a, exportA] as const, [b, exportB] as const]) {
-    for (const note of notes) context.say(`note: ${access.where}: ${note}\n`);
-  }
+  const sides = await readSides([a, b], context);
   // Both are looked at before the first is changed.
-  const plans = await Promise.all([
-    applyPeer(a, exportB.manifest, { dryRun: true, ignore, signal }),
-    applyPeer(b, exportA.manifest, { dryRun: true, ignore, signal }),
-  ]);
-  const [planA, planB] = plans;
+  const plans = await planBoth(sides, flags, context);
   const isRefused = plans.some(({ outcome }) => outcome === 'refused');
   if (dryRun || isRefused) {
-    const planned = [at(a, planA), at(b, planB)];
-    print(planned, { output, dryRun: true, context });
+    const [planA, planB] = plans;
+    printChanges([at(a, planA), at(b, planB)], { output, dryRun: true, context });
     if (isRefused) context.setProblem();
     return;
   }
-  const changes: SideChange[] = [];
-  changes.push(at(a, await applyPeer(a, exportB.manifest, { dryRun, ignore, signal })));
-  const second = await applyPeer(b, exportA.manifest, { dryRun, ignore, signal });
-  changes.push(at(b, second));
-  const [first] = changes;
-  if (second.outcome === 'refused' && first !== undefined && first.revision > 0) {
-    // What was fine a moment ago is not now: nothing shall be left half done.
-    const { name, revision } = first;
-    const undone = await rollbackPeer(a, { name, revision }, { dryRun, signal });
-    changes.push(at(a, undone));
-  }
-  print(changes, { output, dryRun, context });
+  const { changes, failure } = await applyBoth(sides, flags, context);
+  printChanges(changes, { output, dryRun, context });
+  if (failure !== undefined) throw failure;
   if (changes.some(({ outcome }) => outcome === 'refused')) {
     context.setProblem();
     return;
   }
-  if (!flags.wait) return;
-  await Promise.all([
-    waitUntilReady(a, planA.name, { seconds: flags.timeout, signal }),
-    waitUntilReady(b, planB.name, { seconds: flags.timeout, signal }),
-  ]);
-  context.say('both clusters have read each other\n');
+  if (flags.wait) await waitForBoth([a, b], { plans, seconds: flags.timeout, context });
 }
 
-async function disconnect(
-  flags: PairFlags & { readonly peer?: string },
-  context: ConnectContext,
-): Promise<void> {
+async function readSides(
+  [a, b]: readonly [ClusterAccess, ClusterAccess],
+  context: PairContext,
+): Promise<readonly [Side, Side]> {
   const { signal } = context;
-  const { dryRun = false, output } = flags;
-  const destination = destinationFlags(flags);
-  using a = await openClusterAccess(flags, { signal });
-  const nameA = await nameOf(a, signal);
-  const other = namesCluster(destination)
-    ? await openOther(destination, { signal, needsName: flags.peer === undefined })
-    : undefined;
-  using b = other?.access;
-  const nameB = flags.peer ?? other?.name;
-  if (nameB === undefined) {
-    throw new CliError(
-      'usage',
-      'say which other cluster: --destination-context, --destination-registry, or --peer NAME when it cannot be asked',
-    );
+  using progress = beginProgress('asking both clusters who they are', context);
+  const [exportA, exportB] = await Promise.all([exportPeer(a, signal), exportPeer(b, signal)]);
+  progress[Symbol.dispose]();
+  for (const [access, { notes }] of [[a, exportA] as const, [b, exportB] as const]) {
+    for (const note of notes) context.say(`note: ${access.where}: ${note}\n`);
   }
-  const changes = [at(a, await deletePeer(a, nameB, { dryRun, signal }))];
-  if (b !== undefined) {
-    try {
-      changes.push(at(b, await deletePeer(b, nameA, { dryRun, signal })));
-    } catch (error) {
-      if (!isUnreachable(error)) throw error;
-      context.say(`${laterText(b.where, nameA)} (${error.message})\n`);
-    }
-  } else {
-    const why = other?.problem === undefined ? '' : ` (${other.problem})`;
-    context.say(`${laterText(nameB, nameA)}${why}\n`);
+  return [
+    { access: a, manifest: exportA.manifest, nodeAddresses: exportA.node_addresses },
+    { access: b, manifest: exportB.manifest, nodeAddresses: exportB.node_addresses },
+  ];
+}
+
+async function planBoth(
+  [a, b]: readonly [Side, Side],
+  { ignore }: ConnectFlags,
+  context: PairContext,
+): Promise<readonly [PeerChangeAnswer, PeerChangeAnswer]> {
+  using _progress = beginProgress('looking whether the two go together', context);
+  const how = { dryRun: true, ignore, signal: context.signal };
+  return await Promise.all([
+    applyPeer(a.access, b.manifest, { ...how, nodeAddresses: b.nodeAddresses }),
+    applyPeer(b.access, a.manifest, { ...how, nodeAddresses: a.nodeAddresses }),
+  ]);
+}
+
+/** What was changed, and what then went wrong. What a side refuses that had agreed to the plan is not left half done. */
+async function applyBoth(
+  [a, b]: readonly [Side, Side],
+  { ignore }: ConnectFlags,
+  context: PairContext,
+): Promise<{ readonly changes: readonly SideChange[]; readonly failure: unknown }> {
+  const { signal } = context;
+  const how = { dryRun: false, ignore, signal };
+  const change = (side: Side, { manifest, nodeAddresses }: Side): Promise<PeerChangeAnswer> =>
+    whenBack(() => applyPeer(side.access, manifest, { ...how, nodeAddresses }), { signal });
+  using progress = beginProgress(`changing ${a.access.where}`, context);
+  const first = await change(a, b);
+  const changes = [at(a.access, first)];
+  if (first.outcome === 'refused') return { changes, failure: undefined };
+  progress.tell(`changing ${b.access.where}`);
+  const second = await change(b, a).catch(toFailure);
+  if ('outcome' in second) {
+    changes.push(at(b.access, second));
+    if (second.outcome !== 'refused') return { changes, failure: undefined };
+  } else if (isUnreachable(second.failure)) {
+    return { changes, failure: halfDone(second.failure, { first, a: a.access, b: b.access }) };
   }
-  print(changes, { output, dryRun, context });
+  const failure = 'failure' in second ? second.failure : undefined;
+  if (first.revision === 0) return { changes, failure };
+  progress.tell(`undoing the change of ${a.access.where}`);
+  const undo = { name: first.name, revision: first.revision };
+  // Back to what was in force: how the network is now is no reason against it.
+  const undone = await whenBack(
+    () => rollbackPeer(a.access, undo, { ...how, ignore: IGNORABLE_FINDINGS }),
+    { signal },
+  ).catch(toFailure);
+  if ('outcome' in undone) changes.push(at(a.access, undone));
+  else context.say(`${a.access.where}: the change could not be undone: ${undone.failure}\n`);
+  return { changes, failure };
 }
 
-function laterText(where: string, ownName: string): string {
-  return `${where} was not asked: when it is back, run there "clustermesh peer delete ${ownName}"`;
+function toFailure(failure: unknown): { readonly failure: unknown } {
+  return { failure };
 }
 
-/** The other cluster; one that cannot be reached is no reason not to part. */
-async function openOther(
-  destination: ClusterFlags,
-  { signal, needsName }: { readonly signal: AbortSignal; readonly needsName: boolean },
-): Promise<{
-  readonly access: ClusterAccess | undefined;
-  readonly name: string | undefined;
-  readonly problem: string | undefined;
-}> {
-  let access: ClusterAccess;
-  try {
-    access = await openClusterAccess(destination, { signal });
-  } catch (error) {
-    if (!isUnreachable(error)) throw error;
-    if (needsName) {
-      throw new CliError('usage', `${error.message}; give its name as --peer NAME`, {
-        cause: error,
-      });
-    }
-    return { access: undefined, name: undefined, problem: error.message };
-  }
-  return { access, name: await nameOf(access, signal), problem: undefined };
-}
-
-/** An administrator's certificate has the name of the cluster: it need not be asked. */
-async function nameOf(access: ClusterAccess, signal: AbortSignal): Promise<string> {
-  if (access.clusterName !== undefined) return access.clusterName;
-  const { manifest } = await exportPeer(access, signal);
-  const name = /^ {2}name: (\S+)$/m.exec(manifest)?.[1];
-  if (name !== undefined) return name;
-  throw new CliError('problem', `cannot tell the name of the cluster at ${access.where}`);
-}
-
-function isUnreachable(error: unknown): error is CliError {
-  return error instanceof CliError && error.code === 'unreachable';
-}
-
-function at(access: ClusterAccess, change: PeerChangeAnswer): SideChange {
-  return { at: access.clusterName ?? access.where, ...change };
-}
-
-function print(
-  changes: readonly SideChange[],
-  options: {
-    readonly output: OutputFormat;
-    readonly dryRun: boolean;
-    readonly context: ConnectContext;
+/** Whether the second side has been changed is not known: what is half done is said, and what to do. */
+function halfDone(
+  error: CliError,
+  {
+    first,
+    a,
+    b,
+  }: {
+    readonly first: PeerChangeAnswer;
+    readonly a: ClusterAccess;
+    readonly b: ClusterAccess;
   },
-): void {
-  const { output, dryRun, context } = options;
-  const asText = (all: readonly SideChange[]): string =>
-    all.map((change) => renderChange(change, { dryRun, where: change.at })).join('');
-  context.print(formatValue(changes, output, asText));
+): CliError {
+  const { name, revision } = first;
+  const undo =
+    revision === 0
+      ? ''
+      : `, or undo it there with "clustermesh peer rollback ${name} --revision ${revision}"`;
+  return new CliError(
+    error.code,
+    `${error.message}; half connected: ${a.where} has ${name} for a peer, and whether ${b.where} was changed is not known: run the same command again when it is back${undo}`,
+    { cause: error },
+  );
+}
+
+/** Does something that may be done twice, again while nobody answers. */
+async function whenBack<T>(
+  attempt: () => Promise<T>,
+  { signal }: { readonly signal: AbortSignal },
+): Promise<T> {
+  const deadline = systemClock.monotonic() + COMES_BACK_SECONDS * 1000;
+  const backoff = createBackoff({ minMs: 200, maxMs: 2000 });
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!isUnreachable(error) || systemClock.monotonic() > deadline) throw error;
+    }
+    await systemClock.sleep(backoff.next(), signal);
+  }
+}
+
+async function waitForBoth(
+  [a, b]: readonly [ClusterAccess, ClusterAccess],
+  options: {
+    readonly plans: readonly [PeerChangeAnswer, PeerChangeAnswer];
+    readonly seconds: number;
+    readonly context: PairContext;
+  },
+): Promise<void> {
+  const { plans, seconds, context } = options;
+  const { signal } = context;
+  using progress = beginProgress('waiting until both have read each other', context);
+  await Promise.all([
+    waitUntilReady(a, plans[0].name, { seconds, signal }),
+    waitUntilReady(b, plans[1].name, { seconds, signal }),
+  ]);
+  progress[Symbol.dispose]();
+  context.say('both clusters have read each other\n');
 }
 
 async function waitUntilReady(
@@ -261,15 +239,34 @@ async function waitUntilReady(
   const deadline = systemClock.monotonic() + seconds * 1000;
   const backoff = createBackoff({ minMs: 200, maxMs: 2000 });
   for (;;) {
-    const peer = (await listPeers(access, signal)).find((one) => one.name === name);
-    if (peer !== undefined && isReady(peer)) return;
+    const seen = await look(access, name, signal);
+    if (seen.kind === 'seen' && seen.peer !== undefined && isReady(seen.peer)) return;
     if (systemClock.monotonic() > deadline) {
-      const why = peer?.conditions.find(({ type }) => type === 'Ready')?.message ?? 'it is gone';
       throw new CliError(
         'timeout',
-        `${access.where} has not read ${name} within ${seconds} s: ${why}; next: clustermesh troubleshoot ${name}`,
+        `${access.where} has not read ${name} within ${seconds} s: ${reasonOf(seen)}; next: clustermesh troubleshoot ${name}`,
       );
     }
     await systemClock.sleep(backoff.next(), signal);
   }
+}
+
+type Look =
+  | { readonly kind: 'seen'; readonly peer: PeerAnswer | undefined }
+  | { readonly kind: 'silent'; readonly why: string };
+
+async function look(access: ClusterAccess, name: string, signal: AbortSignal): Promise<Look> {
+  try {
+    const peers = await listPeers(access, signal);
+    return { kind: 'seen', peer: peers.find((one) => one.name === name) };
+  } catch (error) {
+    // An apiserver that restarts meanwhile is waited for as well.
+    if (!isUnreachable(error)) throw error;
+    return { kind: 'silent', why: error.message };
+  }
+}
+
+function reasonOf(look: Look): string {
+  if (look.kind === 'silent') return look.why;
+  return look.peer?.conditions.find(({ type }) => type === 'Ready')?.message ?? 'it is gone';
 }

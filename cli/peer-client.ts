@@ -4,6 +4,16 @@ import { problemOf } from '../mesh/diagnosis/problem.ts';
 import { isProblemId } from '../mesh/diagnosis/problems.ts';
 import type { ClusterAccess } from './cluster-access.ts';
 
+/** What a preflight finds that is true only now and here: a person may choose not to mind it. The registry decides. */
+export const IGNORABLE_FINDINGS = [
+  'peer-unreachable',
+  'peer-nodes-unreachable',
+  'peer-tls',
+  'peer-clock',
+  'peer-mtu',
+  'own-certificate-refused',
+] as const;
+
 /** An apiserver looks at a peer over the network meanwhile. */
 const TIMEOUT_MS = 45_000;
 
@@ -24,6 +34,7 @@ const changeSchema = z.object({
 const exportSchema = z.object({
   manifest: z.string(),
   notes: z.array(z.string()).default([]),
+  node_addresses: z.array(z.string()).default([]),
 });
 const listSchema = z.object({
   peers: z
@@ -86,6 +97,8 @@ export interface ChangeHow {
   readonly dryRun: boolean;
   /** Ids of findings that are not minded. */
   readonly ignore?: readonly string[] | undefined;
+  /** Of nodes of the peer, as its export says them. */
+  readonly nodeAddresses?: readonly string[] | undefined;
   readonly signal: AbortSignal;
 }
 
@@ -101,9 +114,9 @@ export function exportPeer(
 export function applyPeer(
   access: ClusterAccess,
   manifest: string,
-  { dryRun, ignore = [], signal }: ChangeHow,
+  { dryRun, ignore = [], nodeAddresses = [], signal }: ChangeHow,
 ): Promise<PeerChangeAnswer> {
-  const request = { manifest, dry_run: dryRun, ignore };
+  const request = { manifest, dry_run: dryRun, ignore, node_addresses: nodeAddresses };
   return access.ask('ApplyPeer', request, { answer: changeSchema, signal, timeoutMs: TIMEOUT_MS });
 }
 

@@ -16,6 +16,7 @@ import {
   type ChangeHow,
   deletePeer,
   exportPeer,
+  IGNORABLE_FINDINGS,
   listPeers,
   type PeerAnswer,
   type PeerChangeAnswer,
@@ -23,10 +24,14 @@ import {
 } from './peer-client.ts';
 import { renderChange } from './peer-text.ts';
 import { formatValue, type OutputFormat, outputOption, renderRows } from './policy-output.ts';
+import { beginProgress } from './progress.ts';
 import { collectTexts, listText } from './vm-text.ts';
 
 /** What the command needs of the process. */
-export type PeerContext = Pick<CliContext, 'input' | 'print' | 'say' | 'setProblem' | 'signal'>;
+export type PeerContext = Pick<
+  CliContext,
+  'input' | 'print' | 'say' | 'setProblem' | 'signal' | 'isWatched'
+>;
 
 interface OutputFlags extends ClusterFlags {
   readonly output: OutputFormat;
@@ -64,8 +69,10 @@ function exportCommand(context: PeerContext): Command {
       if (flags.output !== 'yaml' && flags.output !== 'json') {
         throw new CliError('usage', `--output ${flags.output}: expected yaml or json`);
       }
+      using progress = beginProgress('asking the cluster', context);
       using access = await openClusterAccess(flags, context);
       const { manifest, notes } = await exportPeer(access, context.signal);
+      progress[Symbol.dispose]();
       for (const note of notes) context.say(`note: ${note}\n`);
       const isJson = flags.output === 'json';
       context.print(isJson ? `${JSON.stringify(parseYaml(manifest), null, 2)}\n` : manifest);
@@ -133,8 +140,10 @@ function listCommand(context: PeerContext): Command {
     .description('show the peers and how they stand; exit code 1 when one is not ready')
     .addOption(outputOption())
     .action(async (flags: OutputFlags) => {
+      using progress = beginProgress('asking the cluster', context);
       using access = await openClusterAccess(flags, context);
       const peers = await listPeers(access, context.signal);
+      progress[Symbol.dispose]();
       context.print(formatValue(peers, flags.output, renderPeers));
       if (peers.some((peer) => !isReady(peer))) context.setProblem();
     });
@@ -150,7 +159,7 @@ function changing(command: Command): Command {
     .option('--dry-run', 'say what would change, with the differences; change nothing')
     .option(
       '--ignore <id...>',
-      'findings not to mind: peer-unreachable, peer-tls, peer-clock, peer-mtu, own-certificate-refused',
+      `findings not to mind: ${IGNORABLE_FINDINGS.join(', ')}`,
       collectTexts,
       [],
     )
@@ -163,8 +172,11 @@ async function makeChanges(
   make: (access: ClusterAccess, how: ChangeHow) => Promise<readonly PeerChangeAnswer[]>,
 ): Promise<void> {
   const { dryRun = false, ignore } = flags;
+  using progress = beginProgress('asking the cluster', context);
   using access = await openClusterAccess(flags, context);
+  progress.tell(`${dryRun ? 'looking at' : 'changing'} the peers of ${access.where}`);
   const changes = await make(access, { dryRun, ignore, signal: context.signal });
+  progress[Symbol.dispose]();
   const asText = (all: readonly PeerChangeAnswer[]): string =>
     all.map((change) => renderChange(change, { dryRun })).join('');
   context.print(formatValue(changes, flags.output, asText));

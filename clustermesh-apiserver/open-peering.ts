@@ -1,12 +1,13 @@
 /** Declared peers, put together: store, key, folders, what administrators ask, and what gate, enrollment and mirror need. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { KvStore } from '../mesh/kvstore/kvstore.ts';
+import { KvError, type KvStore } from '../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
 import type { Logger } from '../mesh/runtime/log.ts';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import type { IpPrefix } from '../mesh/wire/ip.ts';
+import { nodesPrefix } from '../mesh/wire/keys.ts';
 import { parseBundle } from './gate/certificate-chain.ts';
 import type { TrustFiles } from './gate/trust.ts';
 import type { KubernetesApi } from './kubernetes/api.ts';
@@ -23,6 +24,7 @@ import { createPeerAdmin, type PeerAdmin } from './peering/peer-admin.ts';
 import { createPeerHistory } from './peering/peer-history.ts';
 import { NO_NETWORKS, type OwnCluster } from './peering/peer-plan.ts';
 import { probePeer } from './peering/peer-probe.ts';
+import { addressesOfNodes } from './peering/peer-reach.ts';
 import type { PeerStore } from './peering/peer-store.ts';
 import { createPeering, type Peering } from './peering/peering.ts';
 import {
@@ -32,6 +34,8 @@ import {
   type PeeringKey,
 } from './peering/peering-key.ts';
 import { managedFolderPaths, type PeeringSettings } from './peering-options.ts';
+import type { AdminCaller } from './registry/admin.ts';
+import type { NodeProber } from './registry/node-prober.ts';
 
 /** What peering needs of the parts around it. All of it may be there later than peering is. */
 export interface PeeringSurroundings {
@@ -41,6 +45,8 @@ export interface PeeringSurroundings {
   readonly mirror: () => Kvstoremesh | undefined;
   /** Networks of the pods of this cluster, as its nodes say. */
   readonly podNetworks: () => readonly IpPrefix[];
+  /** Has nodes look whether they reach others. */
+  readonly prober: Pick<NodeProber, 'ask'>;
 }
 
 /** Options of `openPeering`. */
@@ -61,6 +67,8 @@ export interface OpenPeeringOptions {
 /** Peering with what administrators ask of it. */
 export interface OpenedPeering extends Peering {
   readonly admin: PeerAdmin;
+  /** How the objects of the peers are being read; undefined: they are files. */
+  readonly reading: () => ReturnType<NonNullable<PeerStore['reading']>>;
 }
 
 /** Opens it; nothing is put into force before `run`. Throws PeeringError `key`. */
@@ -94,16 +102,21 @@ export async function openPeering(options: OpenPeeringOptions): Promise<OpenedPe
     peerStore,
     history: createPeerHistory({ store, clock }),
     own,
-    exportOwn: (to) => exportOwn(to, { ...options, key }),
-    async probe(peer, signal) {
+    exportOwn: (caller) => exportOwn(caller, { ...options, key }),
+    async probe(peer, { nodeAddresses, signal }) {
       client ??= makeClientKey();
       return probePeer(peer, {
+        nodeAddresses,
+        askNodes: (question) => surroundings.prober.ask(question, signal),
         own: own(),
         ownCertificate: () => readFile(options.files.certFile, 'utf8'),
         ownStoreId: () => store.clusterId,
         key,
         client: await client,
-        pair: peering.certificateOf(peer.name),
+        readPair: async () =>
+          peer.spec.clientCertificate === undefined
+            ? peering.certificateOf(peer.name)
+            : peerStore.readClientCertificate(peer, signal),
         clock,
         signal,
       });
@@ -112,7 +125,7 @@ export async function openPeering(options: OpenPeeringOptions): Promise<OpenedPe
   });
   // Accessors stay accessors.
   return Object.defineProperties(
-    { admin },
+    { admin, reading: () => peerStore.reading?.() },
     Object.getOwnPropertyDescriptors(peering),
   ) as OpenedPeering;
 }
@@ -137,11 +150,26 @@ async function openPeerStore(
   return { peerStore: createFilePeerStore(source.directory, { clock, logger }), key };
 }
 
+/** Of some of our nodes; none while etcd does not answer: what a cluster is can be told without. */
+async function ownNodeAddresses(
+  { store, cluster }: Pick<OpenPeeringOptions, 'store' | 'cluster'>,
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  try {
+    return addressesOfNodes((await store.list(nodesPrefix(cluster.name), { signal })).pairs);
+  } catch (error) {
+    if (!(error instanceof KvError)) throw error;
+    return [];
+  }
+}
+
 /** This cluster for others. Without advertised addresses it is where the caller has reached us. */
 async function exportOwn(
-  to: string,
+  { to, signal }: Pick<AdminCaller, 'to' | 'signal'>,
   options: OpenPeeringOptions & { readonly key: PeeringKey },
-): Promise<OwnPeer & { readonly notes: readonly string[] }> {
+): Promise<
+  OwnPeer & { readonly notes: readonly string[]; readonly nodeAddresses: readonly string[] }
+> {
   const { settings, cluster, files, surroundings, key } = options;
   const { advertiseGate, advertiseEnrollment } = settings;
   const gate = surroundings.gate();
@@ -178,11 +206,12 @@ async function exportOwn(
     networks: settings.networks,
     datapath: settings.datapath,
   });
+  const nodeAddresses = await ownNodeAddresses(options, signal);
   const notes =
     advertiseGate.length === 0
       ? [
           `the endpoints are where this call came in, ${here}: if peers reach this cluster elsewhere, start its apiserver with --advertise-gate`,
         ]
       : [];
-  return { ...made, notes };
+  return { ...made, notes, nodeAddresses };
 }

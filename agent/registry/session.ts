@@ -4,6 +4,7 @@ import {
   type ClientDuplexStream,
   type MethodDefinition,
   type ServiceError,
+  status,
 } from '@grpc/grpc-js';
 import type { EtcdTls } from '../../mesh/kvstore/etcd-endpoint.ts';
 import { createBackoff } from '../../mesh/runtime/backoff.ts';
@@ -20,8 +21,10 @@ import type { AgentReport } from '../../mesh/wire/agent-report.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { IpAddress, IpPrefix } from '../../mesh/wire/ip.ts';
 import type { PolicyReport } from '../api/status.ts';
+import type { LookAtNodes } from '../withdrawal/reach.ts';
 import { createAgentReporter } from './agent-reports.ts';
 import { followCertificates } from './certificate-change.ts';
+import { answerProbe } from './node-probe.ts';
 import { createPolicyReporter } from './policy-reports.ts';
 import {
   healthMessages,
@@ -61,6 +64,10 @@ export interface NodeSessionOptions {
   readonly machine?: MachineSide | undefined;
   /** Of a node: told what the cluster has decided for it, its peers above all. Default: it is not asked for. */
   readonly onConfig?: ((config: MachineConfig) => void) | undefined;
+  /** Of a node: looks whether it reaches others. Default: it is not asked. */
+  readonly lookAtNodes?: LookAtNodes | undefined;
+  /** Called each time that the registry lets the holder of this certificate not in. */
+  readonly onForbidden?: (() => void) | undefined;
   /** Certificates, read anew before each connection: those of the own cluster's etcd, common name `node-<name>`. */
   readonly readTls: () => Promise<EtcdTls | undefined>;
   readonly clusterName: ClusterName;
@@ -114,6 +121,8 @@ interface Answer {
   };
   /** To machines, and to nodes that ask for it. */
   readonly config?: unknown;
+  /** To nodes that take it. */
+  readonly probe?: unknown;
 }
 
 type Stream = ClientDuplexStream<object, Answer>;
@@ -209,15 +218,19 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
     const hello = { schema: SCHEMA, cluster_name: clusterName, node_name: nodeName };
     const instance =
       machine === undefined
-        ? { takes_config: onConfig !== undefined }
+        ? { takes_config: onConfig !== undefined, takes_probes: options.lookAtNodes !== undefined }
         : { instance_id: machine.instanceId, run_id: machine.runId };
     stream.write({ hello: { ...hello, agent_version: options.agentVersion, ...instance } });
     let sequence = 0;
     for await (const message of stream) {
       const answer: Answer = message;
-      const { accepted, rejected, config } = answer;
+      const { accepted, rejected, config, probe } = answer;
       if (config !== undefined) {
         takeConfig(config);
+        continue;
+      }
+      if (probe !== undefined) {
+        void answerProbe(stream, { probe, lookAtNodes: options.lookAtNodes, signal });
         continue;
       }
       const answered = accepted?.sequence ?? rejected?.sequence ?? 0;
@@ -294,6 +307,7 @@ export function createNodeSession(options: NodeSessionOptions): NodeSession {
         failures += 1;
         // What was rejected says more than that the stream has ended then.
         if (!wasRejected) become({ kind: 'disconnected', error: reasonOf(error) });
+        if (isForbidden(error)) options.onForbidden?.();
       }
       if (clock.monotonic() - began >= LASTING_SESSION_MS) backoff.reset();
       await clock.sleep(backoff.next(), signal).catch(() => undefined);
@@ -389,6 +403,10 @@ function describeState(state: SessionState): string {
 
 function textOf({ host, port }: HostPort): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function isForbidden(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === status.PERMISSION_DENIED;
 }
 
 function reasonOf(error: unknown): string {

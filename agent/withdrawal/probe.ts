@@ -22,25 +22,41 @@ export const probeNode: Probe = async (address, signal) => {
 };
 
 /** Whether a machine's TCP answers on a port, by accepting or by refusing. */
-export function answersTcp(
+export async function answersTcp(address: IpAddress, options: TcpOptions): Promise<boolean> {
+  return (await askTcp(address, options)) !== 'silent';
+}
+
+/** How a machine is asked by TCP. */
+export interface TcpOptions {
+  readonly port: number;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** What became of a connection; `silent`: nothing came back that says anything of that machine. */
+export type TcpOutcome = 'accepted' | 'refused' | 'silent';
+
+/** Connects, and closes at once. Never rejects. */
+export function askTcp(
   address: IpAddress,
-  options: { readonly port: number; readonly timeoutMs: number; readonly signal: AbortSignal },
-): Promise<boolean> {
-  const { port, timeoutMs, signal } = options;
+  { port, timeoutMs, signal }: TcpOptions,
+): Promise<TcpOutcome> {
   return new Promise((resolve) => {
     const socket = connect({ host: address, port, timeout: timeoutMs });
-    const end = (answered: boolean): void => {
+    const end = (outcome: TcpOutcome): void => {
       signal.removeEventListener('abort', onAbort);
       socket.destroy();
-      resolve(answered);
+      resolve(outcome);
     };
-    const onAbort = (): void => end(false);
+    const onAbort = (): void => end('silent');
     signal.addEventListener('abort', onAbort, { once: true });
-    if (signal.aborted) end(false);
-    socket.once('connect', () => end(true));
-    socket.once('timeout', () => end(false));
-    // "No route" and "host unreachable" come from here or from a router, and say nothing for the node.
-    socket.on('error', (error) => end('code' in error && error.code === 'ECONNREFUSED'));
+    if (signal.aborted) end('silent');
+    socket.once('connect', () => end('accepted'));
+    socket.once('timeout', () => end('silent'));
+    // "No route" and "host unreachable" come from here or from a router, and say nothing for the machine.
+    socket.on('error', (error) => {
+      end('code' in error && error.code === 'ECONNREFUSED' ? 'refused' : 'silent');
+    });
   });
 }
 

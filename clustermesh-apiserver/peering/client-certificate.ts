@@ -8,23 +8,33 @@ import type { ClientPair } from './peer-enrolment.ts';
 const SLACK_MS = 300_000;
 const RETRY_MIN_MS = 2000;
 const RETRY_MAX_MS = 60_000;
-/** A peer that is not read with a certificate that looks good is asked for another one, no oftener than this. */
-const DOUBT_MS = 60_000;
+/** A peer that is not read with a certificate that looks good is asked for another one: after this time, then ever more rarely. */
+const DOUBT_MIN_MS = 5000;
+const DOUBT_MAX_MS = 60_000;
+
+/** Why there is no certificate, or no newer one. */
+export interface CertificateProblem {
+  readonly text: string;
+  /** The peer does not have us for a peer: until it has, no certificate of its helps. */
+  readonly isUnknownThere: boolean;
+}
 
 /** The certificate of one peer. */
 export interface ClientCertificate {
   readonly pair: ClientPair | undefined;
   /** Milliseconds since 1970; undefined without a certificate. */
   readonly notAfter: number | undefined;
-  /** Why there is none, or no newer one; undefined: nothing is wrong. */
-  readonly problem: string | undefined;
+  /** Undefined: nothing is wrong. */
+  readonly problem: CertificateProblem | undefined;
   /** Milliseconds until another one is to be asked for; zero: now. */
   dueIn(): number;
   take(pair: ClientPair): void;
   /** It could not be had: it is asked for again after a while. */
-  fail(problem: string): void;
+  fail(problem: CertificateProblem): void;
   /** The peer is not read although there is a certificate: another one may help. */
   doubt(): void;
+  /** The peer is read by the certificate that there is. */
+  believe(): void;
 }
 
 /** Begins with what there is. */
@@ -38,7 +48,9 @@ export function createClientCertificate(
   /** By the monotonic clock. */
   let dueAt = clock.monotonic();
   let triedAt = Number.NEGATIVE_INFINITY;
-  let problem: string | undefined;
+  let problem: CertificateProblem | undefined;
+  const doubts = createBackoff({ minMs: 2 * DOUBT_MIN_MS, maxMs: DOUBT_MAX_MS });
+  let doubtMs = DOUBT_MIN_MS;
 
   const take = (next: ClientPair, isNew: boolean): void => {
     const { validFrom, validTo } = new X509Certificate(next.certificate);
@@ -74,7 +86,13 @@ export function createClientCertificate(
       dueAt = triedAt + backoff.next();
     },
     doubt() {
-      if (clock.monotonic() - triedAt >= DOUBT_MS) dueAt = clock.monotonic();
+      if (clock.monotonic() - triedAt < doubtMs) return;
+      dueAt = clock.monotonic();
+      doubtMs = doubts.next();
+    },
+    believe() {
+      doubts.reset();
+      doubtMs = DOUBT_MIN_MS;
     },
   };
 }

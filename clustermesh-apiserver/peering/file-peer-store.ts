@@ -1,5 +1,4 @@
 /** Peers in a directory: a file a peer, `NAME.yaml`. */
-import { randomBytes } from 'node:crypto';
 import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../mesh/runtime/clock.ts';
@@ -31,6 +30,9 @@ export function createFilePeerStore(
       { cause },
     );
 
+  // One name: what a process that was killed has left is taken by the next one.
+  const temporaryOf = (file: string): string => join(directory, `.${file}.tmp`);
+
   return {
     async *watch(signal) {
       let before: ReadonlyMap<string, StoredPeer> = new Map();
@@ -55,7 +57,7 @@ export function createFilePeerStore(
     async put(peer) {
       const file = files.get(peer.name) ?? `${peer.name}.yaml`;
       const path = join(directory, file);
-      const temporary = join(directory, `.${file}.${randomBytes(4).toString('hex')}.tmp`);
+      const temporary = temporaryOf(file);
       try {
         await writeFile(temporary, formatMeshPeer(peer), { mode: 0o644, flush: true });
         await rename(temporary, path);
@@ -68,6 +70,7 @@ export function createFilePeerStore(
       const file = files.get(name) ?? `${name}.yaml`;
       try {
         await rm(join(directory, file), { force: true });
+        await rm(temporaryOf(file), { force: true });
       } catch (cause) {
         throw fail(`remove ${file}`, cause);
       }

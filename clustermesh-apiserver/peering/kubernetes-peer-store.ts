@@ -6,7 +6,7 @@ import type { Logger } from '../../mesh/runtime/log.ts';
 import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { KubernetesApi } from '../kubernetes/api.ts';
 import { KubernetesError } from '../kubernetes/kubernetes-error.ts';
-import { reflect } from '../kubernetes/reflector.ts';
+import { type ReflectorStatus, reflect } from '../kubernetes/reflector.ts';
 import { RESOURCES, resourcePath } from '../kubernetes/resource.ts';
 import { ObjectError } from '../sources/object-error.ts';
 import { type MeshPeer, meshPeerObject, parseMeshPeer } from './mesh-peer.ts';
@@ -20,6 +20,8 @@ const PEERING_KEY_FIELD = 'peering.key';
 /** The ClusterRole in `rbac-peering.yaml`. */
 const ROLE = 'isthmus-peering';
 const ATTEMPTS = 5;
+/** An API server that does not answer within this time is as good as gone. */
+const LOOK_MS = 10_000;
 /** Objects that went with their definition are kept so long after a new one stands: it is being upgraded, and they come back. */
 const KEEP_WITHOUT_DEFINITION_MS = 600_000;
 
@@ -50,6 +52,7 @@ export function createKubernetesPeerStore(
   { namespace, clock, logger }: KubernetesPeerStoreOptions,
 ): PeerStore {
   const freshLook = createFreshLook();
+  let reading: ReflectorStatus | undefined;
   const pathOf = (name: string, subresource?: string): string =>
     resourcePath(RESOURCES.meshPeers, { name, subresource });
   const read = async (name: string, signal: AbortSignal) => {
@@ -69,6 +72,9 @@ export function createKubernetesPeerStore(
         signal,
         freshLook,
         role: ROLE,
+        onStatus: (status) => {
+          reading = status;
+        },
         keepWithoutDefinitionMs: KEEP_WITHOUT_DEFINITION_MS,
       });
       for await (const batch of batches) {
@@ -80,10 +86,18 @@ export function createKubernetesPeerStore(
         if (isWhole) yield listingOf(objects, good);
       }
     },
-    look: (signal) => freshLook.ask(signal),
+    reading: () => reading,
+    async look(signal) {
+      // Who watches waits for an API server that is gone, and says so elsewhere: who asks shall not.
+      await asking('read the MeshPeer objects', async () => {
+        const path = resourcePath(RESOURCES.meshPeers);
+        await api.request({ method: 'GET', path, query: { limit: 1 }, timeoutMs: LOOK_MS, signal });
+      });
+      await freshLook.ask(signal);
+    },
     async put(peer, signal) {
       const wanted = meshPeerObject(peer);
-      await writing(async () => {
+      await asking('write the MeshPeer', async () => {
         for (let attempt = 1; ; attempt += 1) {
           try {
             const found = await read(peer.name, signal).catch(ifNotFound);
@@ -104,7 +118,7 @@ export function createKubernetesPeerStore(
       });
     },
     async remove(name, signal) {
-      await writing(async () => {
+      await asking('write the MeshPeer', async () => {
         await api.request({ method: 'DELETE', path: pathOf(name), signal }).catch(ifNotFound);
       });
     },
@@ -237,15 +251,15 @@ function ifNotFound(error: unknown): undefined {
   throw error;
 }
 
-async function writing(write: () => Promise<void>): Promise<void> {
+async function asking(what: string, ask: () => Promise<void>): Promise<void> {
   try {
-    await write();
+    await ask();
   } catch (cause) {
     if (!(cause instanceof KubernetesError)) throw cause;
     const { retryable } = cause;
     throw new PeeringError(
       retryable ? 'unreachable' : 'read-only',
-      `cannot write the MeshPeer: ${cause.message}`,
+      `cannot ${what}: ${cause.message}`,
       {
         retryable,
         cause,

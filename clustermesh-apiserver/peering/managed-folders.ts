@@ -46,7 +46,13 @@ const TRUST_FILE = /^(.+)\.crt$/;
 /** Opens the folders; they are made where they are not there. */
 export async function openManagedFolders(paths: ManagedFolderPaths): Promise<ManagedFolders> {
   const { trust, clients } = paths;
-  for (const folder of [trust, clients]) await mkdir(folder, { recursive: true, mode: 0o700 });
+  for (const folder of [trust, clients]) {
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    for (const file of await readdir(folder)) {
+      // Of a process that was killed.
+      if (file.endsWith('.tmp')) await rm(join(folder, file), { force: true });
+    }
+  }
 
   const removeOthers = async (name: ClusterName, kept: readonly string[]): Promise<void> => {
     for (const file of await readdir(clients)) {

@@ -24,6 +24,7 @@ export type PeerAdmin = Readonly<
 /** What is true only now and here: a person may know better. What else is found would make the mesh wrong, and is never ignored. */
 export const IGNORABLE_FINDINGS: readonly PeerFinding['id'][] = [
   'peer-unreachable',
+  'peer-nodes-unreachable',
   'peer-tls',
   'peer-clock',
   'peer-mtu',
@@ -33,12 +34,15 @@ export const IGNORABLE_FINDINGS: readonly PeerFinding['id'][] = [
 /** Longer ones are no MeshPeer. */
 const MOST_MANIFEST_LENGTH = 256 * 1024;
 
+const MOST_NODE_ADDRESSES = 64;
+
 const manifestField = z.string().max(MOST_MANIFEST_LENGTH).default('');
 const manifestSchema = z.object({ manifest: manifestField });
 const ignoreField = z.array(z.string()).default([]);
 const applySchema = manifestSchema.extend({
   dry_run: z.boolean().default(false),
   ignore: ignoreField,
+  node_addresses: z.array(z.ipv4().or(z.ipv6())).max(MOST_NODE_ADDRESSES).default([]),
 });
 const deleteSchema = z.object({
   name: z.string().default(''),
@@ -51,54 +55,104 @@ const rollbackSchema = deleteSchema.extend({
 
 type Peer = Pick<MeshPeer, 'name' | 'spec'>;
 
+interface LookContext {
+  /** Of nodes of the peer, from who has asked it. */
+  readonly nodeAddresses: readonly string[];
+  readonly signal: AbortSignal;
+}
+
+interface ApplyHow {
+  readonly dryRun: boolean;
+  readonly ignore: readonly string[];
+  readonly nodeAddresses?: LookContext['nodeAddresses'];
+}
+
 /** Makes the methods. They throw AdminError, KvError, and ZodError for a malformed request. */
 export function createPeerAdmin(options: {
   readonly peering: Peering;
   readonly peerStore: PeerStore;
   readonly history: PeerHistory;
   readonly own: () => OwnCluster;
-  /** This cluster for others, as a caller that came in at `to` reaches it. */
-  readonly exportOwn: (to: string) => Promise<OwnPeer & { readonly notes?: readonly string[] }>;
+  /** This cluster for others, as a caller that came in at `to` reaches it, with addresses of nodes. */
+  readonly exportOwn: (
+    caller: Pick<AdminCaller, 'to' | 'signal'>,
+  ) => Promise<
+    OwnPeer & { readonly notes: readonly string[]; readonly nodeAddresses: readonly string[] }
+  >;
   /** Looks at a peer over the network. */
-  readonly probe: (peer: Peer, signal: AbortSignal) => Promise<PeerFinding[]>;
+  readonly probe: (peer: Peer, context: LookContext) => Promise<PeerFinding[]>;
   readonly logger: Logger;
 }): PeerAdmin {
   const { peering, peerStore, history, own, logger } = options;
 
-  const preflight = async (peer: Peer, signal: AbortSignal): Promise<PeerFinding[]> => {
+  const planFaults = (peer: Peer): PeerFinding[] => {
     const others = [...peering.accepted.values()].filter(({ name }) => name !== peer.name);
-    const faults = findPlanFaults(peer, { own: own(), others });
+    return findPlanFaults(peer, { own: own(), others });
+  };
+  const preflight = async (peer: Peer, context: LookContext): Promise<PeerFinding[]> => {
+    const faults = planFaults(peer);
     // Who cannot be taken need not be asked.
-    if (faults.some(({ severity }) => severity === 'refusal')) return faults;
-    return [...faults, ...(await options.probe(peer, signal))];
+    if (isRefused(faults)) return faults;
+    return [...faults, ...(await options.probe(peer, context))];
   };
   const present = async (name: ClusterName, signal: AbortSignal): Promise<MeshPeer | undefined> => {
-    await peerStore.look(signal);
+    await said(() => peerStore.look(signal));
     return peering.listing?.peers.get(name)?.peer;
   };
-  const apply = async (
-    peer: Peer,
-    how: { readonly dryRun: boolean; readonly ignore: readonly string[] },
-    caller: AdminCaller,
-  ): Promise<object> => {
-    const { name } = peer;
-    const { signal, by } = caller;
-    const former = await present(name, signal);
+  /** What a peer is here and what it is to be; undefined `outcome`: it is as it should be. */
+  const compare = async (peer: Peer, signal: AbortSignal) => {
+    const former = await present(peer.name, signal);
     const before = former === undefined ? '' : formatMeshPeer(former);
     const after = formatMeshPeer(peer);
-    const change = { name, before, after };
-    if (before === after) return { ...change, outcome: 'unchanged' };
-    const found = await preflight(peer, signal);
+    const change = { name: peer.name, before, after };
+    const outcome: 'created' | 'changed' = former === undefined ? 'created' : 'changed';
+    return { change, outcome: before === after ? undefined : outcome };
+  };
+  /** Says so when what is there is in force: who wrote it may have been killed before it was. */
+  const unchanged = async <T extends object>(
+    change: T,
+    how: { readonly dryRun: boolean },
+    signal: AbortSignal,
+  ): Promise<object> => {
+    if (!how.dryRun) await said(() => peering.settle(signal));
+    return { ...change, outcome: 'unchanged' };
+  };
+  let latest: Promise<unknown> = Promise.resolve();
+  /** Of several people who change peers at once each sees what the one before has done. */
+  const oneByOne = <T>(work: () => Promise<T>): Promise<T> => {
+    const mine = latest.then(work);
+    latest = mine.catch(() => undefined);
+    return mine;
+  };
+
+  const apply = async (peer: Peer, how: ApplyHow, caller: AdminCaller): Promise<object> => {
+    const { signal } = caller;
+    const { change, outcome } = await compare(peer, signal);
+    if (outcome === undefined) return unchanged(change, how, signal);
+    const { nodeAddresses = [] } = how;
+    const found = await preflight(peer, { nodeAddresses, signal });
     const findings = found.map((finding) => softened(finding, how.ignore));
-    if (findings.some(({ severity }) => severity === 'refusal')) {
-      return { ...change, outcome: 'refused', findings };
-    }
-    const outcome = former === undefined ? 'created' : 'changed';
+    if (isRefused(findings)) return { ...change, outcome: 'refused', findings };
     if (how.dryRun) return { ...change, outcome, findings };
+    return oneByOne(() => write(peer, { ...how, findings }, caller));
+  };
+  const write = async (
+    peer: Peer,
+    how: { readonly ignore: readonly string[]; readonly findings: readonly PeerFinding[] },
+    caller: AdminCaller,
+  ): Promise<object> => {
+    const { signal, by } = caller;
+    const { findings } = how;
+    // The look over the network has taken its time: others may have been faster.
+    const { change, outcome } = await compare(peer, signal);
+    if (outcome === undefined) return unchanged({ ...change, findings }, { dryRun: false }, signal);
+    const faults = planFaults(peer).map((finding) => softened(finding, how.ignore));
+    if (isRefused(faults)) return { ...change, outcome: 'refused', findings: faults };
+    const { name, before } = change;
     // Noted first: who is killed in between has noted a change that was not made, and makes it with the next try.
     const revision = await history.note(name, { outcome, by, before }, signal);
-    await written(() => peerStore.put(peer, signal));
-    await peering.settle(signal);
+    await said(() => peerStore.put(peer, signal));
+    await said(() => peering.settle(signal));
     logger.info({ peer: name, outcome, by, from: caller.from, revision }, 'a peer was applied');
     return { ...change, outcome, findings, revision };
   };
@@ -110,33 +164,36 @@ export function createPeerAdmin(options: {
     const { signal, by } = caller;
     const former = await present(name, signal);
     const isBroken = peering.listing?.problems.some((problem) => problem.name === name) ?? false;
-    if (former === undefined && !isBroken) return { name, outcome: 'unchanged' };
+    if (former === undefined && !isBroken) return unchanged({ name }, how, signal);
     const before = former === undefined ? '' : formatMeshPeer(former);
     if (how.dryRun) return { name, before, outcome: 'deleted' };
     const revision = await history.note(name, { outcome: 'deleted', by, before }, signal);
-    await written(() => peerStore.remove(name, signal));
-    await peering.settle(signal);
+    await said(() => peerStore.remove(name, signal));
+    await said(() => peering.settle(signal));
     logger.info({ peer: name, by, from: caller.from, revision }, 'a peer was deleted');
     return { name, before, outcome: 'deleted', revision };
   };
 
   return {
-    async ExportPeer(_request, { to }) {
-      const made = await options.exportOwn(to);
+    async ExportPeer(_request, caller) {
+      const made = await options.exportOwn(caller);
       if (made.kind === 'unusable') throw new AdminError('not-offered', made.reason);
-      return { manifest: formatMeshPeer(made.peer), notes: made.notes ?? [] };
+      const { peer, notes, nodeAddresses } = made;
+      return { manifest: formatMeshPeer(peer), notes, node_addresses: nodeAddresses };
     },
     async PreflightPeer(request, { signal }) {
       const peer = parsePeer(manifestSchema.parse(request).manifest);
-      return { findings: await preflight(peer, signal) };
+      return { findings: await preflight(peer, { nodeAddresses: [], signal }) };
     },
     async ApplyPeer(request, caller) {
-      const { manifest, dry_run: dryRun, ignore } = applySchema.parse(request);
-      return apply(parsePeer(manifest), { dryRun, ignore }, caller);
+      const parsed = applySchema.parse(request);
+      const { manifest, dry_run: dryRun, ignore, node_addresses: nodeAddresses } = parsed;
+      return apply(parsePeer(manifest), { dryRun, ignore, nodeAddresses }, caller);
     },
     async DeletePeer(request, caller) {
       const { name, dry_run: dryRun } = deleteSchema.parse(request);
-      return remove(parseName(name), { dryRun }, caller);
+      const peer = parseName(name);
+      return oneByOne(() => remove(peer, { dryRun }, caller));
     },
     async ListPeers(_request, { signal }) {
       const peers = await Promise.all(
@@ -175,10 +232,14 @@ export function createPeerAdmin(options: {
         );
       }
       return found.before === ''
-        ? remove(name, { dryRun }, caller)
+        ? oneByOne(() => remove(name, { dryRun }, caller))
         : apply(parsePeer(found.before), { dryRun, ignore }, caller);
     },
   };
+}
+
+function isRefused(findings: readonly PeerFinding[]): boolean {
+  return findings.some(({ severity }) => severity === 'refusal');
 }
 
 /** A refusal that a person has chosen not to mind, as a warning. */
@@ -187,9 +248,10 @@ function softened(finding: PeerFinding, ignore: readonly string[]): PeerFinding 
   return isIgnored ? { ...finding, severity: 'warning' } : finding;
 }
 
-async function written(write: () => Promise<void>): Promise<void> {
+/** What the store cannot do is told to who asks. */
+async function said(act: () => Promise<void>): Promise<void> {
   try {
-    await write();
+    await act();
   } catch (error) {
     if (!(error instanceof PeeringError)) throw error;
     throw new AdminError('not-offered', error.message);

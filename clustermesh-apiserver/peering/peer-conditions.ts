@@ -1,5 +1,6 @@
 /** How a peer stands, as conditions of its object. Pure. */
 import type { PeerReport } from '../../mesh/wire/peer-report.ts';
+import type { CertificateProblem } from './client-certificate.ts';
 import type { PeerFinding } from './peer-plan.ts';
 import type { PeerCondition } from './peer-store.ts';
 
@@ -12,10 +13,16 @@ export interface PeerSituation {
   /** What is wrong with the object itself. */
   readonly objectProblem: string | undefined;
   readonly hasCertificate: boolean;
-  /** Why there is no certificate, or no newer one. */
-  readonly certificateProblem: string | undefined;
+  readonly certificateProblem: CertificateProblem | undefined;
   /** What the mirror says; undefined: nothing yet. */
   readonly report: Pick<PeerReport, 'state' | 'reason'> | undefined;
+}
+
+/** What of it people have to look at besides what keeps the peer out. */
+export function situationFindings({ certificateProblem }: PeerSituation): PeerFinding[] {
+  return certificateProblem?.isUnknownThere === true
+    ? [{ id: 'peer-half-connected', severity: 'warning', cause: certificateProblem.text }]
+    : [];
 }
 
 /** Conditions, that of the whole first. */
@@ -42,15 +49,17 @@ function trusted(situation: PeerSituation): PeerCondition {
   return yes('Trusted', 'Trusted', 'its authority is believed for it alone');
 }
 
-function enrolled({ hasCertificate, certificateProblem }: PeerSituation): PeerCondition {
+function enrolled(situation: PeerSituation): PeerCondition {
+  const { hasCertificate, certificateProblem, report } = situation;
   if (certificateProblem === undefined) {
     return hasCertificate
       ? yes('Enrolled', 'Enrolled', 'we have a certificate that it knows us by')
       : no('Enrolled', 'Waiting', 'a certificate is being asked for');
   }
-  return hasCertificate
-    ? yes('Enrolled', 'RenewalFails', certificateProblem)
-    : no('Enrolled', 'Waiting', certificateProblem);
+  const { text, isUnknownThere } = certificateProblem;
+  // Who is read all the same takes what we have: a key may have been replaced here.
+  if (isUnknownThere && report?.state !== 'ready') return no('Enrolled', 'HalfConnected', text);
+  return hasCertificate ? yes('Enrolled', 'RenewalFails', text) : no('Enrolled', 'Waiting', text);
 }
 
 function connected({ report }: PeerSituation): PeerCondition {

@@ -27,7 +27,10 @@ export interface PeerRevision {
 
 /** The history of all peers. */
 export interface PeerHistory {
-  /** Notes a change that is about to be made; its number. Throws KvError. */
+  /**
+   * Notes a change that is about to be made; its number. Who was killed before it was made, and makes it now, notes nothing new: a
+   * change like the latest one, by the same person from the same state, has that one's number. Throws KvError.
+   */
   note(
     name: ClusterName,
     change: Pick<PeerRevision, 'outcome' | 'by' | 'before'>,
@@ -69,7 +72,9 @@ export function createPeerHistory(options: {
       const key = PEER_HISTORY_PREFIX + name;
       for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
         const { revisions, modRevision } = await read(name, signal);
-        const revision = (revisions[0]?.revision ?? 0) + 1;
+        const [latest] = revisions;
+        if (latest !== undefined && isSame(latest, change)) return latest.revision;
+        const revision = (latest?.revision ?? 0) + 1;
         const next = [{ ...change, revision, at: clock.now() }, ...revisions];
         const value = JSON.stringify({ schema: SCHEMA, revisions: next.slice(0, MOST_REVISIONS) });
         const { succeeded } = await store.transact(
@@ -87,6 +92,13 @@ export function createPeerHistory(options: {
     },
     of: async (name, signal) => (await read(name, signal)).revisions,
   };
+}
+
+function isSame(
+  a: Pick<PeerRevision, 'outcome' | 'by' | 'before'>,
+  b: Pick<PeerRevision, 'outcome' | 'by' | 'before'>,
+): boolean {
+  return a.outcome === b.outcome && a.by === b.by && a.before === b.before;
 }
 
 /** A record that cannot be read was written by a later version: its changes cannot be undone here, and are lost with the next. */

@@ -11,6 +11,7 @@ export type PeerFindingId =
   | 'peer-overlapping-networks'
   | 'peer-mesh-size'
   | 'peer-unreachable'
+  | 'peer-nodes-unreachable'
   | 'peer-is-ourselves'
   | 'peer-tls'
   | 'peer-clock'
@@ -18,7 +19,8 @@ export type PeerFindingId =
   | 'peer-routing-mode'
   | 'peer-mtu'
   | 'peer-half-connected'
-  | 'own-certificate-refused';
+  | 'own-certificate-refused'
+  | 'own-certificate-missing';
 
 /** Something that is wrong with a peer. `cause` is for people. */
 export interface PeerFinding {

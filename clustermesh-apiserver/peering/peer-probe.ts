@@ -13,6 +13,7 @@ import { clusterConfigKey, nodesPrefix } from '../../mesh/wire/keys.ts';
 import { decodeNode } from '../../mesh/wire/node.ts';
 import { WireError } from '../../mesh/wire/wire-error.ts';
 import { parseBundle } from '../gate/certificate-chain.ts';
+import type { NodeProber } from '../registry/node-prober.ts';
 import type { MeshPeer } from './mesh-peer.ts';
 import { type ClientPair, enrollmentPlaces, enrolWithPeer } from './peer-enrolment.ts';
 import {
@@ -22,6 +23,7 @@ import {
   type PeerFinding,
   type PeerFindingId,
 } from './peer-plan.ts';
+import { addressesOfNodes, findReachFaults } from './peer-reach.ts';
 import { PeeringError } from './peering-error.ts';
 import type { ClientKey, PeeringKey } from './peering-key.ts';
 
@@ -40,8 +42,12 @@ export interface ProbeContext {
   readonly key: PeeringKey;
   /** The key that looks enrol with, one for all of them: what is certified by it is thrown away. */
   readonly client: ClientKey;
-  /** What we show to the peer already; undefined: nothing, or not yet. */
-  readonly pair: ClientPair | undefined;
+  /** What we show to the peer already, or what it has given to us; undefined: nothing, or not yet. */
+  readonly readPair: () => Promise<ClientPair | undefined>;
+  /** Of nodes of the peer, from who has asked it; what it lets us read itself comes before. */
+  readonly nodeAddresses: readonly string[];
+  /** Has nodes of ours look at those. */
+  readonly askNodes: (question: Parameters<NodeProber['ask']>[0]) => ReturnType<NodeProber['ask']>;
   readonly clock: Clock;
   readonly signal: AbortSignal;
 }
@@ -50,19 +56,39 @@ type Peer = Pick<MeshPeer, 'name' | 'spec'>;
 
 /** Looks. Nothing is changed by it, here or there. Rejects when `signal` aborts, and for faults of our own alone. */
 export async function probePeer(peer: Peer, context: ProbeContext): Promise<PeerFinding[]> {
-  const [gates, enrolment, clock] = await Promise.all([
+  const [gates, enrolment, clock, held] = await Promise.all([
     probeGates(peer, context),
     probeEnrolment(peer, context),
     probeClock(peer, context),
+    readHeld(context),
   ]);
   context.signal.throwIfAborted();
-  const found = [...gates, ...enrolment.found, ...clock];
-  const pair = enrolment.pair ?? context.pair;
+  const found = [...gates, ...enrolment.found, ...clock, ...held.found];
+  const pair = enrolment.pair ?? held.pair;
   const isReachable = !found.some(({ severity }) => severity === 'refusal');
   // What cannot be reached or is not believed need not be read.
-  if (pair !== undefined && isReachable)
-    found.push(...(await probeEtcd(peer, { ...context, pair })));
+  let nodes: readonly string[] = context.nodeAddresses;
+  if (pair !== undefined && isReachable) {
+    const read = await probeEtcd(peer, { ...context, pair });
+    found.push(...read.found);
+    if (read.nodes.length > 0) nodes = read.nodes;
+  }
+  const isTaken = !found.some(({ severity }) => severity === 'refusal');
+  if (isTaken) found.push(...(await probeNodes(peer, nodes, context)));
   return withoutTwins(found);
+}
+
+/** What only a node can tell: the control plane may take another way. */
+async function probeNodes(
+  { name, spec }: Peer,
+  addresses: readonly string[],
+  { own, askNodes }: ProbeContext,
+): Promise<PeerFinding[]> {
+  if (addresses.length === 0) return [];
+  const { routingMode, tunnelPort } = spec.datapath;
+  const udpPort = routingMode === 'native' ? undefined : (tunnelPort ?? own.datapath.tunnelPort);
+  const sights = await askNodes({ addresses, udpPort });
+  return findReachFaults({ peer: name, own: own.name, addresses, sights });
 }
 
 /** One endpoint that works is enough: what is wrong with the others is a warning then. */
@@ -162,6 +188,21 @@ async function probeEnrolment(
   }
 }
 
+/** It may be put there after the MeshPeer, as a Secret is that something else makes. */
+async function readHeld({
+  readPair,
+  signal,
+}: ProbeContext): Promise<{ found: PeerFinding[]; pair: ClientPair | undefined }> {
+  try {
+    return { found: [], pair: await readPair() };
+  } catch (error) {
+    signal.throwIfAborted();
+    const cause = error instanceof Error ? error.message : String(error);
+    const missing = { id: 'own-certificate-missing', severity: 'warning', cause } as const;
+    return { found: [missing], pair: undefined };
+  }
+}
+
 async function probeClock(peer: Peer, { clock, signal }: ProbeContext): Promise<PeerFinding[]> {
   for (const place of enrollmentPlaces(peer)) {
     const theirs = await lookAtServerDate({ ...place, signal });
@@ -177,10 +218,12 @@ async function probeClock(peer: Peer, { clock, signal }: ProbeContext): Promise<
   return [];
 }
 
+/** What its etcd says, and addresses of its nodes. */
 async function probeEtcd(
   peer: Peer,
   context: ProbeContext & { readonly pair: ClientPair },
-): Promise<PeerFinding[]> {
+): Promise<{ readonly found: PeerFinding[]; readonly nodes: readonly string[] }> {
+  const only = (...found: PeerFinding[]) => ({ found, nodes: [] });
   const { name, spec } = peer;
   const { own, pair, clock, signal } = context;
   const where = spec.endpoints.join(', ');
@@ -195,34 +238,35 @@ async function probeEtcd(
     const key = clusterConfigKey(name);
     const pairFound = await store.get(key, { signal });
     if (store.clusterId !== undefined && store.clusterId === context.ownStoreId()) {
-      return [
+      return only(
         refusal('peer-is-ourselves', `${where} is this cluster, ${own.name}: its etcd is our own`),
-      ];
+      );
     }
     if (pairFound === undefined) {
-      return [
+      return only(
         refusal(
           'peer-wrong-cluster',
           `${where} has no configuration of a cluster ${name}: another cluster answers there, or it has not published yet`,
         ),
-      ];
+      );
     }
     const { id, capabilities } = decodeClusterConfig(pairFound.value, key);
     const max = capabilities.maxConnectedClusters ?? 255;
     const found = findStranger(peer, { where, own, name, id, max });
-    if (found.length > 0) return found;
+    if (found.length > 0) return only(...found);
     const { pairs } = await store.list(nodesPrefix(name), { signal });
     const pods = podNetworks(pairs);
-    return findOverlaps({ name, networks: { ...NO_NETWORKS, pods } }, own).map((cause) =>
+    const overlaps = findOverlaps({ name, networks: { ...NO_NETWORKS, pods } }, own).map((cause) =>
       refusal('peer-overlapping-networks', cause),
     );
+    return { found: overlaps, nodes: addressesOfNodes(pairs) };
   } catch (error) {
     signal.throwIfAborted();
-    if (error instanceof WireError) return [refusal('peer-wrong-cluster', error.message)];
+    if (error instanceof WireError) return only(refusal('peer-wrong-cluster', error.message));
     if (!(error instanceof KvError)) throw error;
     const isOurs = error.code === 'unauthenticated' || error.code === 'permission-denied';
     const id = isOurs ? 'own-certificate-refused' : 'peer-unreachable';
-    return [refusal(id, error.message)];
+    return only(refusal(id, error.message));
   }
 }
 

@@ -1,5 +1,6 @@
 /** Where the peers of a cluster are kept: files, or objects of an API server. */
 import type { ClusterName } from '../../mesh/wire/ids.ts';
+import type { ReflectorStatus } from '../kubernetes/reflector.ts';
 import type { MeshPeer } from './mesh-peer.ts';
 
 /** A peer as it is kept. */
@@ -39,7 +40,7 @@ export type TimedPeerCondition = PeerCondition & { readonly since: number };
 export interface PeerStore {
   /** Yields everything as it is, and again after each change; nothing while it cannot be read. Ends when `signal` aborts. */
   watch(signal: AbortSignal): AsyncIterable<PeerListing>;
-  /** Resolves when a look that began after this call has been yielded. */
+  /** Resolves when a look that began after this call has been yielded. Throws PeeringError `unreachable`: nobody can look. */
   look(signal: AbortSignal): Promise<void>;
   /** Writes a peer. Throws PeeringError `read-only`. */
   put(peer: Pick<MeshPeer, 'name' | 'spec'>, signal: AbortSignal): Promise<void>;
@@ -50,6 +51,8 @@ export interface PeerStore {
     peer: Pick<MeshPeer, 'name' | 'spec'>,
     signal: AbortSignal,
   ): Promise<{ readonly certificate: string; readonly privateKey: string }>;
+  /** How the objects are being read, where somebody is asked for them; `reason` is empty where nothing is wrong. */
+  reading?(): Pick<ReflectorStatus, 'state' | 'reason'> | undefined;
   /** Writes down how peers stand, where there is a place for it. Default: nowhere. */
   writeStatus?(
     peer: MeshPeer,

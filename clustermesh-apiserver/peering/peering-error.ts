@@ -2,9 +2,17 @@
 export class PeeringError extends Error {
   /**
    * `key`: the peering key cannot be used; `read-only`: peers cannot be written here; `refused`: the other cluster says no;
+   * `half-connected`: it does not have us as a peer;
    * `unreachable`: it does not answer; `untrusted`: its certificate is not believed; `nonsense`: its answer does not hold together.
    */
-  readonly code: 'key' | 'read-only' | 'refused' | 'unreachable' | 'untrusted' | 'nonsense';
+  readonly code:
+    | 'key'
+    | 'read-only'
+    | 'refused'
+    | 'half-connected'
+    | 'unreachable'
+    | 'untrusted'
+    | 'nonsense';
   readonly retryable: boolean;
 
   constructor(

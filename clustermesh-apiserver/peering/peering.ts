@@ -11,10 +11,14 @@ import type { ClusterName } from '../../mesh/wire/ids.ts';
 import type { PeerReport } from '../../mesh/wire/peer-report.ts';
 import type { PeerTrust } from '../gate/peer-trust.ts';
 import type { EnrollingPeers } from '../registry/peer-enrollment.ts';
-import { type ClientCertificate, createClientCertificate } from './client-certificate.ts';
+import {
+  type CertificateProblem,
+  type ClientCertificate,
+  createClientCertificate,
+} from './client-certificate.ts';
 import type { ManagedFolders } from './managed-folders.ts';
 import type { MeshPeer } from './mesh-peer.ts';
-import { peerConditions } from './peer-conditions.ts';
+import { type PeerSituation, peerConditions, situationFindings } from './peer-conditions.ts';
 import { enrolWithPeer } from './peer-enrolment.ts';
 import { findPlanFaults, type OwnCluster, type PeerFinding } from './peer-plan.ts';
 import type { PeerCondition, PeerListing, PeerStore, TimedPeerCondition } from './peer-store.ts';
@@ -135,9 +139,12 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
         },
         (error: unknown) => {
           if (signal.aborted) return;
-          const problem = error instanceof Error ? error.message : String(error);
-          if (problem !== certificate.problem) {
-            logger.warn({ peer: peer.name, reason: problem }, 'there is no certificate for a peer');
+          const problem = toCertificateProblem(error);
+          if (problem.text !== certificate.problem?.text) {
+            logger.warn(
+              { peer: peer.name, reason: problem.text },
+              'there is no certificate for a peer',
+            );
           }
           certificate.fail(problem);
         },
@@ -157,7 +164,9 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
         `${peer.spec.enrollment.join(', ')} is of cluster ${said.clusterName}, not of ${peer.name}`,
       );
     }
-    if (said.outcome.kind === 'refused') throw new PeeringError('refused', said.outcome.details);
+    if (said.outcome.kind === 'refused') {
+      throw new PeeringError('half-connected', said.outcome.details);
+    }
     return said.outcome.pair;
   };
 
@@ -170,10 +179,12 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
         if (pair.certificate !== certificate.pair?.certificate) certificate.take(pair);
       } catch (error) {
         signal.throwIfAborted();
-        certificate.fail(error instanceof Error ? error.message : String(error));
+        certificate.fail(toCertificateProblem(error));
       }
     } else {
-      if (options.reportOf(peer.name)?.state === 'failed') certificate.doubt();
+      const state = options.reportOf(peer.name)?.state;
+      if (state === 'failed') certificate.doubt();
+      if (state === 'ready') certificate.believe();
       if (certificate.dueIn() === 0 && !busy.has(peer.name)) enrol(peer, certificate, signal);
     }
     const { pair } = certificate;
@@ -217,16 +228,16 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
     lists = text;
   };
 
-  const conditionsOf = (name: ClusterName, objectProblem: string | undefined): PeerCondition[] => {
+  const situationOf = (name: ClusterName, objectProblem: string | undefined): PeerSituation => {
     const certificate = certificates.get(name);
-    return peerConditions({
+    return {
       refusals: refusals.get(name) ?? [],
       isFormerInForce: accepted.has(name),
       objectProblem,
       hasCertificate: certificate?.pair !== undefined,
       certificateProblem: certificate?.problem,
       report: options.reportOf(name),
-    });
+    };
   };
   const withTimes = (name: string, conditions: readonly PeerCondition[]) =>
     conditions.map((condition) => {
@@ -245,12 +256,13 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
       const { name } = peer;
       const problem = problems.get(name)?.message;
       problems.delete(name);
+      const situation = situationOf(name, problem);
       return {
         name,
         peer,
         source,
-        conditions: withTimes(name, conditionsOf(name, problem)),
-        findings: refusals.get(name) ?? [],
+        conditions: withTimes(name, peerConditions(situation)),
+        findings: [...situation.refusals, ...situationFindings(situation)],
         certificateNotAfter: certificates.get(name)?.notAfter,
       };
     });
@@ -362,4 +374,10 @@ export async function createPeering(options: PeeringOptions): Promise<Peering> {
       await Promise.all([follow(signal), work(signal)]);
     },
   };
+}
+
+function toCertificateProblem(error: unknown): CertificateProblem {
+  const text = error instanceof Error ? error.message : String(error);
+  const isUnknownThere = error instanceof PeeringError && error.code === 'half-connected';
+  return { text, isUnknownThere };
 }

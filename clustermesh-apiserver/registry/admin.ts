@@ -55,7 +55,9 @@ export type Admin = Readonly<
     | 'ListMachines'
     | 'GetMachine'
     | 'LabelMachine'
-    | 'RemoveMachine',
+    | 'RemoveMachine'
+    | 'SetMachineEndpoint'
+    | 'RemoveMachineEndpoint',
     AdminMethod
   >
 >;
@@ -67,10 +69,16 @@ const labelSchema = nameSchema.extend({
   remove: z.array(z.string()).default([]),
 });
 
+const endpointSchema = nameSchema.extend({ endpoint: z.looseObject({}).optional() });
+const endpointNameSchema = nameSchema.extend({ endpoint: z.string().default('') });
+
 /** Makes the methods. */
 export function createAdmin(options: {
   readonly tokens: Pick<TokenBook, 'create' | 'list' | 'revoke'>;
-  readonly machines: Pick<MachineBook, 'get' | 'report' | 'label' | 'remove'>;
+  readonly machines: Pick<
+    MachineBook,
+    'get' | 'report' | 'label' | 'remove' | 'setEndpoint' | 'removeEndpoint'
+  >;
   /** Machines whose labels their MeshMachine decides, as `namespace/name`. Default: none. */
   readonly labelled?: ReadonlySet<string>;
   readonly offer: () => EnrollmentOffer;
@@ -144,6 +152,20 @@ export function createAdmin(options: {
       const report = machines.get(name) ?? { ...before, record: outcome.record, state: 'removed' };
       return { machine: machineMessage(report) };
     },
+    async SetMachineEndpoint(request, caller) {
+      const { name, endpoint } = endpointSchema.parse(request);
+      known(name);
+      const answer = after(name, await machines.setEndpoint(name, endpoint, caller.signal));
+      logger.info({ machine: name, endpoint, ...actorOf(caller) }, 'a machine has an endpoint');
+      return answer;
+    },
+    async RemoveMachineEndpoint(request, caller) {
+      const { name, endpoint } = endpointNameSchema.parse(request);
+      known(name);
+      const answer = after(name, await machines.removeEndpoint(name, endpoint, caller.signal));
+      logger.info({ machine: name, endpoint, ...actorOf(caller) }, 'a machine lost an endpoint');
+      return answer;
+    },
   };
 }
 
@@ -198,5 +220,6 @@ function machineMessage(report: MachineReport): object {
       healthy,
       reason,
     })),
+    endpoints: record.endpoints ?? [],
   };
 }

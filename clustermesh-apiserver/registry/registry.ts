@@ -21,6 +21,7 @@ import type { Caller } from '../gate/caller.ts';
 import { type Connections, listenConnections, type Verdict } from '../gate/connections.ts';
 import { GateError } from '../gate/gate-error.ts';
 import type { MachineTrust } from '../gate/machine-trust.ts';
+import type { NodeTrust } from '../gate/node-trust.ts';
 import { openTrust, type TrustFiles, type TrustStore } from '../gate/trust.ts';
 import type { Admin, AdminCaller, AdminMethod } from './admin.ts';
 import type { AgentBoard } from './agent-board.ts';
@@ -36,7 +37,9 @@ import { machineSubject } from './machine-session.ts';
 import { removedReason, unknownReason } from './machine-words.ts';
 import type { NodeBook } from './node-book.ts';
 import { nodeNameOf } from './node-facts.ts';
+import type { NodeProber } from './node-prober.ts';
 import { nodeSubject } from './node-session.ts';
+import { formerReason, goneReason } from './node-words.ts';
 import type { PolicyBoard } from './policy-board.ts';
 import { RegistryError } from './registry-error.ts';
 import type { Renewal } from './renewal.ts';
@@ -59,9 +62,13 @@ export interface RegistryOptions {
   readonly files: Omit<TrustFiles, 'peerTrustDir'>;
   readonly clusterName: string;
   readonly book: NodeBook;
+  /** Whether nodes that enrolled are still there. Default: their certificates alone count. */
+  readonly nodes?: NodeTrust | undefined;
   readonly policies: Pick<PolicyBoard, 'open'>;
   /** Is told how agents do. Default: they are not asked. */
   readonly agents?: Pick<AgentBoard, 'open'> | undefined;
+  /** Asks nodes whether they reach others. Default: they are not asked. */
+  readonly prober?: Pick<NodeProber, 'open'> | undefined;
   /** The machines, and what they are told. Default: machines are refused. */
   readonly machines?: RegistryMachines | undefined;
   /** Answers administrators. Default: they are told that there are no machines in this cluster. */
@@ -102,6 +109,7 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
     signal,
     logger,
     machines: machineTrust,
+    nodes: options.nodes,
   });
   const server = new Server({
     ...grpcServerOptions({ maxReceiveBytes: MAX_REQUEST_BYTES }),
@@ -221,6 +229,7 @@ export async function listenRegistry(options: RegistryOptions): Promise<Registry
         clusterName,
         policies,
         agents: options.agents,
+        prober: options.prober,
         clock,
         logger,
         signal: closing.signal,
@@ -263,6 +272,8 @@ const ADMIN_METHODS: readonly (keyof Admin)[] = [
   'GetMachine',
   'LabelMachine',
   'RemoveMachine',
+  'SetMachineEndpoint',
+  'RemoveMachineEndpoint',
 ];
 
 /** A handler for each method of the service Admin. */
@@ -320,15 +331,19 @@ function subjectOf(
   const { book, machines, clock, configs } = context;
   const commonName = verdict?.kind === 'known' ? verdict.caller.name : (verdict?.name ?? '');
   const isKnown = verdict?.kind === 'known';
-  const node = isKnown && verdict.caller.kind === 'node' ? nodeNameOf(commonName) : undefined;
-  if (node !== undefined) return nodeSubject(node, { book, configs });
+  const reason = verdict?.kind === 'refused' ? verdict.reason : undefined;
+  const node = nodeNameOf(commonName);
+  if (node !== undefined) {
+    if (isKnown && verdict.caller.kind === 'node') return nodeSubject(node, { book, configs });
+    if (reason === 'unknown-node') return { details: goneReason(node) };
+    if (reason === 'former-node') return { details: formerReason(node) };
+  }
   const machine = machineNameOf(commonName);
   if (machine !== undefined && machines !== undefined && configs !== undefined) {
     if (machines.closedBecause !== undefined) return { details: machines.closedBecause };
     if (isKnown && verdict.caller.kind === 'machine') {
       return machineSubject(machine, { book: machines.book, configs, clock });
     }
-    const reason = verdict?.kind === 'refused' ? verdict.reason : undefined;
     if (reason === 'unknown-machine') return { details: unknownReason(machine) };
     if (reason === 'revoked') return { details: removedReason(machine) };
   }
@@ -344,6 +359,7 @@ async function openOwnTrust(
     readonly signal: AbortSignal;
     readonly logger: Logger;
     readonly machines: MachineTrust | undefined;
+    readonly nodes: NodeTrust | undefined;
   },
 ): Promise<TrustStore> {
   const { certFile, keyFile, ownCaFile, revokedFile } = files;

@@ -9,6 +9,7 @@ import type { Clock } from '../../mesh/runtime/clock.ts';
 import type { Logger } from '../../mesh/runtime/log.ts';
 import type { NodeConflict } from '../convert/node.ts';
 import type { AgentBoard, AgentReportSession } from './agent-board.ts';
+import type { NodeProber, ProbedNode } from './node-prober.ts';
 import type { PolicyBoard, PolicySession } from './policy-board.ts';
 import { parsePolicyNews } from './policy-report.ts';
 import type { SessionSubject, SubjectSession } from './session-subject.ts';
@@ -27,6 +28,7 @@ const messageSchema = z.object({
       instance_id: z.string().max(MAX_ID_LENGTH).default(''),
       run_id: z.string().max(MAX_ID_LENGTH).default(''),
       takes_config: z.boolean().default(false),
+      takes_probes: z.boolean().default(false),
     })
     .optional(),
   facts: z.looseObject({ sequence: z.number().default(0) }).optional(),
@@ -34,6 +36,7 @@ const messageSchema = z.object({
   health: z.looseObject({}).optional(),
   policies: z.looseObject({}).optional(),
   report: z.object({ json: z.string().default('') }).optional(),
+  probed: z.looseObject({}).optional(),
 });
 
 type Hello = NonNullable<z.infer<typeof messageSchema>['hello']>;
@@ -47,6 +50,8 @@ export interface ServeOptions {
   readonly policies: Pick<PolicyBoard, 'open'>;
   /** Is told how agents do. Default: they are not asked. */
   readonly agents?: Pick<AgentBoard, 'open'> | undefined;
+  /** Asks nodes whether they reach others. Default: they are not asked. */
+  readonly prober?: Pick<NodeProber, 'open'> | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
   /** Ends the stream when it aborts. */
@@ -66,14 +71,19 @@ export async function serveSession(
   let session: SubjectSession | undefined;
   let standings: PolicySession | undefined;
   let reports: AgentReportSession | undefined;
+  let probed: ProbedNode | undefined;
 
   const end = (): void => {
     ended.abort();
+    probed?.close();
     session?.close();
   };
   const fail = (code: status, details: string): void => {
     if (!ended.signal.aborted) call.emit('error', { code, details });
     end();
+  };
+  const send = (message: object): void => {
+    if (!ended.signal.aborted) call.write(message);
   };
   const answer = (sequence: number, conflict: NodeConflict | undefined): void => {
     if (ended.signal.aborted) return;
@@ -106,9 +116,10 @@ export async function serveSession(
         standings = options.policies.open(subject.policyName);
         reports = options.agents?.open(subject.policyName);
         answer(0, undefined);
-        session.follow((message) => {
-          if (!ended.signal.aborted) call.write(message);
-        });
+        session.follow(send);
+        if (hello.takes_probes && subject.kind === 'node') {
+          probed = options.prober?.open(subject.name, send);
+        }
         return;
       case 'wait':
         logger.warn({ reason: opening.reason }, 'a session has to wait');
@@ -122,7 +133,8 @@ export async function serveSession(
     }
   };
   const receive = async (message: unknown): Promise<void> => {
-    const { hello, facts, machine, health, policies, report } = messageSchema.parse(message);
+    const { hello, facts, machine, health, policies, report, ...other } =
+      messageSchema.parse(message);
     if (session === undefined) return greet(hello);
     if (policies !== undefined) {
       const news = parsePolicyNews(policies);
@@ -133,6 +145,10 @@ export async function serveSession(
     }
     if (report !== undefined) {
       if (reports?.take(report.json) === false) logger.warn('cannot read how the agent does');
+      return;
+    }
+    if (other.probed !== undefined) {
+      if (probed?.take(other.probed) === false) logger.warn('cannot read what a node has seen');
       return;
     }
     const outcome = await session.take({ facts, machine, health }, signal);

@@ -1,16 +1,29 @@
 /** Peers as MeshPeer objects of a real API server, whoever writes them: kubectl (as GitOps and Helm do) or the command line. */
-import { test } from 'tap';
+import { type Test, test } from 'tap';
+import { runCli } from '../../cli/testing/cli-run.ts';
+import { decodeDiagnoses } from '../../mesh/diagnosis/diagnosis.ts';
 import { projectPath } from '../../mesh/runtime/project-path.ts';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
 import { issueCertificate } from '../../pki/ca.ts';
 import { remoteLeaf, SECRET_NAMES } from '../../pki/names.ts';
 import { waitFor } from '../lab/wait-for.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
+import { crdPeers } from '../peers/kube-crds.ts';
 import { needKube } from '../peers/kube-programs.ts';
-import { preparePeeringCluster, runPeering, untilPeer } from './peering-site.ts';
+import { needPeers, testedCiliums } from '../peers/peer-binary.ts';
+import { testCiliumPeer } from './peering-cilium.ts';
+import {
+  type PeeringCluster,
+  preparePeeringCluster,
+  runPeering,
+  untilPeer,
+} from './peering-site.ts';
+import { openWriteFaults, type WriteFaults } from './peering-write-control.ts';
 
 const kube = needKube(process.env);
-const skip = kube.skip || etcdSkipReason(process.env);
+const [version = ''] = testedCiliums(process.env).slice(-1);
+const peers = needPeers([`${version}/clustermesh-apiserver`, ...crdPeers], process.env);
+const skip = kube.skip || peers.skip || etcdSkipReason(process.env);
 const MANIFESTS = 'clustermesh-apiserver/kubernetes/manifests';
 
 /** What `kubectl get` says of a condition of a MeshPeer. */
@@ -31,6 +44,7 @@ test('MeshPeer objects are peers', { skip, timeout: 600_000 }, async (t) => {
   for (const file of ['meshpeer-crd.yaml', 'rbac-any-cni.yaml', 'rbac-peering.yaml']) {
     await api.kubectl(['apply', '-f', projectPath(`${MANIFESTS}/${file}`)]);
   }
+  const faults = await openWriteFaults(t);
   const alpha = await preparePeeringCluster(t, {
     name: 'alpha',
     id: 1,
@@ -38,6 +52,7 @@ test('MeshPeer objects are peers', { skip, timeout: 600_000 }, async (t) => {
     source: [`--kubeconfig=${user.kubeconfig}`, '--mode=any-cni'],
     peers: ['--mesh-peers'],
     more: ['--lease-namespace=isthmus-system'],
+    node: faults.nodeFlags,
   });
   const beta = await preparePeeringCluster(t, { name: 'beta', id: 2, podCidr: '10.2.0.0/24' });
   await Promise.all([alpha.start(), beta.start()]);
@@ -141,6 +156,16 @@ test('MeshPeer objects are peers', { skip, timeout: 600_000 }, async (t) => {
     t.pass('it is read');
   });
 
+  await t.test('a peer that Cilium runs', (t) =>
+    testCiliumPeer(t, { api, alpha, beta, binary: peers.paths[0] ?? '' }),
+  );
+
+  if (process.env.ISTHMUS_LONG === 'true') {
+    await t.test('an apiserver that is killed at a write of an object', (t) =>
+      testKilledWrites(t, { api, alpha, exportB, faults }),
+    );
+  }
+
   await t.test('the command line finds the cluster by its context', async (t) => {
     const list = ['peer', 'list', `--kubeconfig=${api.adminKubeconfig}`];
     const lost = await runPeering([...list, '--namespace=isthmus-system']);
@@ -179,4 +204,73 @@ test('MeshPeer objects are peers', { skip, timeout: 600_000 }, async (t) => {
     const nowhere = await runPeering([...list, '--context=nowhere']);
     t.equal(nowhere.code, 2, nowhere.said);
   });
+
+  await t.test('the definition of MeshPeer is gone: it is told, and the peers stay', async (t) => {
+    const before = await alpha.managed();
+    await api.kubectl(['delete', 'crd', 'meshpeers.isthmus.io']);
+    const verdict = await waitFor('the definition to be missed', async () => {
+      const { stdout } = await runCli(['troubleshoot', 'alpha', '-o', 'json', ...alpha.flags()]);
+      const [own] = decodeDiagnoses(stdout);
+      return own?.verdict.includes('(crd-missing)') && own.verdict;
+    });
+    t.match(verdict, /^cluster alpha does not work because MeshPeer cannot be read/);
+    t.same(await alpha.managed(), before);
+  });
+
+  await t.test('parting with a dead API server here, and there', async (t) => {
+    const there = [
+      `--destination-kubeconfig=${api.adminKubeconfig}`,
+      '--destination-namespace=isthmus-system',
+      '--destination-context=test',
+    ];
+    await api.stop('SIGKILL');
+    const nameless = await runPeering(['disconnect', ...beta.flags(), ...there]);
+    t.equal(nameless.code, 2, nameless.said);
+    t.match(nameless.said, /give its name as --peer NAME/);
+    const named = await runPeering(['disconnect', ...beta.flags(), ...there, '--peer', 'alpha']);
+    t.equal(named.code, 0, named.said);
+    t.match(named.output, /alpha is a peer no more/);
+    t.match(
+      named.said,
+      /alpha was not changed: when it is back, run there "clustermesh peer delete beta"/,
+    );
+    t.same(await beta.managed(), {});
+    // Ours is alive, and cannot write what it would have to.
+    const before = await alpha.managed();
+    const stuck = await runPeering(['disconnect', ...alpha.flags(), '--peer', 'beta']);
+    t.equal(stuck.code, 1, stuck.said);
+    t.match(stuck.said, /cannot read the MeshPeer objects: .*ECONNREFUSED/);
+    t.same(await alpha.managed(), before, 'nothing was half done');
+  });
 });
+
+/** The next process leads when the lease of the one that was killed has run out. */
+async function testKilledWrites(
+  t: Test,
+  lab: {
+    readonly api: KubeCluster;
+    readonly alpha: PeeringCluster;
+    readonly exportB: string;
+    readonly faults: WriteFaults;
+  },
+): Promise<void> {
+  const { api, alpha, exportB, faults } = lab;
+  const apply = () => runPeering(['peer', 'apply', '-f', '-', ...alpha.flags()], exportB);
+  const remove = () => runPeering(['peer', 'delete', 'beta', ...alpha.flags()]);
+  const names = () => api.kubectl(['get', 'meshpeers', '-o', 'name']);
+  const killAt = async (act: typeof apply, outcome: string): Promise<void> => {
+    // The first write is that of the history.
+    await faults.arm({ at: 2, when: 'after' });
+    await Promise.all([act(), alpha.ended()]);
+    await faults.arm({ at: 0, when: 'before' });
+    t.equal(await names(), outcome, 'it was written, and nobody knows');
+    await alpha.start();
+    const again = await act();
+    t.equal(again.code, 0, again.said);
+    t.match(again.output, /beta is as it should be/);
+  };
+  await killAt(remove, '');
+  t.same(await alpha.managed(), {});
+  await killAt(apply, 'meshpeer.isthmus.io/beta\n');
+  await untilPeer(alpha, 'beta', ({ ready }) => ready);
+}

@@ -181,7 +181,9 @@ export async function testClock(
       ownStoreId: () => undefined,
       key: await openPeeringKeyFile(alpha.file('other', 'peering.key')),
       client: await makeClientKey(),
-      pair: undefined,
+      readPair: async () => undefined,
+      nodeAddresses: [],
+      askNodes: async () => undefined,
       clock: { ...systemClock, now: () => Date.now() + aheadMs },
       signal: AbortSignal.timeout(60_000),
     });

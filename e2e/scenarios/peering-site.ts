@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 import { parse as parseYaml } from 'yaml';
-import type { CliContext } from '../../cli/cli-context.ts';
-import { connectCommand, disconnectCommand } from '../../cli/connect-command.ts';
+import { connectCommand } from '../../cli/connect-command.ts';
+import { disconnectCommand } from '../../cli/disconnect-command.ts';
 import { exitCodeOf } from '../../cli/exit-code.ts';
-import { peerCommand } from '../../cli/peer-command.ts';
+import { type PeerContext, peerCommand } from '../../cli/peer-command.ts';
+import { statusCommand } from '../../cli/status-command.ts';
 import { type ChildHandle, startChild } from '../../mesh/runtime/child-process.ts';
 import { findFreePort } from '../../mesh/testing/free-port.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
@@ -38,10 +39,12 @@ export interface PeeringCluster {
   start(): Promise<void>;
   stop(): Promise<void>;
   kill(): Promise<void>;
+  /** Resolves when its apiserver has ended. */
+  ended(): Promise<void>;
   /** Absolute path in its folder. */
   file(...parts: readonly string[]): string;
-  /** Writes its one node. */
-  writeNode(podCidr: string): Promise<void>;
+  /** Writes its one node. `address`: default one that nobody has. */
+  writeNode(podCidr: string, address?: string): Promise<void>;
   /** Writes a peer as people do. */
   writePeer(name: string, text: string): Promise<void>;
   /** What its managed folders hold: names and contents, without what differs by chance. */
@@ -49,6 +52,8 @@ export interface PeeringCluster {
   /** `/status` of its apiserver. */
   status(): Promise<Record<string, unknown>>;
 }
+
+type SiteContext = PeerContext & Parameters<typeof statusCommand>[0];
 
 /** What a command of the command line came to. */
 export interface CommandOutcome {
@@ -70,6 +75,8 @@ export async function preparePeeringCluster(
     readonly peers?: readonly string[];
     /** Further flags. */
     readonly more?: readonly string[];
+    /** Flags of Node itself. */
+    readonly node?: readonly string[];
   },
 ): Promise<PeeringCluster> {
   const { name, id, podCidr } = options;
@@ -132,7 +139,7 @@ export async function preparePeeringCluster(
       ];
     },
     async start() {
-      const started = startChild(process.execPath, [MAIN, ...args], {
+      const started = startChild(process.execPath, [...(options.node ?? []), MAIN, ...args], {
         signal: ending.signal,
         name: `apiserver ${name}`,
         onLine: (line) => void lines.push(line),
@@ -156,10 +163,13 @@ export async function preparePeeringCluster(
       child?.kill('SIGKILL');
       await child?.exited;
     },
-    async writeNode(cidr) {
+    async ended() {
+      await child?.exited;
+    },
+    async writeNode(cidr, address) {
       await writeFile(
         dir.file('manifests', 'node.yaml'),
-        nodeManifest(name, { podCidr: cidr, id }),
+        nodeManifest(name, { podCidr: cidr, id, address }),
       );
     },
     async writePeer(peer, text) {
@@ -173,12 +183,18 @@ export async function preparePeeringCluster(
   };
 }
 
-/** Runs `clustermesh peer …`, `connect …` or `disconnect …` in this process. */
-export async function runPeering(words: readonly string[], input = ''): Promise<CommandOutcome> {
+/** Runs `clustermesh peer …`, `connect …`, `disconnect …` or `status …` in this process. */
+export async function runPeering(
+  words: readonly string[],
+  input = '',
+  { isWatched = false }: { readonly isWatched?: boolean } = {},
+): Promise<CommandOutcome> {
   const printed: string[] = [];
   const said: string[] = [];
   let code = 0;
-  const context: Pick<CliContext, 'input' | 'print' | 'say' | 'setProblem' | 'signal'> = {
+  const context: SiteContext = {
+    isWatched,
+    hasColours: false,
     input: streamOf(input),
     print: (text) => void printed.push(text),
     say: (text) => void said.push(text),
@@ -200,10 +216,7 @@ export async function runPeering(words: readonly string[], input = ''): Promise<
   return { code, output: printed.join(''), said: said.join('') };
 }
 
-function commandOf(
-  name: string,
-  context: Parameters<typeof peerCommand>[0],
-): ReturnType<typeof peerCommand> {
+function commandOf(name: string, context: SiteContext): ReturnType<typeof peerCommand> {
   switch (name) {
     case 'peer':
       return peerCommand(context);
@@ -211,6 +224,8 @@ function commandOf(
       return connectCommand(context);
     case 'disconnect':
       return disconnectCommand(context);
+    case 'status':
+      return statusCommand(context);
     default:
       throw new Error(`no command ${name}`);
   }
@@ -251,13 +266,17 @@ async function* streamOf(text: string): AsyncGenerator<Buffer> {
 
 function nodeManifest(
   cluster: string,
-  { podCidr, id }: { readonly podCidr: string; readonly id: number },
+  {
+    podCidr,
+    id,
+    address = `192.168.${id}.1`,
+  }: { readonly podCidr: string; readonly id: number; readonly address?: string | undefined },
 ): string {
   return `apiVersion: v1
 kind: Node
 metadata: {name: ${cluster}-1}
 spec: {podCIDR: ${podCidr}}
-status: {addresses: [{type: InternalIP, address: 192.168.${id}.1}]}
+status: {addresses: [{type: InternalIP, address: ${address}}]}
 ---
 apiVersion: v1
 kind: Service
@@ -276,9 +295,9 @@ async function readManaged(folder: string): Promise<Record<string, unknown>> {
       if (!file.includes('.')) {
         const config = JSON.stringify(parseYaml(text)).replaceAll(folder, '');
         found[name] = JSON.parse(config.replaceAll(/\.[0-9a-f]{12}\.(crt|key)/g, '.HASH.$1'));
-      } else if (/ca\.crt$/.test(file) || part === 'trust') found[name] = text;
+      } else if (/\.ca\.crt$/.test(file) || part === 'trust') found[name] = text;
       else found[name] = 'there';
     }
   }
-  return found;
+  return Object.fromEntries(Object.entries(found).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

@@ -1,30 +1,15 @@
 /** Two clusters without Kubernetes become peers by what they declare, read each other, and part. */
 import { readdir, writeFile } from 'node:fs/promises';
 import { test } from 'tap';
-import { openEtcd } from '../../mesh/kvstore/etcd.ts';
 import { etcdSkipReason } from '../../mesh/testing/etcd-server.ts';
-import { issueCertificate } from '../../pki/ca.ts';
-import { nodeLeaf } from '../../pki/names.ts';
 import { waitFor } from '../lab/wait-for.ts';
+import { mirroredKeys } from './peering-mirror.ts';
+import { testUnreachableNodes } from './peering-reach.ts';
 import { testClock, testLiveOverlap, testRefusals } from './peering-refusals.ts';
-import {
-  type PeeringCluster,
-  preparePeeringCluster,
-  runPeering,
-  untilPeer,
-} from './peering-site.ts';
+import { openRenewalWatch } from './peering-renewal.ts';
+import { preparePeeringCluster, runPeering, untilPeer } from './peering-site.ts';
 
 const skip = etcdSkipReason(process.env);
-
-/** Keys that a node of a cluster reads of what is mirrored there. */
-async function mirrored(cluster: PeeringCluster): Promise<string[]> {
-  const pair = await issueCertificate(cluster.ca, nodeLeaf('reader'));
-  await using store = await openEtcd({
-    endpoints: [`https://127.0.0.1:${cluster.gatePort}`],
-    tls: { ca: cluster.ca.root, cert: pair.certificate, key: pair.privateKey },
-  });
-  return (await store.list('cilium/cache/')).pairs.map(({ key }) => key);
-}
 
 test('two clusters exchange exports and read each other', { skip, timeout: 600_000 }, async (t) => {
   const alpha = await preparePeeringCluster(t, {
@@ -33,7 +18,12 @@ test('two clusters exchange exports and read each other', { skip, timeout: 600_0
     podCidr: '10.1.0.0/24',
     more: ['--routing-mode=tunnel', '--mtu=1500'],
   });
-  const beta = await preparePeeringCluster(t, { name: 'beta', id: 2, podCidr: '10.2.0.0/24' });
+  const beta = await preparePeeringCluster(t, {
+    name: 'beta',
+    id: 2,
+    podCidr: '10.2.0.0/24',
+    more: ['--machine-certificate-ttl=45s'],
+  });
   await Promise.all([alpha.start(), beta.start()]);
   const [exportA, exportB] = await Promise.all([
     runPeering(['peer', 'export', ...alpha.flags()]),
@@ -60,9 +50,9 @@ test('two clusters exchange exports and read each other', { skip, timeout: 600_0
     await beta.writePeer('alpha', exportA.output);
     await untilPeer(alpha, 'beta', ({ ready }) => ready);
     await untilPeer(beta, 'alpha', ({ ready }) => ready);
-    const keys = await mirrored(alpha);
+    const keys = await mirroredKeys(alpha);
     t.ok(keys.includes('cilium/cache/nodes/v1/beta/beta-1'), keys.join('\n'));
-    t.ok((await mirrored(beta)).some((key) => key.includes('/services/v1/alpha/')));
+    t.ok((await mirroredKeys(beta)).some((key) => key.includes('/services/v1/alpha/')));
   });
 
   await t.test(
@@ -87,7 +77,11 @@ test('two clusters exchange exports and read each other', { skip, timeout: 600_0
   );
 
   const lab = { alpha, beta, exportB: exportB.output };
+  const renewal = await openRenewalWatch(lab);
+  t.teardown(() => renewal[Symbol.asyncDispose]());
   await t.test('what cannot work is refused before anything changes', (t) => testRefusals(t, lab));
+  await t.test('a certificate is renewed, and no watch is lost', (t) => renewal.verify(t));
+  await renewal[Symbol.asyncDispose]();
 
   await t.test('disconnect while the other side is dead; connect again', async (t) => {
     await beta.kill();
@@ -96,7 +90,7 @@ test('two clusters exchange exports and read each other', { skip, timeout: 600_0
     t.match(parted.output, /beta is a peer no more/);
     t.match(
       parted.said,
-      /was not asked: when it is back, run there "clustermesh peer delete alpha"/,
+      /was not changed: when it is back, run there "clustermesh peer delete alpha"/,
     );
     t.same(await alpha.managed(), {});
     await beta.start();
@@ -149,4 +143,5 @@ test('two clusters exchange exports and read each other', { skip, timeout: 600_0
 
   await t.test('a wrong clock is refused', (t) => testClock(t, lab));
   await t.test('nodes of both in one network are refused', (t) => testLiveOverlap(t, lab));
+  await t.test('nodes that ours do not reach are refused', (t) => testUnreachableNodes(t, lab));
 });
