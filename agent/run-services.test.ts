@@ -39,6 +39,8 @@ test('beside a kube-proxy only global Services are translated, and status says w
     local: 2,
     global: 1,
     translated: `global (the others are left to kube-proxy: ${FOUND})`,
+    scope: 'global',
+    kubeProxyReplacement: false,
   });
   t.same(notes, []);
 });

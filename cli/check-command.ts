@@ -1,12 +1,11 @@
 /** `clustermesh check`: whether a host can carry the mesh, and whether what runs on it does. */
 import { Command, Option } from 'commander';
-import { type Problem, problemOf } from '../mesh/diagnosis/problem.ts';
+import type { Check } from '../mesh/diagnosis/check.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
-import { askAgent } from './agent-client.ts';
+import { checkAgent } from './agent-check.ts';
 import { DEFAULT_SOCKET } from './agent-sockets.ts';
 import type { CliContext } from './cli-context.ts';
-import { CliError } from './cli-error.ts';
-import { checkHost, type HostCheck } from './host-check.ts';
+import { checkHost } from './host-check.ts';
 import { formatValue, type OutputFormat } from './policy-output.ts';
 import { printable, renderProblems } from './status-mesh.ts';
 import { createPaint, type Paint } from './terminal-paint.ts';
@@ -17,7 +16,6 @@ const APISERVER_PORTS = [
   { port: 2381, what: 'the registry of an apiserver' },
   { port: 2382, what: 'enrollment at an apiserver' },
 ] as const;
-const ASK_TIMEOUT_MS = 10_000;
 
 interface Flags {
   readonly pre?: boolean;
@@ -51,6 +49,7 @@ Examples:
       const checks = [
         ...(await checkHost({
           objectDir: projectPath('dist/bpf'),
+          isPre,
           ports: isPre && flags.apiserver === true ? APISERVER_PORTS : [],
           signal,
         })),
@@ -61,44 +60,7 @@ Examples:
     });
 }
 
-/** What the agent says of itself. */
-async function checkAgent(socketPath: string, signal: AbortSignal): Promise<HostCheck[]> {
-  const check = (title: string, problem?: Problem): HostCheck => ({
-    section: 'agent',
-    title,
-    problem,
-  });
-  const subject = 'this host';
-  try {
-    const answer = await askAgent(socketPath, {
-      path: '/v1/status',
-      timeoutMs: ASK_TIMEOUT_MS,
-      signal,
-    });
-    const missing = missingOf(answer);
-    return [
-      check('the agent answers on its socket'),
-      ...(missing.length === 0 ? [check('the agent is ready')] : []),
-      ...missing.map((cause) =>
-        check('the agent is ready', problemOf('agent-not-ready', { subject, cause })),
-      ),
-    ];
-  } catch (error) {
-    if (signal.aborted || !(error instanceof CliError)) throw error;
-    const problem = problemOf('agent-unreachable', { subject, cause: error.message });
-    return [check('the agent answers on its socket', problem)];
-  }
-}
-
-/** Field `missing` of an agent's status. */
-function missingOf(status: unknown): string[] {
-  if (typeof status !== 'object' || status === null || !('missing' in status)) {
-    return ['the agent does not say whether it is ready: bring both to one version'];
-  }
-  return Array.isArray(status.missing) ? status.missing.map(String) : [];
-}
-
-function renderChecks(checks: readonly HostCheck[], paint: Paint): string {
+function renderChecks(checks: readonly Check[], paint: Paint): string {
   const lines: string[] = [];
   let section = '';
   for (const check of checks) {

@@ -27,6 +27,7 @@ function host(changes: Partial<Surroundings> = {}): Surroundings {
     freeBytes: () => 2 ** 40,
     isAgentAnswering: async () => false,
     namesIn: () => [],
+    kubeProxy: async () => undefined,
     ...changes,
   };
 }

@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { createServer } from 'node:net';
 import { type Surroundings, thisMachine, usualPlace } from '../agent/machine/surroundings.ts';
+import type { Check } from '../mesh/diagnosis/check.ts';
 import { type Problem, problemOf } from '../mesh/diagnosis/problem.ts';
 import type { ProblemId } from '../mesh/diagnosis/problems.ts';
 
@@ -11,31 +12,24 @@ const TUNNEL_PORT = 8472;
 const ENFORCING_CNI = /cilium|calico|antrea|kube-router|weave/i;
 const PROGRAM_TIMEOUT_MS = 5_000;
 
-/** One thing that was looked at. */
-export interface HostCheck {
-  readonly section: string;
-  /** What is as it should be, or should be so. */
-  readonly title: string;
-  /** Undefined: it is so. */
-  readonly problem: Problem | undefined;
-}
-
 /** What the checks look at. */
 export interface HostCheckOptions {
   /** eBPF programs as installed. */
   readonly objectDir: string;
   /** TCP ports that will be listened on, with who does. */
   readonly ports: readonly { readonly port: number; readonly what: string }[];
+  /** Nothing runs here yet: what an agent would do is told. Default false. */
+  readonly isPre?: boolean;
   readonly surroundings?: Surroundings;
   readonly signal: AbortSignal;
 }
 
 /** Looks. Rejects only when `signal` aborts. */
-export async function checkHost(options: HostCheckOptions): Promise<HostCheck[]> {
+export async function checkHost(options: HostCheckOptions): Promise<Check[]> {
   const { surroundings = thisMachine(), ports, objectDir, signal } = options;
-  const checks: HostCheck[] = [];
+  const checks: Check[] = [];
   const note = (section: string, title: string, problem?: Problem): void => {
-    checks.push({ section, title, problem });
+    checks.push({ section, title, ...(problem === undefined ? {} : { problem }) });
   };
   const make = (id: ProblemId, cause: string): Problem =>
     problemOf(id, { subject: 'this host', cause });
@@ -53,7 +47,7 @@ export async function checkHost(options: HostCheckOptions): Promise<HostCheck[]>
     if (problems.length === 0)
       note('kernel', 'the kernel and its mounts have what the datapath needs');
     for (const text of problems) {
-      const id = /mount|bpffs|cgroup2/i.test(text) ? 'host-mount' : 'host-kernel';
+      const id = problemId(text);
       note('kernel', 'the kernel and its mounts have what the datapath needs', make(id, text));
     }
   }
@@ -92,8 +86,22 @@ export async function checkHost(options: HostCheckOptions): Promise<HostCheck[]>
       : make('underlay-blocked', 'the host has no address but loopback and link-local ones'),
   );
   note('cni', 'no CNI that enforces policies itself', cniProblem(surroundings, make));
+  if (options.isPre === true) note('services', await foretellServices(surroundings));
   signal.throwIfAborted();
   return checks;
+}
+
+function problemId(text: string): ProblemId {
+  if (text.startsWith('the capability ')) return 'host-permission';
+  return /mount|bpffs|cgroup2/i.test(text) ? 'host-mount' : 'host-kernel';
+}
+
+/** What an agent will decide, where none has yet. */
+async function foretellServices(surroundings: Surroundings): Promise<string> {
+  const found = await surroundings.kubeProxy();
+  return found === undefined
+    ? 'nothing of a kube-proxy is here: an agent will translate every Service'
+    : `${found}: an agent will translate global Services alone`;
 }
 
 function cniProblem(

@@ -1,5 +1,5 @@
 /** Traces as text. */
-import type { VerdictInfo } from '../agent/policy/sources-of-verdict-info.ts';
+import { verdictReason } from '../agent/policy/sources-of-verdict-info.ts';
 import type { Route } from '../agent/policy/trace.ts';
 import type { TraceReport } from '../agent/policy/trace-report.ts';
 import type { PartyInfo } from '../agent/policy/trace-view.ts';
@@ -42,7 +42,7 @@ function sideLines(
       const where = `${side.cluster}${side.isLocal ? `/${side.node}` : ''}`;
       const [own, other] = name === 'egress' ? [from, to] : [to, from];
       return [
-        `  ${label} ${side.says.verdict}${spared} by ${where}: ${firstLine(side.says)}`,
+        `  ${label} ${side.says.verdict}${spared} by ${where}: ${verdictReason(side.says)}`,
         ...reasonLines(side.says, { direction: name, own, other, port }).map(
           (line) => `           ${line}`,
         ),
@@ -50,31 +50,6 @@ function sideLines(
     }
     default:
       return side satisfies never;
-  }
-}
-
-function firstLine(says: VerdictInfo): string {
-  switch (says.because) {
-    case 'not-enforced':
-      return 'no policy closes this direction';
-    case 'mode-never':
-      return 'policies are switched off (--enable-policy never)';
-    case 'own-node':
-      return 'a pod is always reached by its own node';
-    case 'not-of-mesh':
-      return 'policies of nodes are not about what is outside of the mesh';
-    case 'always-open':
-      return 'by this port nodes stay a part of their mesh: no policy closes it';
-    case 'rule':
-      return says.verdict === 'allowed' ? 'a rule allows it' : 'a rule denies it';
-    case 'isolated':
-      return `closed until it can be read: ${says.policies.join(', ')}`;
-    case 'mode-always':
-      return 'no policy allows it (--enable-policy always)';
-    case 'no-rule':
-      return `no rule allows it; closed by ${says.policies.join(', ')}`;
-    default:
-      return says.because satisfies never;
   }
 }
 

@@ -91,6 +91,14 @@ export async function traceAcross(agents: PolicyAgents, words: TraceWords): Prom
   };
 }
 
+/** Everybody that words mean, as the agent says it that knows most. */
+export async function findEverywhere(
+  agents: PolicyAgents,
+  text: string,
+): Promise<readonly PartyInfo[]> {
+  return (await resolveEverywhere(agents, text)).found.map(({ party }) => party);
+}
+
 interface Everywhere {
   readonly found: readonly Found[];
   readonly more: number;

@@ -22,7 +22,11 @@ test('redactSecrets() takes keys and tokens out, in whatever they come', async (
     `clustermesh vm join --token ${token} alpha`,
     `authorization: Bearer ${jwt}`,
     `token=${jwt}`,
-    '{"password":"correct horse"}'.replace(' ', '-'),
+    '{"password":"correct-horse"}',
+    'passphrase: "of several words, correct-horse"',
+    JSON.stringify({ msg: '{"token":"correct-horse"}' }),
+    'backup --passphrase correct-horse --output x',
+    'endpoints: [https://root:correct-horse@192.0.2.1:2379]',
   ];
   const secrets = [
     ...privateKey.split('\n').filter((line) => line.length > 40),

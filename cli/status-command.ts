@@ -136,7 +136,8 @@ async function waitForMesh(flags: Flags, { say, signal }: Context): Promise<Mesh
   }
 }
 
-async function askMesh(flags: ClusterFlags, signal: AbortSignal): Promise<MeshView> {
+/** Asks the apiserver of a cluster for the whole mesh. Throws CliError. */
+export async function askMesh(flags: ClusterFlags, signal: AbortSignal): Promise<MeshView> {
   using access = await openClusterAccess(flags, { signal });
   const { json } = await access.ask(
     'GetMeshStatus',

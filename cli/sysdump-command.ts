@@ -21,6 +21,8 @@ import { redactSecrets } from './secret-words.ts';
 const ASK_TIMEOUT_MS = 20_000;
 const PROGRAM_TIMEOUT_MS = 20_000;
 const MAX_OUTPUT_BYTES = 64 * 1024 * 1024;
+/** What is kept of one part, in characters: of a table its beginning, of a log its end. */
+const MAX_PART_LENGTH = 16 * 1024 * 1024;
 /** What an agent's socket tells, by the file that it goes to. */
 const AGENT_PAGES = {
   'status.json': '/v1/status',
@@ -48,7 +50,14 @@ interface Flags extends AgentFlags, ClusterFlags {
 }
 
 /** One part of the dump: its text, or why there is none. */
-type Part = { readonly name: string } & ({ readonly text: string } | { readonly missing: string });
+type Part = { readonly name: string } & (
+  | {
+      readonly text: string;
+      /** Characters that were left out; absent: none. */
+      readonly leftOut?: number;
+    }
+  | { readonly missing: string }
+);
 
 /** Builds the command. */
 export function sysdumpCommand(context: CliContext): Command {
@@ -60,7 +69,8 @@ export function sysdumpCommand(context: CliContext): Command {
       'after',
       `
 The archive holds what agents and, with a cluster, its apiserver say: status, problems, maps, metrics; addresses and routes of
-this host; logs where they can be reached. Keys and tokens are taken out; what is missing is listed in contents.json.
+this host; logs where they can be reached. Keys, tokens and passwords are taken out; of each part 16 MiB are kept at most. What is missing or
+was cut is listed in contents.json.
 
 Examples:
   $ clustermesh sysdump
@@ -161,11 +171,19 @@ async function hostParts(flags: Flags, signal: AbortSignal): Promise<Part[]> {
 /** One part; that it cannot be had is part of the dump. Rejects only when `signal` aborts, and for faults of our own. */
 async function part(name: string, signal: AbortSignal, make: () => Promise<string>): Promise<Part> {
   try {
-    return { name, text: redactSecrets(await make()) };
+    return cutPart(name, redactSecrets(await make()));
   } catch (error) {
     if (signal.aborted || !(error instanceof CliError)) throw error;
     return { name, missing: redactSecrets(error.message) };
   }
+}
+
+/** A node of a large mesh has tables of a gigabyte: the archive is to be sent to somebody. */
+function cutPart(name: string, text: string): Part {
+  const leftOut = text.length - MAX_PART_LENGTH;
+  if (leftOut <= 0) return { name, text };
+  const kept = name.endsWith('.log') ? text.slice(leftOut) : text.slice(0, MAX_PART_LENGTH);
+  return { name, text: kept, leftOut };
 }
 
 async function writeArchive(
@@ -175,7 +193,11 @@ async function writeArchive(
 ): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'isthmus-sysdump-'));
   try {
-    const contents = parts.map((one) => ('text' in one ? { name: one.name } : one));
+    const contents = parts.map((one) => {
+      if (!('text' in one)) return one;
+      const { text: _text, ...rest } = one;
+      return rest;
+    });
     const files: readonly { name: string; text: string }[] = [
       { name: 'contents.json', text: JSON.stringify(contents, null, 1) },
       ...parts.flatMap((one) => ('text' in one ? [one] : [])),

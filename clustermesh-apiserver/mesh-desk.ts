@@ -1,5 +1,6 @@
 /** What administrators ask an apiserver of the whole mesh, and what agents tell it for that. */
 import { z } from 'zod';
+import { viewMesh } from '../mesh/diagnosis/mesh-view.ts';
 import type { EtcdTls } from '../mesh/kvstore/etcd-endpoint.ts';
 import type { KvStore } from '../mesh/kvstore/kvstore.ts';
 import type { Clock } from '../mesh/runtime/clock.ts';
@@ -30,6 +31,8 @@ export interface MeshDeskOptions {
   readonly maxConnectedClusters: MaxConnectedClusters;
   /** How peers are mirrored here; undefined: they are not. */
   readonly kvstoremesh?: { readonly directory: string } | undefined;
+  /** Folder of the peers' files, which others than a mirror read, too. Default: that of the mirror. */
+  readonly clustermeshConfig?: string | undefined;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -60,7 +63,8 @@ export function openMeshDesk(options: MeshDeskOptions): MeshDesk {
       Troubleshoot: troubleshootMethod({
         own: { ...options.cluster, max: options.maxConnectedClusters },
         parts,
-        directory: options.kvstoremesh?.directory,
+        directory: options.clustermeshConfig ?? options.kvstoremesh?.directory,
+        mesh: async (signal) => viewMesh(await reportMesh(sources, signal)),
         clock,
       }),
     },

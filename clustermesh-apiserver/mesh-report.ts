@@ -19,7 +19,9 @@ import { missingParts, type Parts } from './apiserver-parts.ts';
 import { ALARM_METHOD, decodeAlarms, encodeAlarmQuery } from './etcd/maintenance-messages.ts';
 import type { TrustFiles } from './gate/trust.ts';
 import type { Upstream } from './gate/upstream.ts';
+import { RESOURCES, resourceName } from './kubernetes/resource.ts';
 import { machinePolicyName } from './registry/machine-session.ts';
+import { resourceOfKind } from './sources/kubernetes.ts';
 
 /** What etcd may take for an answer: whoever asks is told of a slow one as well. */
 const ETCD_PATIENCE_MS = 3_000;
@@ -54,7 +56,6 @@ export async function reportMesh(
   signal.throwIfAborted();
   const missing = missingParts(parts);
   const publisher = parts.published?.publisher.status;
-  const kubernetes = parts.kubernetes?.();
   return {
     schema: MESH_STATUS_SCHEMA,
     cluster,
@@ -67,12 +68,7 @@ export async function reportMesh(
       missing,
       notes: notesOf(parts),
       ...(publisher === undefined ? {} : { leads: publisher.role.kind === 'leading' }),
-      kinds:
-        kubernetes?.kind === 'reading'
-          ? kubernetes.kinds
-              .filter(({ reason }) => reason !== '')
-              .map(({ kind, state, reason }) => ({ kind, missing: state === 'absent', reason }))
-          : [],
+      kinds: kindRows(parts),
     },
     etcd,
     certificates: await certificatesOf(sources),
@@ -83,6 +79,24 @@ export async function reportMesh(
     ),
     agents: agentRows(parts, nodes),
   };
+}
+
+/** Kinds of objects that cannot be read. */
+function kindRows({ kubernetes, peering }: Parts): MeshStatus['apiserver']['kinds'] {
+  const progress = kubernetes?.();
+  const published = progress?.kind === 'reading' ? progress.kinds : [];
+  const rows = published.map((report) => ({ ...report, resource: resourceOfKind(report.kind) }));
+  const peers = peering?.reading();
+  const ofPeers = { kind: 'MeshPeer', resource: resourceName(RESOURCES.meshPeers) };
+  return [...rows, ...(peers === undefined ? [] : [{ ...peers, ...ofPeers }])]
+    .filter(({ reason }) => reason !== '')
+    .map(({ kind, resource, state, reason }) => ({
+      kind,
+      resource,
+      missing: state === 'absent',
+      unauthorized: state === 'unauthorized',
+      reason,
+    }));
 }
 
 function notesOf({ published, controllers }: Parts): string[] {

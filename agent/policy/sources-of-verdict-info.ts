@@ -92,3 +92,29 @@ export function verdictInfo(verdict: SideVerdict, origins: OriginSource): Verdic
       return verdict satisfies never;
   }
 }
+
+/** Why a verdict is what it is, in a few words. */
+export function verdictReason(says: VerdictInfo): string {
+  switch (says.because) {
+    case 'not-enforced':
+      return 'no policy closes this direction';
+    case 'mode-never':
+      return 'policies are switched off (--enable-policy never)';
+    case 'own-node':
+      return 'a pod is always reached by its own node';
+    case 'not-of-mesh':
+      return 'policies of nodes are not about what is outside of the mesh';
+    case 'always-open':
+      return 'by this port nodes stay a part of their mesh: no policy closes it';
+    case 'rule':
+      return says.verdict === 'allowed' ? 'a rule allows it' : 'a rule denies it';
+    case 'isolated':
+      return `closed until it can be read: ${says.policies.join(', ')}`;
+    case 'mode-always':
+      return 'no policy allows it (--enable-policy always)';
+    case 'no-rule':
+      return `no rule allows it; closed by ${says.policies.join(', ')}`;
+    default:
+      return says.because satisfies never;
+  }
+}

@@ -1,8 +1,6 @@
-/** What packets meet on their way from this node to a peer's pods: its nodes, the tunnel, the size that fits, a pod from a pod. */
-import type { DiagnosisStep } from '../../mesh/diagnosis/diagnosis.ts';
+/** What packets meet on their way from this node to a peer's pods: its nodes, the tunnel, the size that fits. */
 import { problemOf } from '../../mesh/diagnosis/problem.ts';
-import { createStepList, type StepResult } from '../../mesh/diagnosis/step-list.ts';
-import type { Clock } from '../../mesh/runtime/clock.ts';
+import type { StepList, StepResult } from '../../mesh/diagnosis/step-list.ts';
 import { type IpAddress, ipFamily, parseIpAddress } from '../../mesh/wire/ip.ts';
 import type { IpcacheEntry } from '../datapath/desired.ts';
 import type { Probe } from '../withdrawal/probe.ts';
@@ -14,7 +12,6 @@ const MOST_NODES = 5;
 const MOST_PODS = 3;
 /** What a packet is made smaller by until it fits, in bytes. */
 const SMALLER_BY = [20, 50, 100, 150, 250, 400, 700];
-const BUDGET_MS = 12_000;
 
 /** What a look needs. */
 export interface PacketPathOptions {
@@ -25,44 +22,41 @@ export interface PacketPathOptions {
   readonly nodes: readonly IpAddress[];
   /** What the kernel knows of addresses. */
   readonly rows: () => Iterable<IpcacheEntry>;
-  /** A pod of this node; undefined: there is none. */
-  readonly local: { readonly name: string; readonly netns: string } | undefined;
   /** Largest packet that fits into the tunnel; undefined: nothing is tunnelled. */
   readonly mtu: number | undefined;
   readonly probe: Probe;
   readonly echo: Echo;
-  readonly clock: Clock;
   readonly signal: AbortSignal;
 }
 
 /** A pod that can be asked, with the node that it is on. */
-interface Target {
+export interface Target {
   readonly pod: IpAddress;
   readonly node: IpAddress;
 }
 
-/** Makes the steps `underlay`, `tunnel`, `mtu` and `pod`. Rejects only when `signal` aborts. */
-export async function followPackets(options: PacketPathOptions): Promise<readonly DiagnosisStep[]> {
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(BUDGET_MS)]);
-  const look = { ...options, signal };
-  const list = createStepList(options.clock);
+/** Adds the steps `underlay`, `tunnel` and `mtu`. Returns a pod of the peer, one that answers if there is one. */
+export async function followPackets(
+  list: StepList,
+  options: PacketPathOptions,
+): Promise<Target | undefined> {
+  const { clusterId, rows, probe, signal } = options;
   const nodes = options.nodes.slice(0, MOST_NODES);
   let reached: readonly IpAddress[] = [];
   await list.next('underlay', async () => {
-    const answers = await Promise.all(nodes.map((node) => options.probe(node, signal)));
+    const answers = await Promise.all(nodes.map((node) => probe(node, signal)));
     reached = nodes.filter((_, index) => answers[index] === 'answered');
-    return judgeUnderlay(look, { nodes, reached });
+    return judgeUnderlay(options, { nodes, reached });
   });
+  const targets = clusterId === undefined ? [] : pickTargets(rows(), clusterId);
   let good: Target | undefined;
   await list.next('tunnel', async () => {
-    const { answered, result } = await tryTunnel(look, reached);
+    const { answered, result } = await tryTunnel(options, { targets, reached });
     good = answered;
     return result;
   });
-  await list.next('mtu', () => tryMtu(look, good));
-  await list.next('pod', () => tryFromPod(look, good));
-  options.signal.throwIfAborted();
-  return list.steps;
+  await list.next('mtu', () => tryMtu(options, good));
+  return good ?? targets[0];
 }
 
 function judgeUnderlay(
@@ -93,12 +87,14 @@ function judgeUnderlay(
 
 async function tryTunnel(
   options: PacketPathOptions,
-  reached: readonly IpAddress[],
+  {
+    targets,
+    reached,
+  }: { readonly targets: readonly Target[]; readonly reached: readonly IpAddress[] },
 ): Promise<{ answered: Target | undefined; result: StepResult }> {
-  const { peer, clusterId, rows, echo, signal } = options;
+  const { peer, clusterId, echo, signal } = options;
   const skip = (why: string) => ({ answered: undefined, result: { seen: [why], isSkipped: true } });
   if (clusterId === undefined) return skip('the cluster is not known here');
-  const targets = pickTargets(rows(), clusterId);
   if (targets.length === 0) return skip('no pod of it is reached by the tunnel');
   const answers = await Promise.all(targets.map(({ pod }) => echo(pod, { signal })));
   if (answers.includes('no-program')) return skip('there is no `ping` on this machine');
@@ -141,27 +137,6 @@ async function tryMtu(options: PacketPathOptions, target: Target | undefined): P
     subject: `peer ${peer}`,
     cause: `packets of ${mtu} bytes do not arrive at ${target.pod}, and small ones do: the largest that was seen to arrive is ${largest ?? `less than ${sizes.at(-1)}`} bytes`,
     values: { address: target.node },
-  });
-  return { seen, problem };
-}
-
-async function tryFromPod(
-  { peer, local, echo, signal }: PacketPathOptions,
-  target: Target | undefined,
-): Promise<StepResult> {
-  if (target === undefined || local === undefined) {
-    return { seen: ['no pod of this node can ask'], isSkipped: true };
-  }
-  const answer = await echo(target.pod, { netns: local.netns, signal });
-  if (answer === 'no-program') return { seen: ['there is no `nsenter`'], isSkipped: true };
-  const seen = [
-    `pod ${local.name} ${answer === 'answered' ? 'reaches' : 'does not reach'} ${target.pod}`,
-  ];
-  if (answer === 'answered') return { seen };
-  const problem = problemOf('policy-denies', {
-    subject: `peer ${peer}`,
-    cause: `pod ${local.name} gets no echo from ${target.pod}, and this node does: a policy of one of the two may forbid it`,
-    values: { from: local.name, to: target.pod },
   });
   return { seen, problem };
 }

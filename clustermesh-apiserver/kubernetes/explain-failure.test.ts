@@ -34,7 +34,7 @@ test('explainFailure() tells a missing definition from other failures', async (t
       /does not know CiliumNode \(cilium\.io\/v2\).*kubectl get crd ciliumnodes\.cilium\.io/,
     ],
     [new DefinitionGone(RESOURCES.ciliumNodes, 'deleting'), 'absent', /is being deleted/],
-    [new KubernetesError('unauthorized', 'x', { status: 401 }), 'failing', /credentials/],
+    [new KubernetesError('unauthorized', 'x', { status: 401 }), 'unauthorized', /credentials/],
     [new KubernetesError('unavailable', 'GET /x: refused'), 'failing', /cannot list .*refused/],
     [new Error('a fault'), 'failing', /a fault/],
   ];

@@ -4,7 +4,7 @@ import { apiVersionOf, type KubernetesResource, resourceName } from './resource.
 
 /** What a failure means for a kind. */
 export interface Failure {
-  readonly state: 'forbidden' | 'absent' | 'failing';
+  readonly state: 'forbidden' | 'unauthorized' | 'absent' | 'failing';
   readonly reason: string;
 }
 
@@ -37,7 +37,7 @@ export function explainFailure(error: unknown, attempted: Attempted): Failure {
       };
     case 'unauthorized':
       return {
-        state: 'failing',
+        state: 'unauthorized',
         reason: `cannot ${verb} ${name}: the API server does not believe our credentials; renew the token or certificate of the kubeconfig or service account, it is read again by itself (${error.message})`,
       };
     default:

@@ -15,6 +15,8 @@ export interface ReflectorStatus {
     | 'synced'
     /** A permission is missing. */
     | 'forbidden'
+    /** The API server does not believe our credentials. */
+    | 'unauthorized'
     /** The API server does not know the kind: its CustomResourceDefinition is missing. */
     | 'absent'
     /** Anything else went wrong, and is tried again. */

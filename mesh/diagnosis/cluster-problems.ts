@@ -23,7 +23,7 @@ export const CLUSTER_PROBLEMS = {
     cause:
       'etcd has raised its alarm NOSPACE: its data has reached the quota, and it takes no writes',
     next: 'etcdctl alarm list',
-    mend: 'Raise --etcd-quota-bytes or take away what fills it, compact and defragment, then disarm the alarm with `etcdctl alarm disarm`.',
+    mend: 'Take away what fills it (`clustermesh kv dump` lists all keys), compact and defragment, then disarm the alarm with `etcdctl alarm disarm`. An etcd of your own takes a larger --quota-backend-bytes.',
   },
   'etcd-unavailable': {
     severity: 'error',
@@ -39,6 +39,14 @@ export const CLUSTER_PROBLEMS = {
       'its CustomResourceDefinition is missing or does not serve the version; what was published of that kind before stays',
     next: 'kubectl get crd {crd}',
     mend: 'Apply the definition again; publishing goes on by itself.',
+  },
+  'kubernetes-credentials': {
+    severity: 'error',
+    symptom: 'the API server does not believe the clustermesh-apiserver',
+    cause:
+      'the token or certificate that it shows has expired, was revoked, or is of another cluster; what was published before stays',
+    next: 'kubectl -n kube-system get serviceaccount clustermesh-apiserver',
+    mend: 'See that the service account is there, and give the program a new token or kubeconfig (in a pod: delete the pod). The file is read again by itself.',
   },
   'source-unreadable': {
     severity: 'error',

@@ -4,7 +4,8 @@ import { parseJsonAs } from '../wire/agent-report.ts';
 import type { Problem } from './problem.ts';
 import { isProblemId } from './problems.ts';
 
-const problemSchema = z.object({
+/** A problem as it is sent. */
+export const problemSchema = z.object({
   id: z.string().refine(isProblemId, 'a problem that this version does not know'),
   severity: z.enum(['error', 'warning']),
   subject: z.string(),
@@ -24,18 +25,30 @@ const stepSchema = z.object({
   tookMs: z.number().default(0),
 });
 
+/** Two ends of traffic, in the words of `clustermesh policy trace`. `isAsked`: somebody named them, else they are an example. */
+const pairSchema = z.object({
+  from: z.string(),
+  to: z.string(),
+  port: z.string(),
+  isAsked: z.boolean(),
+});
+
 const diagnosisSchema = z.object({
   /** Who looked: `apiserver of alpha`, `agent on worker-1`, `this machine`. */
   from: z.string(),
   /** At whom. */
   peer: z.string(),
   steps: z.array(stepSchema),
+  /** Whose policies were judged; absent: nobody's. */
+  pair: pairSchema.optional(),
   /** One sentence. */
   verdict: z.string(),
 });
 
 /** A step. */
 export type DiagnosisStep = z.infer<typeof stepSchema>;
+/** Whose policies were judged. */
+export type DiagnosedPair = NonNullable<Diagnosis['pair']>;
 /** What was found of one peer. */
 export type Diagnosis = z.infer<typeof diagnosisSchema>;
 
@@ -67,7 +80,9 @@ export function verdictOf(peer: string, steps: readonly DiagnosisStep[]): string
     return `cluster ${peer} works as far as was looked${open}`;
   }
   const cause = problem.cause.replace(/\.$/, '');
+  // One Service, or one pair, is not the whole cluster.
+  const what = /^(Service|traffic) /.test(problem.subject) ? problem.subject : `cluster ${peer}`;
   return problem.severity === 'error'
-    ? `cluster ${peer} does not work because ${cause} (${problem.id})`
+    ? `${what} does not work because ${cause} (${problem.id})`
     : `cluster ${peer} works, but ${cause} (${problem.id})`;
 }

@@ -123,14 +123,34 @@ const CASES: readonly {
         missing: [],
         notes: [],
         kinds: [
-          { kind: 'CiliumEndpoint', missing: true, reason: 'there is no such resource' },
-          { kind: 'Pod', missing: false, reason: 'forbidden' },
+          {
+            kind: 'CiliumEndpoint',
+            resource: 'ciliumendpoints.cilium.io',
+            missing: true,
+            unauthorized: false,
+            reason: 'there is no such resource',
+          },
+          {
+            kind: 'Pod',
+            resource: 'pods',
+            missing: false,
+            unauthorized: false,
+            reason: 'forbidden',
+          },
+          {
+            kind: 'Node',
+            resource: 'nodes',
+            missing: false,
+            unauthorized: true,
+            reason: 'a token',
+          },
         ],
       },
     },
     expected: [
       /^crd-missing .*CiliumEndpoint .*no such resource/,
       /^source-unreadable .*Pod .*forbidden/,
+      /^kubernetes-credentials .*Node .*a token/,
     ],
   },
   {

@@ -21,13 +21,25 @@ export function findMeshProblems(view: MeshView): Problem[] {
       isProblemId(id) ? [problemOf(id, { subject: `peer ${peer}`, cause, values: { peer } })] : [],
     ),
     ...view.peers.flatMap(({ name, readers }) => peerProblems(name, readers, now)),
+    ...restOfCluster(view),
+  ]);
+}
+
+/** What of it is of the cluster itself, its peers left out. */
+export function findOwnProblems(view: MeshView): Problem[] {
+  return bySeverity([...apiserverProblems(view.status), ...restOfCluster(view)]);
+}
+
+function restOfCluster(view: MeshView): Problem[] {
+  const { status, now } = view;
+  return [
     ...status.certificates.flatMap((certificate) => {
       const { what, expiresAt, dueAt } = certificate;
       return expiryProblems(`apiserver of ${status.cluster.name}`, { what, expiresAt, dueAt, now });
     }),
     ...view.agents.flatMap(agentProblems),
     ...versionProblems(view),
-  ]);
+  ];
 }
 
 function apiserverProblems({ cluster, apiserver, etcd }: MeshStatus): Problem[] {
@@ -45,9 +57,11 @@ function apiserverProblems({ cluster, apiserver, etcd }: MeshStatus): Problem[] 
       `its etcd takes no writes for want of space${size}${size === '' ? '' : `${quota})`}`,
     );
   }
-  for (const { kind, missing, reason } of apiserver.kinds) {
-    if (missing) add('crd-missing', `${kind} cannot be read: ${reason}`, { kind });
-    else add('source-unreadable', `${kind} cannot be read: ${reason}`, { kind });
+  for (const { kind, resource, missing, unauthorized, reason } of apiserver.kinds) {
+    const cause = `${kind} cannot be read: ${reason}`;
+    if (missing) add('crd-missing', cause, resource === '' ? {} : { crd: resource });
+    else if (unauthorized) add('kubernetes-credentials', cause);
+    else add('source-unreadable', cause, { kind: resource || kind });
   }
   for (const cause of apiserver.missing) add('apiserver-not-ready', cause);
   for (const cause of apiserver.notes) add('apiserver-note', cause);
@@ -181,7 +195,8 @@ function agentProblems(agent: MeshAgent): Problem[] {
   }
 }
 
-function reportProblems(
+/** What is wrong with an agent by its own account, its peers left out. */
+export function reportProblems(
   report: AgentReport,
   make: (id: ProblemId, cause: string) => Problem,
 ): Problem[] {

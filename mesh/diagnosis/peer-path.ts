@@ -11,7 +11,7 @@ import { type Diagnosis, verdictOf } from './diagnosis.ts';
 import { followEndpoints } from './endpoint-path.ts';
 import { sightProblems } from './mesh-problems.ts';
 import { type Problem, problemOf } from './problem.ts';
-import { createStepList, type StepList } from './step-list.ts';
+import { createStepList, type StepList, type StepResult } from './step-list.ts';
 import { followStore, type OwnCluster } from './store-path.ts';
 
 /** The whole of it ends in time for the 15 s that people are promised. */
@@ -75,10 +75,15 @@ async function addSight(
   list: StepList,
   { peer, sight, clock }: Pick<PeerPathOptions, 'peer' | 'sight' | 'clock'>,
 ): Promise<void> {
-  if (sight === undefined) {
-    await list.always('reader', () => ({ seen: ['nobody reads it here'], isSkipped: true }));
-    return;
-  }
+  await list.always('reader', () =>
+    sight === undefined
+      ? { seen: ['nobody reads it here'], isSkipped: true }
+      : sightStep(peer, sight, clock.now()),
+  );
+}
+
+/** A reader's sight of a peer, as a step tells it. */
+export function sightStep(peer: string, sight: PeerSight, now: number): StepResult {
   const { state, reason, counts } = sight;
   const lag =
     sight.lagMs === undefined ? 'lag not known' : `lag ${sight.lagMs.p50}/${sight.lagMs.p99} ms`;
@@ -88,11 +93,8 @@ async function addSight(
     `in use: ${held.length === 0 ? 'nothing' : held.join(', ')}; ${lag}`,
     ...sight.notes.map(({ message }) => message),
   ];
-  const problems = sightProblems(peer, sight, clock.now());
-  await list.always('reader', () => ({
-    seen,
-    problem: problems.find(({ severity }) => severity === 'error') ?? problems[0],
-  }));
+  const problems = sightProblems(peer, sight, now);
+  return { seen, problem: problems.find(({ severity }) => severity === 'error') ?? problems[0] };
 }
 
 function fileProblem(peer: string, error: ClientConfigError): Problem {

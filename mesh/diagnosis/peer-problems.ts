@@ -40,6 +40,13 @@ export const PEER_PROBLEMS = {
     next: 'clustermesh troubleshoot {peer}',
     mend: 'See that its clustermesh-apiserver runs, that the endpoint is right, and that no firewall is between.',
   },
+  'peer-nodes-unreachable': {
+    severity: 'error',
+    symptom: 'a peer is refused because our nodes do not reach its nodes',
+    cause: 'there is no way between the nodes of the two clusters, or a firewall closes it',
+    next: 'clustermesh troubleshoot {peer}',
+    mend: 'Nodes of all clusters have to reach each other by their internal addresses, on UDP 8472 (--tunnel-port) where packets are tunnelled. Who knows better, since a firewall answers no probe, says `--ignore peer-nodes-unreachable`. A firewall that drops the tunnel without a word is not seen before the clusters are connected: `clustermesh troubleshoot` sees it then.',
+  },
   'peer-is-ourselves': {
     severity: 'error',
     symptom: 'the endpoint of a peer answers as our own cluster',
@@ -239,7 +246,7 @@ export const PEER_PROBLEMS = {
     symptom: 'we read a peer and it does not read us',
     cause: 'the other cluster has no peer of our name, or cannot read us',
     next: 'clustermesh peer export',
-    mend: 'Apply what the export prints in the other cluster.',
+    mend: 'Apply what the export prints in the other cluster. Or, where the two were parted there while this cluster could not be asked, part here as well: `clustermesh peer delete`.',
   },
   'peer-stale': {
     severity: 'error',

@@ -149,6 +149,12 @@ async function explainMissing(look: Look): Promise<StepResult> {
     const cause = `its endpoint is that of cluster ${others.join(', ')}, not of ${peer}`;
     return { seen, problem: problemOf('peer-wrong-cluster', { subject, cause, values }) };
   }
+  if (look.knownId !== undefined) {
+    const cause = `its etcd has lost what it had: cluster ${peer}, id ${look.knownId}, was read from it before; it was replaced or emptied, and nobody has published since`;
+    const problem = problemOf('peer-store-replaced', { subject, cause, values });
+    // Where it publishes again this passes by itself; here it has not.
+    return { seen, problem: { ...problem, severity: 'error' } };
+  }
   return { seen, problem: problemOf('peer-config-missing', { subject, values }) };
 }
 

@@ -48,7 +48,18 @@ const meshStatusSchema = z.object({
     leads: z.boolean().optional(),
     /** Kinds of objects that cannot be read, with the reason. */
     kinds: z
-      .array(z.object({ kind: z.string(), missing: z.boolean(), reason: z.string() }))
+      .array(
+        z.object({
+          kind: z.string(),
+          /** As `kubectl` calls it: `serviceexports.multicluster.x-k8s.io`; empty: not told. */
+          resource: z.string().default(''),
+          /** The API server does not know the kind. */
+          missing: z.boolean(),
+          /** It does not believe our credentials. */
+          unauthorized: z.boolean().default(false),
+          reason: z.string(),
+        }),
+      )
       .default([]),
   }),
   etcd: z
