@@ -29,7 +29,8 @@ echo "build: compiling" >&2
 npx --no-install tsc
 make --silent -C bpf OUT="$PWD/dist/bpf"
 mkdir -p dist/bin
-gcc -std=c11 -O2 -static -Wall -Wextra -Werror -o dist/bin/clustermesh-cni agent/cni/clustermesh-cni.c
+version=$(sed -n 's/^  "version": "\(.*\)",$/\1/p' package.json)
+gcc -std=c11 -O2 -static -Wall -Wextra -Werror -DISTHMUS_VERSION="\"$version\"" -o dist/bin/clustermesh-cni agent/cni/clustermesh-cni.c
 gcc -std=gnu11 -O2 -static -pthread -Wall -Wextra -Werror -o dist/bin/netload bench/netload/netload.c
 chmod +x dist/cli/main.js dist/clustermesh-apiserver/main.js dist/agent/main.js
 printf '%s\n' "$list" >"$stamp"

@@ -10,6 +10,8 @@
  *                       and protected by the other plugins alone, and the agent takes it over when it is there
  *   "agentDownTimeout"  how long ADD waits for an agent, such as "30s"; default 30s, with "open" 0s; at most 10m
  *
+ * `clustermesh-cni --version`, which is nothing of CNI, prints the version.
+ *
  * DEL and GC succeed without the agent: it finds out what is gone when it starts. Exit code 0, or 1 with a CNI error object
  * on standard output.
  */
@@ -18,12 +20,18 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "agent-call.h"
 #include "cni-error.h"
 #include "cni-request.h"
 #include "json-scan.h"
 #include "opened-pod.h"
+
+/* Given by scripts/build.sh, from package.json. */
+#ifndef ISTHMUS_VERSION
+#define ISTHMUS_VERSION "unknown"
+#endif
 
 #define DEFAULT_SOCKET "/run/isthmus/agent.sock"
 #define MAX_CONFIG (1024 * 1024)
@@ -304,7 +312,7 @@ static _Noreturn void open_pod(const struct request *request, struct buffer *ans
 	print_prev_result(request);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct request request = {
 		.container_id = environment("CNI_CONTAINERID"),
@@ -316,6 +324,10 @@ int main(void)
 	struct buffer input = { 0 }, answer = { 0 };
 	int error;
 
+	if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+		puts("clustermesh-cni " ISTHMUS_VERSION);
+		return 0;
+	}
 	signal(SIGPIPE, SIG_IGN);
 	request.command = parse_command();
 	error = read_all(STDIN_FILENO, MAX_CONFIG, now_ms() + TIMEOUT_MS, &input);

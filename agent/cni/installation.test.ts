@@ -8,10 +8,12 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname } from 'node:path';
 import { type Test, test } from 'tap';
 import { until } from '../../mesh/remote/testing/until.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
+import { createManualClock } from '../../mesh/testing/manual-clock.ts';
 import { openTempDir } from '../../mesh/testing/temp-dir.ts';
 import {
   type CniInstallOptions,
@@ -147,4 +149,29 @@ test('an installation comes with the CNI and is repaired whenever somebody rewri
   ending.abort();
   await ended;
   t.ok(isChained(), 'it stays when the agent ends');
+});
+
+test('an installation is tried again when what was in its way is no file of CNI', async (t) => {
+  const { options, write, types } = await openNode(t);
+  write('10-net.conflist', LIST);
+  const inTheWay = dirname(options.binDir);
+  writeFileSync(inTheWay, '');
+  const clock = createManualClock();
+  const ending = new AbortController();
+  const installation = createCniInstallation({
+    ...options,
+    clock,
+    logger: createLogger('test', { level: 'silent' }),
+  });
+  const ended = installation.run(ending.signal);
+  await until('it is told', () => installation.problems().length === 1);
+  t.match(installation.problems(), [/ENOTDIR/]);
+  rmSync(inTheWay);
+  await until('it is installed', async () => {
+    await clock.advance(1000);
+    return types('10-net.conflist').includes('clustermesh-cni');
+  });
+  t.same(installation.problems(), []);
+  ending.abort();
+  await ended;
 });

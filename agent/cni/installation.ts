@@ -24,6 +24,8 @@ const CONF_ENDINGS = ['.conf', '.conflist', '.json'];
 const SAVED_ENDING = '.before-isthmus';
 /** Between two repairs: something that undoes each one must not keep the node busy. */
 const REPAIR_PAUSE_MS = 1000;
+/** Between two attempts while something is in the way. */
+const RETRY_MS = 5000;
 
 /** Where things are on a node. */
 export interface CniFolders {
@@ -72,9 +74,19 @@ export function createCniInstallation(
     async run(signal) {
       // A folder that is not there yet is told at once, not only when it comes.
       repair();
-      for await (const _ of watchDirectory(confDir, { signal, clock })) {
-        if (repair()) await clock.sleep(REPAIR_PAUSE_MS, signal).catch(() => undefined);
-      }
+      const following = async (): Promise<void> => {
+        for await (const _ of watchDirectory(confDir, { signal, clock })) {
+          if (repair()) await clock.sleep(REPAIR_PAUSE_MS, signal).catch(() => undefined);
+        }
+      };
+      // What was in the way may go without a change of any file: an owner, a file system that was full.
+      const tryingAgain = async (): Promise<void> => {
+        while (!signal.aborted) {
+          await clock.sleep(RETRY_MS, signal).catch(() => undefined);
+          if (!signal.aborted && problem !== undefined) repair();
+        }
+      };
+      await Promise.all([following(), tryingAgain()]);
     },
     problems: () => (problem === undefined ? [] : [problem]),
   };
@@ -189,6 +201,14 @@ function guarded<T>(what: string, work: () => T): T {
   } catch (cause) {
     if (cause instanceof CniInstallError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new CniInstallError('io', `cannot ${what}: ${reason}`, { cause });
+    throw new CniInstallError('io', `cannot ${what}: ${reason}${adviceOf(cause)}`, { cause });
   }
+}
+
+/** In a container root is refused where folders are another user's: the agent has no capability to go over that. */
+function adviceOf(cause: unknown): string {
+  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
+  return code === 'EACCES' || code === 'EPERM'
+    ? ': root has to own the folders and files of CNI; else give the agent the capabilities DAC_OVERRIDE and CHOWN'
+    : '';
 }

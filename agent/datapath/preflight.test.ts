@@ -14,6 +14,7 @@ function feature(name: string, isFound: boolean, isNeeded = true): Feature {
 
 const FINE: Surroundings = {
   userId: 0,
+  capabilities: 0x1ffffffffffn,
   kernelRelease: '6.6.1-generic',
   jitEnabled: '1',
   features: () => [feature('helper redirect_peer', true), feature('type information', true)],
@@ -51,6 +52,12 @@ test('preflightProblems() says what is missing and what helps', (t) => {
       },
       [
         /^kernel 5\.4\.0-91 lacks .*: helper redirect_peer \(Linux 5\.10\), hook getpeername \(Linux 5\.10\); use Linux 5\.10 or newer/,
+      ],
+    ],
+    [
+      { capabilities: 0x1ffffffffffn & ~(1n << 21n), features: () => [feature('map hash', false)] },
+      [
+        /^the capability CAP_SYS_ADMIN is missing \(eBPF programs and maps, .*add SYS_ADMIN to securityContext/,
       ],
     ],
     [{ jitEnabled: '0' }, [/sysctl -w net\.core\.bpf_jit_enable=1/]],

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname, join } from 'node:path';
+import { missingCapabilities, parseEffective } from './capabilities.ts';
 import { DatapathError } from './datapath-error.ts';
 import type { DatapathOptions } from './desired.ts';
 import { type Feature, probeFeatures } from './features.ts';
@@ -17,6 +18,8 @@ export const OBJECT_FILES = [
 /** What the checks look at; tests put in what no test machine has. */
 export interface Surroundings {
   readonly userId: number;
+  /** Mask of what this process may do; undefined where the kernel does not say. */
+  readonly capabilities: bigint | undefined;
   readonly kernelRelease: string;
   /** Value of net.core.bpf_jit_enable, undefined where it cannot be seen (other network namespaces). */
   readonly jitEnabled: string | undefined;
@@ -41,6 +44,9 @@ export function preflightProblems(
   if (surroundings.userId !== 0) {
     return [`cannot load eBPF programs as user ${surroundings.userId}: run as root (sudo)`];
   }
+  const missing = capabilityProblems(surroundings);
+  // The kernel would seem to lack what it only refuses.
+  if (missing.length > 0) return missing;
   return [
     kernelProblem(surroundings),
     bpffsProblem(options.bpfRoot, surroundings),
@@ -63,12 +69,21 @@ function thisMachine(): Surroundings {
   const jit = '/proc/sys/net/core/bpf_jit_enable';
   return {
     userId: process.geteuid?.() ?? -1,
+    capabilities: parseEffective(readFileSync('/proc/self/status', 'utf8')),
     kernelRelease: release(),
     jitEnabled: existsSync(jit) ? readFileSync(jit, 'utf8').trim() : undefined,
     features: probeFeatures,
     fileSystemOf: (folder) => (existsSync(folder) ? statfsSync(folder).type : undefined),
     isFile: (path) => existsSync(path),
   };
+}
+
+function capabilityProblems({ capabilities, kernelRelease }: Surroundings): string[] {
+  if (capabilities === undefined) return [];
+  return missingCapabilities(capabilities, kernelRelease).map(
+    ({ name, purpose }) =>
+      `the capability CAP_${name} is missing (${purpose}): run as root with all capabilities, or add ${name} to securityContext.capabilities of the container (agent.capabilities.add in the chart)`,
+  );
 }
 
 function kernelProblem(surroundings: Surroundings): (string | undefined)[] {

@@ -88,10 +88,16 @@ export function valueFlags(values: ChartValues): string[] {
 /** Renders the chart without a cluster. Throws with helm's words when it refuses. */
 export async function render(
   values: ChartValues,
-  options: { readonly program: string; readonly home: string; readonly kubeVersion?: string },
+  options: {
+    readonly program: string;
+    readonly home: string;
+    readonly kubeVersion?: string;
+    /** Default: NAMESPACE. */
+    readonly namespace?: string;
+  },
 ): Promise<RenderedObject[]> {
-  const { kubeVersion } = options;
-  const args = ['template', RELEASE, CHART, '--namespace', NAMESPACE, ...valueFlags(values)];
+  const { kubeVersion, namespace = NAMESPACE } = options;
+  const args = ['template', RELEASE, CHART, '--namespace', namespace, ...valueFlags(values)];
   if (kubeVersion !== undefined) args.push('--kube-version', kubeVersion);
   const { code, stdout, stderr } = await runHelm(args, options);
   if (code !== 0) throw new Error(stderr);

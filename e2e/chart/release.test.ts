@@ -3,6 +3,8 @@
  * uninstalled; and what it has installed works: the Job's and the apiserver's processes run with exactly the arguments, Secrets,
  * service accounts and permissions of the release, an administrator reads by its certificate, and a node enrols by its token.
  */
+import { chmod, copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import { enrolNode } from '../../agent/enrollment/node-enrolment.ts';
 import { openEtcd } from '../../mesh/kvstore/etcd.ts';
@@ -17,6 +19,12 @@ import { waitFor } from '../lab/wait-for.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
 import { needKube } from '../peers/kube-programs.ts';
 import type { KubeUser } from '../peers/kube-user.ts';
+import {
+  buildRefuseCalls,
+  type ContainedOptions,
+  containedCommand,
+  giveToGroup,
+} from './contained.ts';
 import {
   CHART,
   type ChartValues,
@@ -33,12 +41,27 @@ import {
   valueFlags,
 } from './helm.ts';
 import { MATRIX } from './matrix.ts';
-import { commandLine, mountVolumes, startContainer } from './rendered-container.ts';
+import {
+  commandLine,
+  mappedArguments,
+  mountVolumes,
+  startContainer,
+} from './rendered-container.ts';
 
 const helm = needHelm(process.env);
 const kube = needKube(process.env);
 const skip = helm.skip || kube.skip || etcdSkipReason(process.env);
 const IN_NAMESPACE = `/api/v1/namespaces/${NAMESPACE}`;
+
+const CLAIM = 'clustermesh-apiserver-etcd';
+/** The default of a cluster whose volumes nobody makes here. */
+const STORAGE_CLASS = {
+  metadata: {
+    name: 'standard',
+    annotations: { 'storageclass.kubernetes.io/is-default-class': 'true' },
+  },
+  provisioner: 'example.com/none',
+};
 
 const DRY_RUN = [
   'apply',
@@ -125,7 +148,14 @@ async function releaseByHelm(rig: Rig, t: Test): Promise<void> {
   const { cluster } = rig;
   // Prometheus' and cert-manager's definitions are not needed.
   await cluster.kubectl(['delete', '-f', projectPath('e2e/chart/foreign-crds.yaml')]);
-  await succeeds(await install(rig, LEAST['any-cni']), t, 'helm install');
+  await withoutStorage(rig, t);
+  await cluster.ask('POST', '/apis/storage.k8s.io/v1/storageclasses', { body: STORAGE_CLASS });
+  const values = { ...LEAST['any-cni'], 'commonLabels.owner': 'us' };
+  const chart = await earlierChart(rig);
+  await succeeds(await install(rig, values, { chart }), t, 'helm install of an earlier chart');
+  t.match(objectOf(rig.objects, 'PersistentVolumeClaim', CLAIM), {
+    spec: { accessModes: [/Once/] },
+  });
   const first = await readSecrets(cluster);
   t.same(Object.keys(first).sort(), [
     'cilium-ca',
@@ -138,8 +168,18 @@ async function releaseByHelm(rig: Rig, t: Test): Promise<void> {
   t.match(made, /Secret clustermesh-apiserver-enrollment-ca: made/, 'the Job makes what is left');
   const second = await readSecrets(cluster);
 
-  const upgraded = await install(rig, { ...LEAST['any-cni'], logLevel: 'debug' }, 'upgrade');
-  await succeeds(upgraded, t, 'helm upgrade');
+  const kept = await rig.helm('upgrade', RELEASE, CHART, '--reuse-values');
+  t.match(kept.stderr, /prometheusRule|nil pointer/, 'defaults of the earlier chart are too few');
+  const flags = ['--reset-then-reuse-values'];
+  const upgraded = await install(rig, { logLevel: 'debug' }, { verb: 'upgrade', flags });
+  await succeeds(upgraded, t, 'helm upgrade, as docs/helm.md has it');
+  const deployment = objectOf(rig.objects, 'Deployment', 'clustermesh-apiserver');
+  t.match(deployment.metadata.labels, {
+    owner: 'us',
+    'helm.sh/chart': /^clustermesh-(?!0\.0\.1$)/,
+  });
+  const told = deployment.spec.template.spec.containers[0].args;
+  for (const arg of ['--cluster-name=alpha', '--log-level=debug']) t.ok(told.includes(arg), arg);
   t.same(await readSecrets(cluster), second, 'certificates survive an upgrade');
   t.match(await runJob(rig, t), /enrollment-ca: kept/, 'and the next Job');
 
@@ -147,7 +187,8 @@ async function releaseByHelm(rig: Rig, t: Test): Promise<void> {
   const worked = await readSecrets(cluster);
 
   const named = { ...LEAST['any-cni'], 'clustermesh.apiserver.tls.server.extraDnsNames': ['x.y'] };
-  await succeeds(await install(rig, named, 'upgrade'), t, 'another name of the server');
+  const renamed = await install(rig, named, { verb: 'upgrade' });
+  await succeeds(renamed, t, 'another name of the server');
   const third = await readSecrets(cluster);
   const changed = Object.keys(third).filter((name) => third[name] !== worked[name]);
   t.same(
@@ -163,7 +204,7 @@ async function releaseByHelm(rig: Rig, t: Test): Promise<void> {
   t.same(
     left.trim().split('\n').sort(),
     [
-      'persistentvolumeclaim/clustermesh-apiserver-etcd',
+      `persistentvolumeclaim/${CLAIM}`,
       'secret/cilium-ca',
       'secret/clustermesh-apiserver-enrollment-ca',
       'secret/clustermesh-apiserver-peering-key',
@@ -172,7 +213,33 @@ async function releaseByHelm(rig: Rig, t: Test): Promise<void> {
     ].sort(),
     'what holds data, and what others have made, stays',
   );
+  await reinstalls(rig, t);
   await removeLeftovers(cluster);
+}
+
+/** A cluster on which nobody has volumes for a claim that names no class. */
+async function withoutStorage(rig: Rig, t: Test): Promise<void> {
+  const { code, stdout, stderr } = await rig.helm(
+    ...['install', RELEASE, CHART, '--dry-run=server', ...valueFlags(LEAST['any-cni'])],
+  );
+  t.equal(code, 0, stderr);
+  t.notMatch(stdout, 'kind: PersistentVolumeClaim', 'no claim that would wait for ever');
+  t.match(stdout, /name: etcd-data\n\s+emptyDir: \{\}/);
+  t.match(
+    stdout,
+    /WARNING: .*, since the cluster has no default StorageClass: identities get\nnew/,
+  );
+}
+
+/** What stays of a release is taken by one of another name. */
+async function reinstalls(rig: Rig, t: Test): Promise<void> {
+  const { code, stdout, stderr } = await rig.helm(
+    ...['install', 'other', CHART, '--dry-run=server', ...valueFlags(LEAST['any-cni'])],
+  );
+  t.equal(code, 0, stderr);
+  t.match(stdout, `claimName: ${CLAIM}`);
+  t.notMatch(stdout, 'kind: PersistentVolumeClaim', 'the claim is used as it is');
+  t.notMatch(stdout, /^ {2}name: cilium-ca$/m, 'and so is the authority');
 }
 
 async function releaseByCronJob(rig: Rig, t: Test): Promise<void> {
@@ -216,7 +283,13 @@ async function refusesTakeOver(rig: Rig, t: Test): Promise<void> {
   t.match(refused.stderr, /is in namespace kube-system already, of Helm release cilium/);
   t.match(refused.stderr, /clustermesh\.useAPIServer=false/);
   const told = { ...LEAST.cilium, 'clustermesh.takeOver': true };
-  await succeeds(await install(rig, told), t, 'where it is told to');
+  const installed = await install(rig, told);
+  await succeeds(installed, t, 'where it is told to');
+  const { info } = JSON.parse(installed.stdout) as { info: { notes: string } };
+  t.match(
+    info.notes,
+    /release, clustermesh\.config\.clusters: Cilium's agents learn of no peer in/,
+  );
   await succeeds(await rig.helm('uninstall', RELEASE), t, 'helm uninstall');
 }
 
@@ -226,7 +299,7 @@ async function removeSecrets(cluster: KubeCluster): Promise<void> {
 
 /** Nobody here takes the finalizer off a claim. */
 async function removeLeftovers(cluster: KubeCluster): Promise<void> {
-  const claim = `${IN_NAMESPACE}/persistentvolumeclaims/clustermesh-apiserver-etcd`;
+  const claim = `${IN_NAMESPACE}/persistentvolumeclaims/${CLAIM}`;
   await cluster.ask('PATCH', claim, {
     body: { metadata: { finalizers: null } },
     contentType: 'application/merge-patch+json',
@@ -239,8 +312,8 @@ async function removeLeftovers(cluster: KubeCluster): Promise<void> {
 async function apiserverWorks(rig: Rig, t: Test): Promise<void> {
   const { cluster, dir, signal } = rig;
   const { spec: pod } = objectOf(rig.objects, 'Deployment', 'clustermesh-apiserver').spec.template;
-  const user = await serviceAccount(cluster, pod.serviceAccountName);
-  const folders = await mountVolumes(pod, { cluster, folder: dir.file('apiserver') });
+  await mountVolumes(pod, { cluster, folder: dir.file('apiserver') });
+  const account = await mountServiceAccount(rig, pod.serviceAccountName);
   const ports = new Map<number, number>();
   for (const port of [2377, 2378, 2379, 2381, 2382, 9880, 9962, 9963]) {
     ports.set(port, await findFreePort());
@@ -249,15 +322,29 @@ async function apiserverWorks(rig: Rig, t: Test): Promise<void> {
   const [etcd] = pod.initContainers;
   const [apiserver] = pod.containers;
   const lines: string[] = [];
-  const etcdChild = startContainer(
-    commandLine(etcd, { folders, ports, variables: { POD_UID: 'a-pod' } }),
-    { name: 'etcd', signal },
-  );
+  const volume = (name: string): string => dir.file('apiserver', name);
+  giveToGroup(pod, volume);
+  const refuseCalls = await buildRefuseCalls(dir.path);
+  const contained = (container: RenderedObject): string[] => {
+    const args = mappedArguments(container, { folders: new Map(), ports });
+    const { name } = container;
+    return containedCommand(
+      pod,
+      { ...container, args },
+      {
+        refuseCalls,
+        root: dir.file(`${name}-root`),
+        volumes: new Map(pod.volumes.map((one: { name: string }) => [one.name, volume(one.name)])),
+        fields: { 'metadata.uid': 'a-pod' },
+        serviceAccount: account,
+      },
+    );
+  };
+  const etcdChild = startContainer(contained(etcd), { name: 'etcd', signal });
   t.teardown(() => etcdChild.stop());
   await waitFor('etcd of the release', async () => (await fetch(`${at(9963)}/health`)).ok);
-  const child = startContainer(commandLine(apiserver, { folders, ports }), {
+  const child = startContainer(contained(apiserver), {
     name: 'apiserver',
-    env: { ...process.env, ISTHMUS_KUBECONFIG: user.kubeconfig },
     onLine: (line) => lines.push(line),
     signal,
   });
@@ -288,6 +375,15 @@ async function apiserverWorks(rig: Rig, t: Test): Promise<void> {
     tls: { ca: field('ca.crt'), cert: field('tls.crt'), key: field('tls.key') },
   });
   t.teardown(() => store[Symbol.asyncDispose]());
+  for (const [name, program] of Object.entries({ etcd: etcdChild, apiserver: child })) {
+    const [pid] = (
+      await readFile(`/proc/${program.pid}/task/${program.pid}/children`, 'utf8')
+    ).split(' ');
+    const status = await readFile(`/proc/${pid}/status`, 'utf8');
+    t.match(status, /^Uid:\t65532\t65532\t/m, `${name} runs as nobody`);
+    t.notMatch(status, /^Cap(Prm|Eff|Bnd):\t0*[1-9a-f]/m, 'without any capability');
+    t.match(status, /^NoNewPrivs:\t1\nSeccomp:\t2$/m);
+  }
   const config = await store.get('cilium/cluster-config/alpha');
   t.match(config?.value.toString(), /"id":1/, 'an administrator reads at the gate');
   const lease = await cluster.kubectl(['get', 'lease', '-n', NAMESPACE, '-o', 'name']);
@@ -374,6 +470,22 @@ async function runJob(rig: Rig, t: Test): Promise<string> {
   return lines.join('\n');
 }
 
+/** What a kubelet puts into pods for their service account. */
+async function mountServiceAccount(
+  { cluster, dir }: Rig,
+  name: string,
+): Promise<NonNullable<ContainedOptions['serviceAccount']>> {
+  const { tokenFile = '' } = await serviceAccount(cluster, name);
+  const folder = dir.file(`account-${name}`);
+  await mkdir(folder);
+  await copyFile(tokenFile, join(folder, 'token'));
+  await copyFile(cluster.endpoint.caFile, join(folder, 'ca.crt'));
+  await writeFile(join(folder, 'namespace'), NAMESPACE);
+  for (const file of ['token', 'ca.crt']) await chmod(join(folder, file), 0o644);
+  const { hostname, port } = new URL(cluster.endpoint.url);
+  return { folder, host: hostname, port: Number(port) };
+}
+
 function serviceAccount(cluster: KubeCluster, name: string): Promise<KubeUser> {
   return cluster.addUser(name, { namespace: NAMESPACE });
 }
@@ -381,14 +493,34 @@ function serviceAccount(cluster: KubeCluster, name: string): Promise<KubeUser> {
 async function install(
   rig: Rig,
   values: ChartValues,
-  verb: 'install' | 'upgrade' = 'install',
+  options: {
+    readonly verb?: 'install' | 'upgrade';
+    readonly chart?: string;
+    readonly flags?: readonly string[];
+  } = {},
 ): Promise<HelmResult> {
-  const result = await rig.helm(verb, RELEASE, CHART, '--output=json', ...valueFlags(values));
+  const { verb = 'install', chart = CHART, flags = [] } = options;
+  const settings = ['--output=json', ...flags, ...valueFlags(values)];
+  const result = await rig.helm(verb, RELEASE, chart, ...settings);
   if (result.code === 0) {
     const { manifest } = JSON.parse(result.stdout) as { manifest: string };
     rig.objects = parseObjects(manifest);
   }
   return result;
+}
+
+/** A chart as it might have been: of another version, and without values that this one's templates read. */
+async function earlierChart({ dir }: Rig): Promise<string> {
+  const chart = dir.file('earlier');
+  await cp(CHART, chart, { recursive: true });
+  const change = async (name: string, edit: (text: string) => string): Promise<void> => {
+    const path = join(chart, name);
+    await writeFile(path, edit(await readFile(path, 'utf8')));
+  };
+  await change('Chart.yaml', (text) => text.replace(/^(version|appVersion): .*$/gm, '$1: 0.0.1'));
+  await change('values.yaml', (text) => text.slice(0, text.indexOf('\nprometheusRule:')));
+  await rm(join(chart, 'templates/monitoring'), { recursive: true });
+  return chart;
 }
 
 async function succeeds({ code, stderr }: HelmResult, t: Test, what: string): Promise<void> {

@@ -54,12 +54,17 @@ export function createAgent(
     readonly persistent: boolean;
     /** Further flags of the agent. */
     readonly flags?: readonly string[] | undefined;
+    /** Runs it in place of the lab's own command line. */
+    readonly command?: readonly string[] | undefined;
     readonly signal?: AbortSignal | undefined;
   },
 ): LabAgent {
   const place: AgentPlace = {
     name: node.name,
-    argv: [process.execPath, MAIN, 'run', ...flags(cluster, node), ...(options.flags ?? [])],
+    argv: options.command ?? [
+      ...[process.execPath, MAIN, 'run'],
+      ...[...flags(cluster, node), ...(options.flags ?? [])],
+    ],
     netns: node.namespace,
     cgroup: join(node.cgroup, 'agent'),
     log: join(node.folder, 'agent.log'),

@@ -75,7 +75,8 @@ export function createApiserver(
     ready: (signal) =>
       waitFor(`the apiserver of ${cluster.name} to be ready`, isReady, {
         signal,
-        intervalMs: 100,
+        // Each look is a program that is started.
+        intervalMs: 250,
         timeoutMs: 90_000,
       }),
   });

@@ -59,6 +59,11 @@ export interface LabOptions {
   readonly persistent?: boolean;
   /** Further flags of every agent. */
   readonly agentFlags?: readonly string[];
+  /** What runs the agent of a node in place of the lab's own command line; undefined: that. Asked when all but daemons is there. */
+  readonly agentCommand?: (
+    cluster: ClusterPlan,
+    node: NodePlan,
+  ) => Promise<readonly string[] | undefined>;
   /** Further flags of every apiserver. */
   readonly apiserverFlags?: readonly string[];
   /** Further files of `clustermesh-apiserver/kubernetes/manifests` that a user applies for it. */
@@ -134,11 +139,6 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
       signal,
     }),
   );
-  const agents = plan.clusters.flatMap((cluster) =>
-    cluster.nodes.map((node) =>
-      createAgent(cluster, node, { persistent, flags: options.agentFlags, signal }),
-    ),
-  );
   const apiserver = (cluster: string): LabApiserver => findByName('cluster', cluster, apiservers);
   let state = claimed;
   const save = async (running: readonly LabPod[]): Promise<void> => {
@@ -165,6 +165,7 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
     kubernetes.map((one) => one.writeTokens()),
     fail,
   );
+  const agents = await makeAgents(plan, { ...options, persistent, signal });
   await settleAll(
     [...apiservers, ...agents].map((daemon) => daemon.start()),
     fail,
@@ -205,6 +206,21 @@ async function buildLab(plan: LabPlan, options: BuildOptions): Promise<Lab> {
       return closing;
     },
   };
+}
+
+async function makeAgents(
+  plan: LabPlan,
+  options: LabOptions & { readonly persistent: boolean; readonly signal: AbortSignal },
+): Promise<LabAgent[]> {
+  const { persistent, agentFlags: flags, agentCommand, signal } = options;
+  const agents: LabAgent[] = [];
+  for (const cluster of plan.clusters) {
+    for (const node of cluster.nodes) {
+      const command = await agentCommand?.(cluster, node);
+      agents.push(createAgent(cluster, node, { persistent, flags, command, signal }));
+    }
+  }
+  return agents;
 }
 
 async function makeFolders(plan: LabPlan): Promise<void> {

@@ -14,6 +14,6 @@ export const PROCESS_OPTIONS = defineOptions({
     env: 'ISTHMUS_LOG_LEVEL',
     default: 'info',
     parse: parseLogLevel,
-    help: 'trace, debug, info, warn, error, fatal or silent',
+    help: 'trace, debug, info, warn, error, fatal or silent; each SIGUSR2 lets a running program tell more by one level, up to trace, and the next one as much as at first',
   },
 });

@@ -64,12 +64,31 @@ clustermesh-apiserver.{{ .Release.Namespace }}.svc
 
 {{/* "true" where the etcd's data has a claim. */}}
 {{- define "clustermesh.isPersistent" -}}
-{{- $wish := .Values.clustermesh.apiserver.etcd.persistentVolume.enabled | toString -}}
+{{- $volume := .Values.clustermesh.apiserver.etcd.persistentVolume -}}
+{{- $wish := $volume.enabled | toString -}}
 {{- if ne .Values.clustermesh.apiserver.kvstore.mode "internal" -}}
 {{- else if eq $wish "auto" -}}
-{{- if eq .Values.mode "any-cni" -}}true{{- end -}}
+{{- if eq .Values.mode "any-cni" -}}
+{{- if or $volume.storageClassName $volume.existingClaim (eq (include "clustermesh.hasStorage" .) "true") -}}true{{- end -}}
+{{- end -}}
 {{- else if eq $wish "true" -}}true
 {{- end -}}
+{{- end }}
+
+{{/*
+"true" unless the cluster is known to have no volume for a claim that names no class: no class is its default, and no claim of ours is
+there. Who only renders (`helm template`) cannot ask: then there is one.
+*/}}
+{{- define "clustermesh.hasStorage" -}}
+{{- $isAsked := lookup "v1" "Namespace" "" "kube-system" -}}
+{{- $has := not $isAsked -}}
+{{- if $isAsked -}}
+{{- if lookup "v1" "PersistentVolumeClaim" .Release.Namespace "clustermesh-apiserver-etcd" }}{{ $has = true }}{{ end -}}
+{{- range (lookup "storage.k8s.io/v1" "StorageClass" "" "").items -}}
+{{- if eq (get (default dict .metadata.annotations) "storageclass.kubernetes.io/is-default-class") "true" }}{{ $has = true }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $has -}}true{{- end -}}
 {{- end }}
 
 {{/* Common name that this cluster shows to peers which Cilium runs. */}}

@@ -19,6 +19,10 @@
 {{- $problems = append $problems (printf "cluster.name is %q: expected 1 to 32 of a-z, 0-9 and \"-\", without \"-\" at either end" $values.cluster.name) -}}
 {{- end -}}
 
+{{- if and (eq $values.mode "any-cni") (eq .Release.Name "cilium") -}}
+{{- $problems = append $problems "the release is named \"cilium\": Cilium's command line looks for its own release by that name, and `cilium clustermesh connect` in another cluster would change that cluster before it is refused here. Give this one another name, such as clustermesh" -}}
+{{- end -}}
+
 {{- $id := int $values.cluster.id -}}
 {{- $max := int $mesh.maxConnectedClusters -}}
 {{- if not (has $max (list 255 511)) -}}

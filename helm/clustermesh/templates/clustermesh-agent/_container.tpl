@@ -9,7 +9,8 @@ securityContext:
   privileged: false
   capabilities:
     drop: [ALL]
-    add: {{ toJson .Values.agent.capabilities.add }}
+    {{- /* Who else's process it is does not matter then. */}}
+    add: {{ toJson (ternary (append .Values.agent.capabilities.add "SYS_PTRACE" | uniq) .Values.agent.capabilities.add .Values.agent.hostPID) }}
   {{- end }}
   # It enters other pods' network namespaces and attaches to cgroups, which SELinux lets this type do.
   seLinuxOptions: {level: s0, type: spc_t}
