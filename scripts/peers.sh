@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the test peers, each a Go module in e2e/peers that pins real programs: Cilium's with kvtool, our small program
-# over its packages, one module a version; a Kubernetes control plane and its etcd; CoreDNS; the conformance suite of
-# MCS-API. They land in a cache outside the clone, under a hash of everything they are made of, and dist/peers/<name>
-# points there; what is there already is not built again.
+# over its packages, one module a version; Cilium's command line; a Kubernetes control plane and its etcd; CoreDNS; the
+# conformance suite of MCS-API. They land in a cache outside the clone, under a hash of everything they are made of, and
+# dist/peers/<name> points there; what is there already is not built again.
 #
 #   scripts/peers.sh            those that `npm test` needs
 #   scripts/peers.sh --all      all versions of Cilium in e2e/peers, then the tests against them, and a table of the results
@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-needed=(cilium-1.19 cilium-1.20 etcd kubernetes coredns)
+needed=(cilium-1.19 cilium-1.20 etcd kubernetes coredns cilium-cli)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/isthmus/peers
 
 # Small programs, the same bytes wherever the clone lies, no C compiler, and no more than two cores.
@@ -52,7 +52,7 @@ kubernetes_version() {
 }
 
 is_known_to_kvtool() { # NAME
-	[[ $1 = cilium-* ]] && grep -q "${1//-/_}" e2e/peers/kvtool/service_export.go
+	[[ $1 = cilium-[0-9]* ]] && grep -q "${1//-/_}" e2e/peers/kvtool/service_export.go
 }
 
 build_kvtool() { # NAME DIRECTORY
@@ -80,7 +80,7 @@ recipe() { # NAME
 	find "e2e/peers/$1" -name '*.go' -exec cat {} +
 	declare -f build_programs
 	case $1 in
-	cilium-*)
+	cilium-[0-9]*)
 		cat e2e/peers/kvtool/*.go e2e/peers/kvtool/*.s
 		declare -f build_kvtool copy_crds
 		;;
@@ -175,7 +175,7 @@ names=("$@")
 if [ "${1:-}" = --all ]; then
 	all=yes
 	names=()
-	for module in e2e/peers/cilium-*/go.mod; do
+	for module in e2e/peers/cilium-[0-9]*/go.mod; do
 		module=${module%/go.mod}
 		names+=("${module##*/}")
 	done

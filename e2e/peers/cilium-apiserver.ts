@@ -27,7 +27,9 @@ export async function startCiliumApiserver(
     readonly cluster: { readonly name: string; readonly id: number };
     readonly kubeconfig: string;
     /** URL, without TLS, of the etcd that it writes. */
-    readonly etcdEndpoint: string;
+    readonly etcdEndpoint?: string;
+    /** Or: an etcd client file. */
+    readonly etcdConfigFile?: string;
     /** Reads CiliumEndpointSlices in place of CiliumEndpoints. Default false. */
     readonly endpointSlices?: boolean;
     /** Default true. */
@@ -41,13 +43,17 @@ export async function startCiliumApiserver(
   const healthPort = await findFreePort();
   // Cilium's chart gives 20 a second; what is measured and compared are not its limits.
   const rates = 'etcd.bootstrapQps=100000,etcd.qps=100000,etcd.maxInflight=1000';
+  const place =
+    options.etcdConfigFile === undefined
+      ? `etcd.address=${options.etcdEndpoint}`
+      : `etcd.config=${options.etcdConfigFile}`;
   const flags = [
     `--cluster-name=${cluster.name}`,
     `--cluster-id=${cluster.id}`,
     `--k8s-kubeconfig-path=${options.kubeconfig}`,
     '--k8s-client-qps=10000',
     '--k8s-client-burst=10000',
-    `--kvstore-opt=etcd.address=${options.etcdEndpoint},${rates}`,
+    `--kvstore-opt=${place},${rates}`,
     `--enable-cilium-endpoint-slice=${endpointSlices}`,
     `--clustermesh-enable-mcs-api=${serviceExports}`,
     '--clustermesh-mcs-api-install-crds=false',

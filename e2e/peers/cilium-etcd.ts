@@ -21,7 +21,6 @@ const READY_TIMEOUT_MS = 60_000;
 /** It, running. Disposing kills it. */
 export interface CiliumEtcd extends AsyncDisposable {
   readonly endpoint: string;
-  readonly ca: CertificateAuthority;
   /** etcd client file of the user that may write everything, `admin-<cluster>`. */
   readonly adminFile: string;
   /** Makes the user `remote-<peer>` as Cilium's apiserver does for each peer that it is told of. */
@@ -33,18 +32,12 @@ export interface CiliumEtcd extends AsyncDisposable {
   start(): Promise<void>;
 }
 
-/**
- * Prepares and starts one. `etcdinit` always uses port 2379 of localhost, so it runs in a network namespace of its own,
- * which needs root.
- */
+/** Prepares and starts one with an authority of its own; needs root, see `startCiliumEtcd`. */
 export async function openCiliumEtcd(
   binary: string,
   options: { readonly cluster: string; readonly dir: TempDir; readonly signal: AbortSignal },
-): Promise<CiliumEtcd> {
-  const { cluster, dir, signal } = options;
-  const dataDir = dir.file(`${cluster}-etcd`);
-  await mkdir(dataDir, { mode: 0o700 });
-  await initialise(binary, { cluster, dataDir });
+): Promise<CiliumEtcd & { readonly ca: CertificateAuthority }> {
+  const { cluster, dir } = options;
   const ca = await createCa({ commonName: `CA of ${cluster}` });
   const [server, admin] = await Promise.all([
     writeSecret(dir.path, `${cluster}-server`, {
@@ -56,6 +49,27 @@ export async function openCiliumEtcd(
       pair: await issueCertificate(ca, adminLeaf(cluster)),
     }),
   ]);
+  return { ...(await startCiliumEtcd(binary, { ...options, server, admin })), ca };
+}
+
+/**
+ * Prepares and starts one with certificates that are there: of the server, and of `admin-<cluster>`. `etcdinit` always uses port
+ * 2379 of localhost, so it runs in a network namespace of its own, which needs root.
+ */
+export async function startCiliumEtcd(
+  binary: string,
+  options: {
+    readonly cluster: string;
+    readonly dir: TempDir;
+    readonly server: SecretFiles;
+    readonly admin: SecretFiles;
+    readonly signal: AbortSignal;
+  },
+): Promise<CiliumEtcd> {
+  const { cluster, dir, server, admin, signal } = options;
+  const dataDir = dir.file(`${cluster}-etcd`);
+  await mkdir(dataDir, { mode: 0o700 });
+  await initialise(binary, { cluster, dataDir });
   const endpoint = `https://127.0.0.1:${await findFreePort()}`;
   const etcdctl = async (...args: readonly string[]): Promise<string> => {
     const flags = [
@@ -85,7 +99,6 @@ export async function openCiliumEtcd(
   await start();
   return {
     endpoint,
-    ca,
     adminFile: await writeClientFile(dir, `${cluster}-admin.yaml`, { endpoint, files: admin }),
     async addPeerUser(peer) {
       await etcdctl('user', 'add', `remote-${peer}`, '--no-password');

@@ -40,3 +40,23 @@ export async function writeKubeconfig(
   await writePrivateFile(path, JSON.stringify(config, null, 2));
   return path;
 }
+
+/** A kubeconfig with a context for each cluster, of its name, as its administrator; to be written as JSON, which is YAML. */
+export function contextsOf(
+  clusters: readonly {
+    readonly name: string;
+    readonly endpoint: KubeEndpoint;
+    readonly adminToken: string;
+  }[],
+): object {
+  return {
+    apiVersion: 'v1',
+    kind: 'Config',
+    contexts: clusters.map(({ name }) => ({ name, context: { cluster: name, user: name } })),
+    clusters: clusters.map(({ name, endpoint }) => ({
+      name,
+      cluster: { server: endpoint.url, 'certificate-authority': endpoint.caFile },
+    })),
+    users: clusters.map(({ name, adminToken }) => ({ name, user: { token: adminToken } })),
+  };
+}

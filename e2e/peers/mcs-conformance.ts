@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import type { TempDir } from '../../mesh/testing/temp-dir.ts';
 import type { KubeCluster } from './kube-cluster.ts';
+import { contextsOf } from './kubeconfig.ts';
 
 /** Its name for `needPeers`. */
 export const mcsConformancePeer = 'mcs-conformance/mcs-conformance';
@@ -33,7 +34,7 @@ export async function runMcsConformance(
 ): Promise<readonly ConformanceResult[]> {
   const { dir } = options;
   const kubeconfig = dir.file('conformance.kubeconfig');
-  await writeFile(kubeconfig, JSON.stringify(mergedKubeconfig(clusters)), { mode: 0o600 });
+  await writeFile(kubeconfig, JSON.stringify(contextsOf(clusters)), { mode: 0o600 });
   const report = dir.file('conformance.json');
   const output = await new Promise<string>((resolve) => {
     execFile(
@@ -76,17 +77,4 @@ interface Report {
     readonly State: ConformanceResult['state'];
     readonly Failure?: { readonly Message?: string };
   }[];
-}
-
-function mergedKubeconfig(clusters: readonly KubeCluster[]): unknown {
-  return {
-    apiVersion: 'v1',
-    kind: 'Config',
-    contexts: clusters.map(({ name }) => ({ name, context: { cluster: name, user: name } })),
-    clusters: clusters.map(({ name, endpoint }) => ({
-      name,
-      cluster: { server: endpoint.url, 'certificate-authority': endpoint.caFile },
-    })),
-    users: clusters.map(({ name, adminToken }) => ({ name, user: { token: adminToken } })),
-  };
 }

@@ -18,6 +18,45 @@ export function consoleSteps(markdown: string): ConsoleStep[] {
   return steps.map(({ command, output }) => ({ command, output: trimEnd(output) }));
 }
 
+/** A block of commands that prints nothing in the document, as it is pasted into a shell. */
+export interface ShellBlock {
+  /** Heading above it. */
+  readonly heading: string;
+  /** Its commands: lines, with those that belong to them (after `\` or `|`, or the text of a here-document). */
+  readonly commands: readonly string[];
+}
+
+/** Blocks without a language, which are for the shell, in their order. */
+export function shellBlocks(markdown: string): ShellBlock[] {
+  const found = markdown.matchAll(/^#+ +(?<heading>[^\n]*)$|^```\w*\n(?<block>.*?)^```$/gms);
+  const blocks: ShellBlock[] = [];
+  let heading = '';
+  for (const { 0: text, groups: { heading: next, block } = {} } of found) {
+    if (next !== undefined) heading = next;
+    else if (text.startsWith('```\n')) blocks.push({ heading, commands: commandsOf(block ?? '') });
+  }
+  return blocks;
+}
+
+function commandsOf(block: string): string[] {
+  const commands: string[] = [];
+  let open: string[] = [];
+  let endOfText: string | undefined;
+  for (const line of trimEnd(block.split('\n'))) {
+    open.push(line);
+    if (endOfText !== undefined) {
+      if (line !== endOfText) continue;
+      endOfText = undefined;
+    } else {
+      endOfText = /<<'?(\w+)'?/.exec(line)?.[1];
+      if (endOfText !== undefined || /[\\|]$/.test(line)) continue;
+    }
+    commands.push(open.join('\n'));
+    open = [];
+  }
+  return [...commands, ...open];
+}
+
 /**
  * The first line that a document has and an output lacks, in its order; undefined: it has the shape that the document
  * says. Numbers and blanks may differ; a line `…` stands for any lines.
