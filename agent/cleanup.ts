@@ -6,6 +6,7 @@ import { uninstallDatapath } from './datapath/datapath.ts';
 import { DatapathError } from './datapath/datapath-error.ts';
 import { lockFolder } from './datapath/lock.ts';
 import { removeNodeState } from './enrollment/node-record.ts';
+import { FIREWALL_FILE } from './host-firewall/firewall-file.ts';
 
 /** Where an agent of this node left something. */
 export interface CleanupOptions {
@@ -18,7 +19,13 @@ export interface CleanupOptions {
 }
 
 /** What agents write into their state directory: it may be shared with others, so nothing else is touched. */
-const STATE_FILES = ['endpoints', 'drained.json', 'peers.json', 'announced.json'] as const;
+const STATE_FILES = [
+  'endpoints',
+  'drained.json',
+  'peers.json',
+  'announced.json',
+  FIREWALL_FILE,
+] as const;
 
 /**
  * Removes every trace of the agent from the node: the plugin from the CNI configuration, programs, maps, the tunnel device
@@ -48,6 +55,16 @@ export async function cleanNode(options: CleanupOptions): Promise<readonly strin
 function removeIfEmpty(folder: string): readonly string[] {
   if (!existsSync(folder)) return [];
   const rest = readdirSync(folder).map((name) => join(folder, name));
-  if (rest.length === 0) rmdirSync(folder);
+  if (rest.length === 0) removeFolder(folder);
   return rest;
+}
+
+function removeFolder(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch (error) {
+    // In a container it is mounted, into a root that is read-only: empty is all it can become there.
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (code !== 'EBUSY' && code !== 'EROFS') throw error;
+  }
 }

@@ -40,7 +40,7 @@ const EXIT_TIMEOUT = 124;
 
 const DESCRIPTION = `Reads every cluster of the mesh and programs this node's eBPF maps.
 
-Commands: run (the default), status, monitor (shows what is dropped, and why), trace-level [LEVEL] (shows or changes which packets that went on the monitor shows), drain CLUSTER and undrain CLUSTER (takes a peer out of use on this node, and back), features (shows what the kernel has of what is needed), cleanup (removes every trace from this node), cni install and cni uninstall (puts the CNI plugin behind those of the node, and takes it out)`;
+Commands: run (the default), status, monitor (shows what is dropped, and why), trace-level [LEVEL] (shows or changes which packets that went on the monitor shows), drain CLUSTER and undrain CLUSTER (takes a peer out of use on this node, and back), features (shows what the kernel has of what is needed), cleanup (removes every trace from this node), cni install and cni uninstall (puts the CNI plugin behind those of the node, and takes it out), --version`;
 
 /** Runs a command. Returns the exit code. */
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
@@ -65,6 +65,9 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<nu
       return drain(command, { argv: argv.slice(1), env });
     case 'run':
       return run(argv.slice(1), env);
+    case '--version':
+      process.stdout.write(`clustermesh-agent ${packageVersion()}\n`);
+      return 0;
     default:
       if (command.startsWith('-')) return run(argv, env);
       throw new OptionsError(
@@ -103,7 +106,11 @@ async function run(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<num
   // Loaded late: a status, or a line about a wrong option, needs neither gRPC nor libbpf.
   const { startAgent } = await import('./start.ts');
   try {
-    await startAgent(values, { version: packageVersion(), signal: ending.signal });
+    await startAgent(values, {
+      version: packageVersion(),
+      onLogLevelAsked: (step) => void process.on('SIGUSR2', step),
+      signal: ending.signal,
+    });
   } catch (error) {
     // Asked to end while it was starting: what then fails is of no interest.
     if (!ending.signal.aborted) throw error;

@@ -11,6 +11,7 @@ import type { Logger } from '../mesh/runtime/log.ts';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import type { IpAddress } from '../mesh/wire/ip.ts';
+import { describeService, type InspectSources } from './api/inspect-rows.ts';
 import { createPolicyNodes, withPolicyNodes } from './api/policy-nodes.ts';
 import { createPolicyView } from './api/policy-view.ts';
 import { listenApi, refuseSecondAgent } from './api/server.ts';
@@ -24,15 +25,18 @@ import type { CniInstallation } from './cni/installation.ts';
 import { createAttachmentKeeper } from './datapath/attachment-keeper.ts';
 import type { Datapath } from './datapath/desired.ts';
 import { createHostRouteKeeper } from './datapath/host-route-keeper.ts';
+import { findKubeProxy } from './datapath/kube-proxy.ts';
 import { createSocketEnd } from './datapath/socket-end.ts';
 import { type NameBook, withNameBook } from './dns/name-book.ts';
 import { createClusterPods, withClusterPods } from './endpoints/cluster-pods.ts';
 import { createDiscovery } from './endpoints/discovery.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import type { Interfaces } from './endpoints/interfaces.ts';
+import { watchLinks } from './endpoints/link-monitor.ts';
 import { createEndpointManager } from './endpoints/manager.ts';
 import { openOpenedPods } from './endpoints/opened-pods.ts';
 import { openEndpointStore } from './endpoints/store.ts';
+import { createHostFirewall, type HostFirewallOptions } from './host-firewall/host-firewall.ts';
 import { createHostRanges, type HostRouteMode } from './merge/host-ranges.ts';
 import type { DecidedServices } from './merge/service-rules.ts';
 import { listenAgentMetrics } from './metrics/metrics-server.ts';
@@ -44,14 +48,17 @@ import {
   type MonitorSettings,
 } from './monitor/monitor.ts';
 import type { EnforcementMode } from './policy/enforcement-mode.ts';
+import type { PolicyView } from './policy/trace-view.ts';
 import { agentReportOf } from './registry/agent-reports.ts';
 import type { NodeSession } from './registry/session.ts';
 import { createAudit } from './state/audit.ts';
 import { createEngine } from './state/engine.ts';
 import { openFormerPolicies } from './state/former-policies.ts';
 import { keepMemory, type MemoryKeeperOptions } from './state/memory-keeper.ts';
+import { createDataPath } from './troubleshoot/data-path.ts';
 import { askEcho } from './troubleshoot/echo.ts';
-import { followPackets } from './troubleshoot/packet-path.ts';
+import { checkAgent } from './troubleshoot/self-check.ts';
+import { callTcp } from './troubleshoot/tcp-call.ts';
 import { createDrainService } from './withdrawal/drain-request.ts';
 import { openDrains } from './withdrawal/drains.ts';
 import { createKnownNodes, withKnownNodes } from './withdrawal/known-nodes.ts';
@@ -109,6 +116,8 @@ export interface AgentOptions {
   readonly registry: Pick<NodeSession, 'run' | 'state' | 'describe'> | undefined;
   /** Names of Services, to be kept up to date. Default: nobody asks for them. */
   readonly names?: NameBook | undefined;
+  /** A machine's host policy, as it is stored. Default: this host has none. */
+  readonly firewall?: Pick<HostFirewallOptions, 'stored' | 'places'> | undefined;
   /** What runs besides, for as long as the agent does; its problems are shown in the status. Default: nothing. */
   readonly besides?: readonly AgentPart[] | undefined;
   /** When backends of silent peers go, and how it is found out whether their nodes are there. */
@@ -204,6 +213,8 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     opened,
     interfaces: options.interfaces,
     isOwnRead: () => readiness.isOwnRead(),
+    // Containers of a machine come and go by what their cluster has declared.
+    releases: isMachine,
     clock,
     logger,
   });
@@ -302,6 +313,22 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     clock,
     logger,
   });
+  const firewall =
+    options.firewall === undefined || datapath.firewall === undefined
+      ? undefined
+      : createHostFirewall({
+          ...options.firewall,
+          kernel: datapath.firewall,
+          stateDir: options.stateDir,
+          watchLinks: (ending) => watchLinks(ending, { clock, logger }),
+          host: () =>
+            engine.policyView.isReleased
+              ? engine.status().endpoints.find(({ host }) => host !== undefined)
+              : undefined,
+          kernelNow: process.hrtime.bigint,
+          clock,
+          logger,
+        });
   const sources: StatusSources = {
     node,
     version: options.version,
@@ -325,6 +352,28 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     upkeep,
     decidedServices: services,
     registry: () => registryReport(options.registry),
+    hostPolicy: firewall?.report,
+  };
+  const policyView = (): PolicyView =>
+    createPolicyView({
+      node,
+      max: own.max,
+      mode: options.enforcement ?? 'default',
+      auditMode: options.policyAudit ?? false,
+      allowLocalhost: options.allowLocalhost ?? true,
+      engine,
+      records: () => endpoints.records(),
+      clusters: clusterNames,
+      nodes: policyNodes,
+      upkeep,
+    });
+  const inspection: InspectSources = {
+    node,
+    max: own.max,
+    engine,
+    mesh,
+    nodes: policyNodes,
+    records: () => endpoints.records(),
   };
   await using _api = await listenApi(options.socketPath, {
     status: () => buildStatus(sources),
@@ -332,21 +381,10 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     datapath,
     endpoints,
     drain: createDrainService({ own: own.name, drains, mesh, withdrawal, clock, logger }),
+    firewall,
     stream: { monitor, node: nodeName, queueSize: settings.queueSize, now: () => clock.now() },
     policies: {
-      view: () =>
-        createPolicyView({
-          node,
-          max: own.max,
-          mode: options.enforcement ?? 'default',
-          auditMode: options.policyAudit ?? false,
-          allowLocalhost: options.allowLocalhost ?? true,
-          engine,
-          records: () => endpoints.records(),
-          clusters: clusterNames,
-          nodes: policyNodes,
-          upkeep,
-        }),
+      view: policyView,
       readOptions: {
         clusterName: own.name,
         defaultLocalCluster: options.policyDefaultLocalCluster,
@@ -354,40 +392,29 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       setAudit: engine.setAudit,
       logger,
     },
+    check: async () =>
+      checkAgent(buildStatus(sources), { kubeProxy: await findKubeProxy(), now: clock.now() }),
     troubleshoot: {
       own,
       node: nodeName,
       directory: options.clustermeshConfig,
       status: () => buildStatus(sources),
-      packets: (peer, { clusterId, mtu, signal: until }) =>
-        followPackets({
-          peer,
-          clusterId,
-          mtu,
-          nodes: clusterId === undefined ? [] : nodes.of(clusterId),
-          rows: () => datapath.ipcache.rows(),
-          local: endpoints
-            .records()
-            .map(({ podNamespace, podName, netns }) => ({
-              name: `${podNamespace}/${podName}`,
-              netns,
-            }))
-            .find(({ netns }) => netns !== ''),
-          probe: options.withdrawal.probe,
-          echo: askEcho,
-          clock,
-          signal: until,
-        }),
+      packets: createDataPath({
+        nodesOf: (clusterId) => nodes.of(clusterId),
+        rows: () => datapath.ipcache.rows(),
+        records: () => endpoints.records(),
+        view: policyView,
+        accountOf: (name) => describeService(name, inspection),
+        frontends: () => engine.frontends(),
+        kernel: datapath.services,
+        probe: options.withdrawal.probe,
+        echo: askEcho,
+        call: callTcp,
+        clock,
+      }),
       clock,
     },
-    inspection: {
-      node,
-      max: own.max,
-      engine,
-      mesh,
-      nodes: policyNodes,
-      records: () => endpoints.records(),
-    },
+    inspection,
     logger,
   });
   await using _metrics = await listenAgentMetrics(options.metricsAddress, {
@@ -414,8 +441,8 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       ? []
       : [(ending: AbortSignal) => upkeep.run({ clock, logger }, ending)]),
     (ending) => monitor.run(ending),
-    // A machine has no pods to be found.
-    ...(isMachine ? [] : [(ending: AbortSignal) => discovery.run(ending)]),
+    ...(firewall === undefined ? [] : [firewall.run]),
+    (ending) => discovery.run(ending),
     ...(socketEnd === undefined ? [] : [(ending: AbortSignal) => socketEnd.run(ending)]),
     ...(options.cni === undefined ? [] : [options.cni.run]),
     ...besides.map((part) => (ending: AbortSignal) => part.run(ending)),

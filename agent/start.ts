@@ -4,7 +4,7 @@ import { readEtcdClientConfig } from '../mesh/kvstore/client-config.ts';
 import { createKvStatistics } from '../mesh/kvstore/measured-store.ts';
 import { connectionReader } from '../mesh/remote/connection.ts';
 import { systemClock } from '../mesh/runtime/clock.ts';
-import { createLogger, type Logger } from '../mesh/runtime/log.ts';
+import { createLogger, type Logger, logLevelSteps } from '../mesh/runtime/log.ts';
 import type { OptionValues } from '../mesh/runtime/options.ts';
 import { projectPath } from '../mesh/runtime/project-path.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
@@ -23,6 +23,7 @@ import { CLUSTERSET_DOMAIN } from './dns/names.ts';
 import { EndpointStoreError } from './endpoints/endpoint-error.ts';
 import { createInterfaces } from './endpoints/interfaces.ts';
 import { type NodeAgent, openNodeAgent } from './enrollment/node-agent.ts';
+import { openStoredFirewall } from './host-firewall/stored-firewall.ts';
 import { type MachineAgent, openMachineAgent } from './machine/machine-agent.ts';
 import { MACHINE_DNS_ADDRESS } from './machine/machine-options.ts';
 import { decideServices } from './merge/service-rules.ts';
@@ -30,14 +31,21 @@ import type { RUN_OPTIONS } from './options.ts';
 import { createNodeSession } from './registry/session.ts';
 import { runAgent } from './run.ts';
 import { probeNode } from './withdrawal/probe.ts';
+import { lookAtNodes } from './withdrawal/reach.ts';
 
 /** Runs an agent on the real kernel, etcd and clock, until `signal` aborts. */
 export async function startAgent(
   values: OptionValues<typeof RUN_OPTIONS>,
-  options: { readonly version: string; readonly signal: AbortSignal },
+  options: {
+    readonly version: string;
+    /** Is given what changes the level of the log by one step. */
+    readonly onLogLevelAsked: (step: () => void) => void;
+    readonly signal: AbortSignal;
+  },
 ): Promise<void> {
   const { version, signal } = options;
   const logger = createLogger('clustermesh-agent', { level: values.logLevel });
+  options.onLogLevelAsked(logLevelSteps(logger, values.logLevel));
   using _lock = lockStateDir(values.stateDir);
   // Awaited here: the lock is held for as long as this function runs.
   if (!values.machine) {
@@ -105,6 +113,7 @@ async function startParts(
     agentVersion: version,
     // Networks of pods are the CNI's business; the registry takes them from the Node object.
     facts: { addresses: values.nodeIps, podCidrs: [], bootId: readBootId() },
+    lookAtNodes,
     clock: systemClock,
     logger,
   };
@@ -127,6 +136,9 @@ async function startParts(
     progressIntervalMs: Math.min(10_000, values.peerStaleAfter / 3),
   });
   const nameService = createNames(values, logger);
+  const firewall =
+    machine &&
+    (await openStoredFirewall({ ...values, record: machine.record, clock: systemClock }));
   const forgetRenewals = machine?.onRenewed(() => session?.reconnect());
   using _renewals = { [Symbol.dispose]: () => forgetRenewals?.() };
   await runAgent({
@@ -182,6 +194,7 @@ async function startParts(
         maxConnectedClusters: max,
         nodeIps: values.nodeIps,
         hostEndpoint: values.machine ? 'machine' : undefined,
+        firewall: firewall?.confirmed,
         openPorts: await openPortsOf(values),
         externalServices: values.kubeProxyReplacement,
         policyAudit: values.policyAuditMode,
@@ -219,6 +232,7 @@ async function startParts(
     },
     registry: session,
     names: nameService?.names,
+    firewall,
     besides: [
       ...(nameService === undefined ? [] : [nameService]),
       ...(machine === undefined ? [] : [machine.part]),

@@ -71,7 +71,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   {
     name: 'disconnect',
     description: 'end that, also when the other cluster is dead',
-    load: async (context) => (await import('./connect-command.ts')).disconnectCommand(context),
+    load: async (context) => (await import('./disconnect-command.ts')).disconnectCommand(context),
   },
   {
     name: 'peer',
@@ -143,6 +143,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     name: 'completion',
     description: 'have bash, zsh or fish complete commands, options and names',
     load: async (context) => (await import('./completion-command.ts')).completionCommand(context),
+  },
+  {
+    name: 'version',
+    description: 'versions of this command, and of what runs in a cluster or on this machine',
+    load: async (context) => (await import('./version-command.ts')).versionCommand(context),
   },
 ];
 

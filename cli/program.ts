@@ -1,5 +1,6 @@
 /** The tree of commands, with as much of it loaded as a call needs. */
 import { Command } from 'commander';
+import { packageVersion } from '../mesh/runtime/package-version.ts';
 import type { CliContext } from './cli-context.ts';
 import { addExamples } from './command-examples.ts';
 import { COMMANDS, type CommandEntry } from './command-table.ts';
@@ -27,6 +28,7 @@ async function buildProgram(
 ): Promise<Command> {
   const program = new Command('clustermesh')
     .description('multi-cluster mesh federation that speaks Cilium ClusterMesh')
+    .version(`clustermesh ${packageVersion()}`)
     .addHelpText('after', EXIT_CODE_HELP);
   for (const entry of COMMANDS) {
     const isLoaded = isWanted(entry);

@@ -2,8 +2,9 @@
 import { systemClock } from '../mesh/runtime/clock.ts';
 import { checkClusterId } from '../mesh/runtime/cluster-options.ts';
 import { firstFailure } from '../mesh/runtime/first-failure.ts';
-import { createLogger } from '../mesh/runtime/log.ts';
+import { createLogger, logLevelSteps } from '../mesh/runtime/log.ts';
 import { OptionsError, type OptionValues, parseOptions } from '../mesh/runtime/options.ts';
+import { packageVersion } from '../mesh/runtime/package-version.ts';
 import { parseClusterId } from '../mesh/wire/ids.ts';
 import { enrollmentSettings } from './enrollment-options.ts';
 import { etcdTlsPaths, readEtcdTlsFiles } from './etcd-tls-files.ts';
@@ -29,6 +30,10 @@ type Values = OptionValues<typeof APISERVER_OPTIONS>;
 
 async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
   if (argv[0] === 'kvstoremesh') return mainOfMirror(argv.slice(1), env);
+  if (argv[0] === '--version') {
+    process.stdout.write(`${NAME} ${packageVersion()}\n`);
+    return;
+  }
   setUpGarbageCollection();
   const parsed = parseOptions(APISERVER_OPTIONS, argv, env, {
     name: NAME,
@@ -39,6 +44,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
   const max = values.maxConnectedClusters;
   checkClusterId(values);
   const logger = createLogger(NAME, { level: values.logLevel });
+  process.on('SIGUSR2', logLevelSteps(logger, values.logLevel));
   const ending = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
   await runApiserver({
@@ -60,6 +66,7 @@ async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
     },
     etcd: await etcdSettings(values),
     kvstoremesh: mirrorSettings(values),
+    clustermeshConfig: values.clustermeshConfig,
     peering,
     gateAddress: values.gateAddress,
     registryAddress: values.registryAddress,
@@ -125,6 +132,8 @@ async function mainOfMirror(argv: readonly string[], env: NodeJS.ProcessEnv): Pr
   checkClusterId(values);
   const ending = new AbortController();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => ending.abort());
+  const logger = createLogger('kvstoremesh', { level: values.logLevel });
+  process.on('SIGUSR2', logLevelSteps(logger, values.logLevel));
   await runKvstoremesh({
     own: { name: values.clusterName, id: parseClusterId(values.clusterId, max), max },
     directory: values.clustermeshConfig,
@@ -135,7 +144,7 @@ async function mainOfMirror(argv: readonly string[], env: NodeJS.ProcessEnv): Pr
     healthAddress: values.healthAddress,
     metricsAddress: values.metricsAddress,
     clock: systemClock,
-    logger: createLogger('kvstoremesh', { level: values.logLevel }),
+    logger,
     signal: ending.signal,
   });
 }

@@ -11,13 +11,12 @@ import type { Logger } from '../mesh/runtime/log.ts';
 import type { HostPort } from '../mesh/runtime/option-parsers.ts';
 import type { ClusterId, ClusterName, MaxConnectedClusters } from '../mesh/wire/ids.ts';
 import { describeParts, missingParts, type Parts } from './apiserver-parts.ts';
+import { createBooks } from './books.ts';
 import type { KubernetesSettings } from './cluster-source.ts';
 import type { ConversionOptions } from './convert/cluster-model.ts';
 import { followTlsFiles } from './etcd/follow-tls-files.ts';
-import { claimManifests, type ManifestsClaim } from './etcd/manifests-claim.ts';
 import { listenGate } from './gate/gate.ts';
 import type { TrustFiles } from './gate/trust.ts';
-import { claimKubernetes, type KubernetesClaim } from './kubernetes-claim.ts';
 import { type ControllersSettings, createKubernetesControllers } from './kubernetes-controllers.ts';
 import {
   createKvstoremesh,
@@ -28,6 +27,7 @@ import { openMeshDesk } from './mesh-desk.ts';
 import { listenApiserverMetrics } from './metrics-server.ts';
 import { openPeering } from './open-peering.ts';
 import { type EtcdSettings, openStore } from './open-store.ts';
+import { claimCluster, claimOwnManifests } from './own-claims.ts';
 import type { PeeringSettings } from './peering-options.ts';
 import { checkKubernetes, checkManifests, checkServerFiles } from './preflight.ts';
 import { type PublishedCluster, publishCluster, type SourceSettings } from './publish-cluster.ts';
@@ -35,16 +35,12 @@ import { readersMayCome } from './readers-may-come.ts';
 import { createBackups } from './registry/backup.ts';
 import { openIssuingAuthority } from './registry/certificate-authority.ts';
 import { type EnrollmentSettings, openEnrollmentOffice } from './registry/enrollment-office.ts';
-import { createMachineBook } from './registry/machine-book.ts';
-import { MACHINES_PREFIX } from './registry/machine-record.ts';
 import { machineOfPolicyName } from './registry/machine-session.ts';
 import { createMirroredPeers } from './registry/mirrored-peers.ts';
-import { createNodeBook } from './registry/node-book.ts';
 import { nodeOffer } from './registry/node-enrollment-offer.ts';
-import { ownAddresses } from './registry/own-addresses.ts';
+import { createNodeProber } from './registry/node-prober.ts';
 import { createPolicyBoard, type PolicyBoard } from './registry/policy-board.ts';
 import { listenRegistry } from './registry/registry.ts';
-import { createSessionBoard, MACHINE_SESSIONS_PREFIX } from './registry/session-board.ts';
 
 /** An apiserver as its command line describes it. Times are in milliseconds where the name does not say otherwise. */
 export interface ApiserverOptions {
@@ -67,6 +63,8 @@ export interface ApiserverOptions {
   readonly kvstoremesh?:
     | Pick<KvstoremeshOptions, 'directory' | 'perClusterReadyTimeoutMs' | 'globalReadyTimeoutMs'>
     | undefined;
+  /** Folder of the peers' files, for whoever asks about peers. Default: that of `kvstoremesh`. */
+  readonly clustermeshConfig?: string | undefined;
   /** Peers that are declared; their folders are those of `files` and `kvstoremesh`. Default: none are. */
   readonly peering?: PeeringSettings | undefined;
   readonly gateAddress: HostPort;
@@ -168,38 +166,8 @@ async function runParts(
     heartbeatMs: options.heartbeatMs,
     identityGraceMs: options.identityGraceMs,
     prepare: (publisher, ending) => {
-      const book = createNodeBook({
-        store,
-        publish: publisher.setNodeFacts,
-        findConflict: publisher.findNodeConflict,
-        graceMs: options.nodeSessionGraceMs,
-        replicas: {
-          board: createSessionBoard({ store, clock, logger }),
-          fence: () => publisher.fence,
-        },
-        clock,
-        logger,
-      });
+      const { book, machines } = createBooks({ ...options, store, publisher });
       parts.book = book;
-      const machines = createMachineBook({
-        store,
-        publish: publisher.setMachine,
-        findConflict: publisher.findMachineConflict,
-        checksOf: publisher.checksOf,
-        ownAddresses,
-        graceMs: options.vmSessionGraceMs ?? DEFAULT_VM_SESSION_GRACE_MS,
-        replicas: {
-          board: createSessionBoard({
-            store,
-            prefixes: { sessions: MACHINE_SESSIONS_PREFIX, kept: MACHINES_PREFIX },
-            clock,
-            logger,
-          }),
-          fence: () => publisher.fence,
-        },
-        clock,
-        logger,
-      });
       parts.machines = machines;
       return Promise.all([book.load(ending), machines.load(ending)]).then(() => {
         parts.areMachinesLoaded = true;
@@ -236,6 +204,7 @@ async function runParts(
     clock,
   });
 
+  const prober = createNodeProber({ clock });
   const { peering: peeringOptions } = options;
   const peering =
     peeringOptions === undefined
@@ -250,6 +219,7 @@ async function runParts(
             enrollment: () => parts.enrollment?.status?.address,
             mirror: () => parts.mirror,
             podNetworks: published.publisher.podNetworks,
+            prober,
           },
         });
   if (peering !== undefined) parts.peering = peering;
@@ -260,6 +230,7 @@ async function runParts(
     clusterName: cluster.name,
     upstream: etcd.upstream,
     machines: machines.trust,
+    nodes: published.kubernetes?.nodes.trust,
     peers: peering?.trust,
     clock,
     logger,
@@ -287,6 +258,7 @@ async function runParts(
   await using registry = await listenRegistry({
     address: options.registryAddress,
     agents: desk.agents,
+    prober,
     moreAdmin: { ...desk.methods, ...peering?.admin },
     admin: enrollment.admin,
     renewal: enrollment.renewal,
@@ -300,6 +272,7 @@ async function runParts(
     files,
     clusterName: cluster.name,
     book,
+    nodes: published.kubernetes?.nodes.trust,
     policies,
     machines: {
       book: machines,
@@ -331,6 +304,7 @@ async function runParts(
       published.ended,
       book.run(signal),
       machines.run(signal),
+      published.kubernetes?.nodes.run(signal),
       enrollment.run(signal),
       peers.run(signal),
       policies.run(signal),
@@ -359,6 +333,7 @@ async function runParts(
     published.ended,
     book.run(signal),
     machines.run(signal),
+    published.kubernetes?.nodes.run(signal),
     enrollment.run(signal),
     peers.run(signal),
     policies.run(signal),
@@ -370,27 +345,6 @@ async function runParts(
     clusterClaim.ended,
     writing,
   ]);
-}
-
-/** Where we give out the identities of a cluster in Kubernetes, nobody else may do it into another etcd. */
-function claimCluster(
-  options: ApiserverOptions,
-  { published, replica }: { readonly published: PublishedCluster; readonly replica: string },
-): KubernetesClaim {
-  const { etcd, clock, logger, signal } = options;
-  const isShared = etcd.kind === 'external' && etcd.isShared !== false;
-  if (isShared || published.kubernetes === undefined || published.mode === 'cilium') {
-    const settled = Promise.resolve();
-    return { settled, ended: settled, [Symbol.asyncDispose]: () => settled };
-  }
-  return claimKubernetes(published.kubernetes.api, {
-    namespace: options.kubernetes?.leaseNamespace,
-    replica,
-    dataDir: etcd.kind === 'embedded' ? etcd.dataDir : etcd.endpoints.join(),
-    clock,
-    logger,
-    signal,
-  });
 }
 
 /** Writes to Kubernetes what is to be written there: Events, and what the controllers make of the peers' data. */
@@ -428,7 +382,6 @@ async function startWriting(
   await Promise.all([events.run(signal), controllers?.run(signal)]);
 }
 
-const DEFAULT_VM_SESSION_GRACE_MS = 60_000;
 /** Why a cluster that Cilium runs has no machines. */
 const NO_MACHINES_WITH_CILIUM =
   'machines cannot join a cluster that Cilium runs: it alone gives out the identities there; join them to a cluster of mode any-cni or to one without Kubernetes';
@@ -455,21 +408,6 @@ async function checkSource(options: ApiserverOptions): Promise<SourceSettings> {
   if (manifests === undefined) throw new Error('an apiserver has manifests or an API server');
   await checkManifests(manifests);
   return { kind: 'manifests', directory: manifests };
-}
-
-/** With an etcd of its own no other apiserver may publish the same: replicas share one. */
-async function claimOwnManifests(
-  options: ApiserverOptions,
-  source: SourceSettings,
-): Promise<Pick<ManifestsClaim, 'ended'> & AsyncDisposable> {
-  const { etcd, cluster, clock, logger, signal } = options;
-  const isShared = etcd.kind === 'external' && etcd.isShared !== false;
-  if (isShared || source.kind !== 'manifests') {
-    return { ended: Promise.resolve(), [Symbol.asyncDispose]: () => Promise.resolve() };
-  }
-  const dataDir = etcd.kind === 'embedded' ? etcd.dataDir : etcd.endpoints.join();
-  const owner = { clusterName: cluster.name, dataDir, clock, logger, signal };
-  return claimManifests(source.directory, owner);
 }
 
 /** Shows etcd what its files hold now, whenever they change. */
