@@ -4,7 +4,7 @@ import { performance } from 'node:perf_hooks';
 import { pathToFileURL } from 'node:url';
 import { Parser, type Result } from 'tap-parser';
 import { projectPath } from '../mesh/runtime/project-path.ts';
-import { END_OF_FILE } from './shared-files.ts';
+import { END_OF_FILE, SHARED_FILES } from './shared-files.ts';
 
 /** What became of a file's tests. */
 export interface FileResult {
@@ -47,7 +47,7 @@ const GOGC = '400';
 
 /** Runs a file to its end, in a process of its own. */
 export async function runTestFile(name: string): Promise<FileResult> {
-  const run = await runProcess([name], TIMEOUT_SECONDS);
+  const run = await runProcess(name, { timeoutSeconds: TIMEOUT_SECONDS });
   const [book = emptyBook()] = run.books;
   return {
     ...book,
@@ -61,7 +61,10 @@ export async function runTestFile(name: string): Promise<FileResult> {
 
 /** Runs files one after the other in one process. */
 export async function runSharedFiles(names: readonly string[]): Promise<SharedResult> {
-  const { books, failures, output } = await runProcess([SHARED, ...names], SHARED_TIMEOUT_SECONDS);
+  const { books, failures, output } = await runProcess(SHARED, {
+    timeoutSeconds: SHARED_TIMEOUT_SECONDS,
+    env: { [SHARED_FILES]: names.join('\n') },
+  });
   const ended = books.flatMap(({ name }) => (name === undefined ? [] : [name]));
   if (failures.length > 0 || ended.join() !== names.join()) {
     return { kind: 'failed', failures: failures.length > 0 ? failures : [NOT_ALL], output };
@@ -89,20 +92,25 @@ const NOT_ALL = 'not every file said that it has ended';
  * program that tests start, seconds longer.
  */
 async function runProcess(
-  argv: readonly string[],
-  timeoutSeconds: number,
+  program: string,
+  options: {
+    readonly timeoutSeconds: number;
+    readonly env?: Readonly<Record<string, string>>;
+  },
 ): Promise<{
   readonly books: readonly Book[];
   readonly failures: readonly string[];
   readonly seconds: number;
   readonly output: string;
 }> {
+  const { timeoutSeconds, env } = options;
   const began = performance.now();
   const preloaded = ['--import', pathToFileURL(projectPath(PREPARED_KEYS)).href];
-  const child = spawn(process.execPath, ['--enable-source-maps', ...preloaded, ...argv], {
+  const child = spawn(process.execPath, ['--enable-source-maps', ...preloaded, program], {
     cwd: projectPath('.'),
     env: {
       ...process.env,
+      ...env,
       TAP: '1',
       TAP_TIMEOUT: String(timeoutSeconds),
       GOGC: process.env.GOGC ?? GOGC,

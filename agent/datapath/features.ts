@@ -47,6 +47,7 @@ export const NEEDED_HELPERS: readonly (readonly [number, string, string, readonl
   [9, 'skb_store_bytes', '4.1', [tc]],
   [10, 'l3_csum_replace', '4.1', [tc]],
   [11, 'l4_csum_replace', '4.1', [tc]],
+  [19, 'skb_vlan_pop', '4.3', [tc]],
   [20, 'skb_get_tunnel_key', '4.3', [tc]],
   [21, 'skb_set_tunnel_key', '4.3', [tc]],
   [23, 'redirect', '4.4', [tc]],

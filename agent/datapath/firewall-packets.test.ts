@@ -1,12 +1,13 @@
 /** The host as its own firewall, packet by packet: what its policies judge, and what none of them takes away. */
 import { test } from 'tap';
-import { localIdentity, parseNumericIdentity } from '../../mesh/wire/ids.ts';
+import { localIdentity } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import { FIXED_RULES, fixedCalls } from '../host-firewall/fixed-rules.ts';
 import type { EndpointEntry } from './desired.ts';
 import { type DatapathFirewall, openFirewall } from './firewall.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { testHostRow } from './testing/host-row.ts';
 import { frame, ipPacket, type PacketSpec } from './testing/packet.ts';
 import {
   type Outcome,
@@ -72,18 +73,7 @@ async function openRig(fields: Partial<EndpointEntry> = CLOSED): Promise<Rig> {
     deletes: [],
   });
   const set = (changed: Partial<EndpointEntry>): void => {
-    const row: EndpointEntry = {
-      endpointId: HOST_ENDPOINT_ID,
-      addresses: [],
-      ifindex: 0,
-      hostInterface: '',
-      mac: '00:00:00:00:00:00',
-      identity: parseNumericIdentity(MACHINE),
-      ingressEnforced: false,
-      egressEnforced: false,
-      audit: false,
-      ...changed,
-    };
+    const row = testHostRow(MACHINE, changed);
     run.tables.endpoints.apply({ upserts: [row], deletes: [] });
   };
   set(fields);

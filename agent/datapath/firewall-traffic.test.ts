@@ -1,11 +1,11 @@
 /** A host that is its own firewall, with real sockets: strangers, who is behind it, sessions from before, and its end. */
 import { test } from 'tap';
 import { until } from '../../mesh/remote/testing/until.ts';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import { fixedCalls } from '../host-firewall/fixed-rules.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { testHostRow } from './testing/host-row.ts';
 import {
   answered,
   countersOf,
@@ -209,18 +209,7 @@ async function pings(namespace: string, to: string, seconds = 5): Promise<boolea
 
 /** The machine as the agent would write it. */
 function row(fields: Partial<EndpointEntry>): EndpointEntry {
-  return {
-    endpointId: HOST_ENDPOINT_ID,
-    addresses: [],
-    ifindex: 0,
-    hostInterface: '',
-    mac: '00:00:00:00:00:00',
-    identity: parseNumericIdentity(MACHINE),
-    ingressEnforced: false,
-    egressEnforced: false,
-    audit: false,
-    ...fields,
-  };
+  return testHostRow(MACHINE, fields);
 }
 
 async function openMachine(

@@ -1,10 +1,10 @@
 /** The host as an endpoint, packet by packet: what is judged, what never is, and what machines may send. */
 import { test } from 'tap';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { parseIpAddress } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { testHostRow } from './testing/host-row.ts';
 import type { PacketSpec } from './testing/packet.ts';
 import { openProgramRun, type ProgramRun, testPolicy, testPrefix } from './testing/program-run.ts';
 
@@ -63,18 +63,7 @@ async function openRun(
 }
 
 function setHost(run: ProgramRun, identity: number, fields: Partial<EndpointEntry>): void {
-  const row: EndpointEntry = {
-    endpointId: HOST_ENDPOINT_ID,
-    addresses: [],
-    ifindex: 0,
-    hostInterface: '',
-    mac: '00:00:00:00:00:00',
-    identity: parseNumericIdentity(identity),
-    ingressEnforced: false,
-    egressEnforced: false,
-    audit: false,
-    ...fields,
-  };
+  const row = testHostRow(identity, fields);
   run.tables.endpoints.apply({ upserts: [row], deletes: [] });
 }
 

@@ -1,11 +1,11 @@
 /** A machine of the mesh: a node with a pod, and a host that is an endpoint itself, with real sockets over both families. */
 import { test } from 'tap';
 import { until } from '../../mesh/remote/testing/until.ts';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { type IpPrefix, parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { testHostRow } from './testing/host-row.ts';
 import {
   answered,
   countersOf,
@@ -230,18 +230,7 @@ async function pings(
 
 /** The machine as the agent would write it. */
 function row(fields: Partial<EndpointEntry>): EndpointEntry {
-  return {
-    endpointId: HOST_ENDPOINT_ID,
-    addresses: [],
-    ifindex: 0,
-    hostInterface: '',
-    mac: '00:00:00:00:00:00',
-    identity: parseNumericIdentity(MACHINE),
-    ingressEnforced: false,
-    egressEnforced: false,
-    audit: false,
-    ...fields,
-  };
+  return testHostRow(MACHINE, fields);
 }
 
 /** A node with a pod, which knows the machine of another cluster. */

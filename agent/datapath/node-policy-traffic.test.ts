@@ -1,10 +1,10 @@
 /** Policies of nodes: two nodes with a pod each, one of them closed by its own policy, with real packets over both families. */
 import { test } from 'tap';
-import { parseNumericIdentity } from '../../mesh/wire/ids.ts';
 import { parseIpPrefix } from '../../mesh/wire/ip.ts';
 import { HOST_ENDPOINT_ID } from '../../mesh/wire/maps.ts';
 import type { EndpointEntry } from './desired.ts';
 import { kernelSkipReason } from './testing/bpffs.ts';
+import { testHostRow } from './testing/host-row.ts';
 import {
   answered,
   countersOf,
@@ -169,18 +169,7 @@ async function attached({ namespace, options }: TestNode): Promise<string[]> {
 
 /** The node's own row, as the agent would write it. */
 function row(fields: Partial<EndpointEntry>): EndpointEntry {
-  return {
-    endpointId: HOST_ENDPOINT_ID,
-    addresses: [],
-    ifindex: 0,
-    hostInterface: '',
-    mac: '00:00:00:00:00:00',
-    identity: parseNumericIdentity(HOST),
-    ingressEnforced: false,
-    egressEnforced: false,
-    audit: false,
-    ...fields,
-  };
+  return testHostRow(HOST, fields);
 }
 
 /** A node of a cluster of its own that knows the other one, with its pod. */

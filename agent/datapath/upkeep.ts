@@ -29,6 +29,7 @@ const COUNTED = [
   'mesh_backends',
   'mesh_affinity_members',
   'mesh_maglev',
+  'mesh_firewall_open',
 ] as const;
 
 /** What the upkeep needs. */

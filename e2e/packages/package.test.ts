@@ -202,7 +202,7 @@ test('the packages', { skip, timeout: MINUTES_MS }, async (t) => {
   });
 
   await t.test('make a machine a member of a cluster', { timeout: MINUTES_MS }, async (t) => {
-    await root.addPrograms(['ip', 'tc', 'ping']);
+    await root.addPrograms(['ip', 'tc', 'ping', 'setpriv']);
     const { clusters, pods = [], services } = vmTopology();
     const topology = parseTopology({
       clusters: clusters.slice(0, 1),

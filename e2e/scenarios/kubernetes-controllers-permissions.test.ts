@@ -6,21 +6,14 @@
 import { type Test, test } from 'tap';
 import { createMcsPart } from '../../clustermesh-apiserver/controllers/mcs/mcs-part.ts';
 import { createPolicyStatus } from '../../clustermesh-apiserver/controllers/policy-status.ts';
-import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
-import { openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
-import { connectionReader } from '../../mesh/remote/connection.ts';
-import { systemClock } from '../../mesh/runtime/clock.ts';
-import { createLogger } from '../../mesh/runtime/log.ts';
-import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { waitFor } from '../lab/wait-for.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
 import { crdPeers } from '../peers/kube-crds.ts';
 import { needKube } from '../peers/kube-programs.ts';
 import type { KubeRule, KubeUser } from '../peers/kube-user.ts';
 import { needPeers } from '../peers/peer-binary.ts';
-import { SHORT_LEASE } from './controllers-rig.ts';
 import { followCluster } from './followed-cluster.ts';
+import { openPermissionRig, type PermissionRig, type RestrictedReplica } from './permission-rig.ts';
 import { refusalOf, rulesOf, usesOf, without } from './permission-rules.ts';
 
 const kube = needKube(process.env);
@@ -84,18 +77,10 @@ const ROWS: readonly (readonly [use: string, trigger: Trigger, shown?: RegExp])[
   [`delete ${IMPORTS}`, 'unexport'],
 ];
 
-interface Rig {
+interface Rig extends PermissionRig {
   readonly cluster: KubeCluster;
   readonly user: KubeUser;
   readonly all: readonly KubeRule[];
-  /** Lets the controllers do this and nothing else; resolves when the API server judges so. */
-  allow(rules: readonly KubeRule[]): Promise<void>;
-  start(): Promise<Replica>;
-}
-
-interface Replica extends AsyncDisposable {
-  /** Everything that status says, as text. */
-  status(): string;
 }
 
 test('the manifests allow what is used, and nothing else', {
@@ -123,56 +108,15 @@ test('the manifests allow what is used, and nothing else', {
 });
 
 async function openRig(t: Test, given: Pick<Rig, 'cluster' | 'user' | 'all'>): Promise<Rig> {
-  const directory = await openTempDir('permissions-peers');
-  t.teardown(() => directory[Symbol.asyncDispose]());
-  const { cluster, user } = given;
-  await cluster.ask('POST', '/api/v1/namespaces', {
-    body: { metadata: { name: 'isthmus-system' } },
-  });
-  let serial = 0;
-  let grants = 0;
-  return {
+  const rig = await openPermissionRig(t, {
     ...given,
-    async allow(rules) {
-      grants += 1;
-      // The last rule is what is waited for: so it is another one each time.
-      const mark = { apiGroups: ['test'], resources: ['marks'], resourceNames: [`m${grants}`] };
-      await user.grant([...rules, { ...mark, verbs: ['get'] }]);
-    },
-    async start() {
-      serial += 1;
-      const api = await openKubernetes({ kubeconfig: user.kubeconfig, clock: systemClock });
-      const controllers = createControllers({
-        api,
-        cluster: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
-        directory: directory.path,
-        readConnection: connectionReader({ clock: systemClock }),
-        nodeKind: 'Node',
-        replica: `replica-${serial}`,
-        leaseNamespace: 'isthmus-system',
-        leaseTimes: SHORT_LEASE,
-        namespacesAreGlobal: true,
-        endpointSliceSync: { batchMs: 50 },
-        parts: [
-          (context) => createMcsPart(context, { installCrds: true }),
-          (context) =>
-            createPolicyStatus(context, { board: boardThatSays(serial), beginAfterMs: 0 }),
-        ],
-        clock: systemClock,
-        logger: createLogger('permissions', { level: 'silent' }),
-      });
-      const stopping = new AbortController();
-      const running = controllers.run(stopping.signal);
-      running.catch(() => undefined);
-      return {
-        status: () => JSON.stringify(controllers.status),
-        async [Symbol.asyncDispose]() {
-          stopping.abort();
-          await running.finally(() => api[Symbol.asyncDispose]());
-        },
-      };
-    },
-  };
+    endpointSliceSync: { batchMs: 50 },
+    parts: (serial) => [
+      (context) => createMcsPart(context, { installCrds: true }),
+      (context) => createPolicyStatus(context, { board: boardThatSays(serial), beginAfterMs: 0 }),
+    ],
+  });
+  return { ...given, ...rig };
 }
 
 /** Nodes say something else to each replica, so that each has something to write. */
@@ -203,7 +147,7 @@ async function putPolicies(cluster: KubeCluster): Promise<void> {
 /** Waits until status says what is missing. */
 async function says(
   t: Test,
-  replica: Replica,
+  replica: RestrictedReplica,
   expected: { use: string; text: RegExp },
 ): Promise<void> {
   const { use, text } = expected;

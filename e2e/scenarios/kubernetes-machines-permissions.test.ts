@@ -4,23 +4,18 @@
  */
 import { type Test, test } from 'tap';
 import { createMachinesPart } from '../../clustermesh-apiserver/controllers/machines/machines-part.ts';
-import { createControllers } from '../../clustermesh-apiserver/controllers/run.ts';
-import { openKubernetes } from '../../clustermesh-apiserver/kubernetes/api.ts';
 import {
   createMachineBook,
   type MachineBook,
 } from '../../clustermesh-apiserver/registry/machine-book.ts';
 import { createMemoryStore } from '../../mesh/kvstore/memory.ts';
-import { connectionReader } from '../../mesh/remote/connection.ts';
 import { systemClock } from '../../mesh/runtime/clock.ts';
 import { createLogger } from '../../mesh/runtime/log.ts';
-import { openTempDir } from '../../mesh/testing/temp-dir.ts';
-import { parseClusterId, parseClusterName } from '../../mesh/wire/ids.ts';
 import { waitFor } from '../lab/wait-for.ts';
 import { type KubeCluster, openKubeCluster } from '../peers/kube-cluster.ts';
 import { needKube } from '../peers/kube-programs.ts';
 import type { KubeRule, KubeUser } from '../peers/kube-user.ts';
-import { SHORT_LEASE } from './controllers-rig.ts';
+import { openPermissionRig, type PermissionRig } from './permission-rig.ts';
 import { refusalOf, rulesOf, usesOf, without } from './permission-rules.ts';
 
 const kube = needKube(process.env);
@@ -56,18 +51,10 @@ const ROWS: readonly (readonly [use: string, trigger: Trigger])[] = [
   [`delete ${MACHINES}`, 'remove'],
 ];
 
-interface Rig {
+interface Rig extends PermissionRig {
   readonly cluster: KubeCluster;
   readonly machines: MachineBook;
   readonly all: readonly KubeRule[];
-  /** Lets the controllers do this and nothing else; resolves when the API server judges so. */
-  allow(rules: readonly KubeRule[]): Promise<void>;
-  start(): Promise<Replica>;
-}
-
-interface Replica extends AsyncDisposable {
-  /** Everything that status says, as text. */
-  status(): string;
 }
 
 test('the manifest for machines allows what is used, and nothing else', {
@@ -150,13 +137,8 @@ async function openRig(
   given: { readonly cluster: KubeCluster; readonly user: KubeUser; readonly all: Rig['all'] },
 ): Promise<Rig> {
   const { cluster, user, all } = given;
-  const directory = await openTempDir('machine-permissions');
-  t.teardown(() => directory[Symbol.asyncDispose]());
   const store = createMemoryStore();
   t.teardown(() => store[Symbol.asyncDispose]());
-  await cluster.ask('POST', '/api/v1/namespaces', {
-    body: { metadata: { name: 'isthmus-system' } },
-  });
   const machines = createMachineBook({
     store,
     publish: () => undefined,
@@ -168,55 +150,19 @@ async function openRig(
     logger,
   });
   await machines.load(new AbortController().signal);
-  let serial = 0;
-  let grants = 0;
-  return {
+  const rig = await openPermissionRig(t, {
     cluster,
-    machines,
-    all,
-    async allow(rules) {
-      grants += 1;
-      // The last rule is what is waited for: so it is another one each time.
-      const mark = { apiGroups: ['test'], resources: ['marks'], resourceNames: [`m${grants}`] };
-      await user.grant([...rules, { ...mark, verbs: ['get'] }]);
-    },
-    async start() {
-      serial += 1;
-      const api = await openKubernetes({ kubeconfig: user.kubeconfig, clock: systemClock });
-      const controllers = createControllers({
-        api,
-        cluster: { name: parseClusterName('alpha'), id: parseClusterId(1), max: 255 },
-        directory: directory.path,
-        readConnection: connectionReader({ clock: systemClock }),
-        nodeKind: 'Node',
-        replica: `replica-${serial}`,
-        leaseNamespace: 'isthmus-system',
-        leaseTimes: SHORT_LEASE,
-        namespacesAreGlobal: true,
-        endpointSliceSync: undefined,
-        parts: [
-          (context) =>
-            createMachinesPart(context, {
-              installCrds: true,
-              machines: () => machines,
-              labelled: new Set(),
-              beginAfterMs: 0,
-              settleMs: 0,
-            }),
-        ],
-        clock: systemClock,
-        logger,
-      });
-      const stopping = new AbortController();
-      const running = controllers.run(stopping.signal);
-      running.catch(() => undefined);
-      return {
-        status: () => JSON.stringify(controllers.status),
-        async [Symbol.asyncDispose]() {
-          stopping.abort();
-          await running.finally(() => api[Symbol.asyncDispose]());
-        },
-      };
-    },
-  };
+    user,
+    parts: () => [
+      (context) =>
+        createMachinesPart(context, {
+          installCrds: true,
+          machines: () => machines,
+          labelled: new Set(),
+          beginAfterMs: 0,
+          settleMs: 0,
+        }),
+    ],
+  });
+  return { cluster, machines, all, ...rig };
 }
