@@ -145,7 +145,7 @@ function assertedLayout(name: string): { size: number; fields: Record<string, nu
 }
 
 function readHeader(): string {
-  return ['wire.h', 'wire_events.h', 'wire_reasons.h']
+  return ['wire.h', 'wire_events.h', 'wire_firewall.h', 'wire_reasons.h']
     .map((name) => readFileSync(projectPath(`bpf/lib/${name}`), 'utf8'))
     .join('');
 }
