@@ -1,4 +1,4 @@
-/** Asking agents over their sockets, as any other client does. */
+/** Asking agents over their sockets, like every other client. */
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { CliError } from './cli-error.ts';
 import { readLines } from './lines.ts';

@@ -121,7 +121,7 @@ function renderService(service: ServiceAnswer, paint: Paint): string {
           backend.address,
           portText(backend),
           mood === undefined ? backend.state : paint[mood](backend.state),
-          backend.reason || 'as good as any other',
+          backend.reason || 'as good as the others',
         ];
       }),
     ),

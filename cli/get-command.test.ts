@@ -137,7 +137,7 @@ test('clustermesh describe service: who offers it, and why each backend is used 
       'beta         yes     2         0',
       '',
       'CLUSTER  BACKEND    PORT             STATE    WHY',
-      'alpha    10.1.0.5   8080/TCP (http)  used     as good as any other',
+      'alpha    10.1.0.5   8080/TCP (http)  used     as good as the others',
       'beta     10.2.0.5   9090/TCP (http)  standby  affinity is local: used when the own cluster has no backend that is ready',
       'beta     10.2.0.66  -                unused   it does not count: cluster beta publishes no node or endpoint with this address',
     ),

@@ -78,7 +78,7 @@ const FOLDERS: readonly { folder: string; mayImport: readonly string[]; because:
       'e2e/lab/',
     ],
     because:
-      "the command line asks daemons over their sockets, as any other client; `lab` is a command, policies are checked without an agent by the agent's own pure reader, a machine joins before it has an agent, and a kubeconfig is read as the apiserver reads it",
+      "the command line asks daemons over their sockets, like every other client; `lab` is a command, policies are checked without an agent by the agent's own pure reader, a machine joins before it has an agent, and a kubeconfig is read as the apiserver reads it",
   },
   {
     folder: 'bench/',

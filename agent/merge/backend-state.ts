@@ -38,7 +38,7 @@ export interface OfferedBackend {
   readonly target: L4Port;
 }
 
-/** A judgement: `reason` is empty for a backend that is used as any other. */
+/** A judgement: `reason` is empty for a backend that is used without reserve. */
 export interface BackendJudgement {
   readonly state: BackendState;
   readonly reason: string;

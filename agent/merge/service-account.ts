@@ -33,7 +33,7 @@ export interface BackendAccount {
   /** Name of the Service's port; empty for one without. */
   readonly portName: string;
   readonly state: BackendState;
-  /** Why; empty for one that is used as any other. */
+  /** Why; empty for one that is used without reserve. */
   readonly reason: string;
   /** Where it runs; empty where nobody says. */
   readonly node: string;

@@ -255,7 +255,7 @@ function placesFor(
   return [hostPortText({ host: reachable(listening, to), port: listening.port })];
 }
 
-/** Where we listen at every address, the one that the caller has reached is as good as any. */
+/** Where we listen at every address, the one that the caller has reached will do. */
 function reachable({ host }: HostPort, to: string): string {
   const isAny = host === '::' || host === '0.0.0.0';
   return isAny ? to.replace(/^::ffff:/, '') : host;

@@ -245,7 +245,7 @@ function parseLocalKey(key: string, parts: readonly string[]): ParsedKey {
       name,
     };
   }
-  // Beside where they stand they are as any other of this cluster's.
+  // Beside where they stand they are like every other of this cluster's.
   if (area === 'ip') return parseIpKey(key, ['default', ...rest], false);
   if (area === 'identities') return parseIdentityKey(key, ['id', ...rest], false);
   if (area === 'digest') return parseDigestKey(key, rest);
